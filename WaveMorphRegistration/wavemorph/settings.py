@@ -1,0 +1,68 @@
+"""What a user can choose about a registration. Free of torch, so that the panel and the worker share it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from .errors import SettingsError
+
+PRESETS = ("Instant", "Balanced", "Precise")
+CONTRASTS = ("auto", "same", "different")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices for `register`. Every field has a working default.
+
+    preset: "Instant" (network alone), "Balanced" (network, then refinement) or "Precise" (longer refinement at
+        full resolution); case does not matter.
+    contrast: "same" (e.g. T1 with T1), "different" (e.g. T1 with PD), or "auto", which measures it after the affine.
+    device: "auto" takes CUDA, then Apple's MPS, then the CPU.
+    threads: CPU threads; None leaves the choice to torch.
+    weights: "auto" (the default model if one is installed, otherwise none), "none", a model's name, or a file.
+    affine: False when the pair is already aligned: the initial transform (or identity) is then kept as it is.
+    spacing_mm: spacing of the working grid in mm; None means 1 mm, coarser when `max_voxels` demands it.
+    max_voxels: the most voxels that the working grid may have; None derives it from the device's free memory.
+    seed: seeds every random choice; the same inputs on the same device give the same transform.
+    """
+
+    preset: str = "Balanced"
+    contrast: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    weights: str = "auto"
+    affine: bool = True
+    spacing_mm: float | None = None
+    max_voxels: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "preset", _one_of("preset", self.preset, PRESETS))
+        object.__setattr__(self, "contrast", _one_of("contrast", self.contrast, CONTRASTS))
+        object.__setattr__(self, "device", _one_of("device", self.device, DEVICES))
+        if self.threads is not None and self.threads < 1:
+            raise SettingsError(f"The number of threads must be at least 1, not {self.threads}.")
+        if self.spacing_mm is not None and not 0.1 <= self.spacing_mm <= 20:
+            raise SettingsError(f"The working spacing must lie between 0.1 and 20 mm, not {self.spacing_mm:g} mm.")
+        if self.max_voxels is not None and self.max_voxels < 16**3:
+            raise SettingsError(f"The working grid needs at least {16**3} voxels, not {self.max_voxels}.")
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Settings:
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise SettingsError(f"Unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}.")
+        return cls(**values)
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
+    for choice in choices:
+        if str(value).lower() == choice.lower():
+            return choice
+    raise SettingsError(f"Unknown {name} {value!r}; choose one of {', '.join(choices)}.")
