@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 
@@ -19,20 +21,24 @@ class Registration:
 
     affine: fixed points -> moving points, applied *after* the displacement.
     displacement: float32 vector image on the working grid, LPS mm: fixed point x -> x + u(x).
-    inverse_displacement: the same lattice, y -> y + w(y), the inverse of the map above.
-    warped: the moving image on the fixed lattice, in the moving image's pixel type.
-    jacobian: float32, on the fixed lattice: determinant of the whole fixed -> moving map, affine included.
+    inverse_displacement: float32 vector image, LPS mm, y -> y + w(y): the inverse of that map on a coarser lattice.
+    inverse_correction: the same kind, on the working grid, applied after it: removes what the lattice of the inverse
+        cannot resolve where the map compresses, so that there and back ends within a fraction of a voxel.
+    working_jacobian: float32 on the working grid: determinant of the whole fixed -> moving map, affine included.
     velocity: the stationary velocity field on the working grid (LPS mm), where the map is one exponential; else None.
-    report: numbers, settings, versions and warnings, JSON-ready (see ARCHITECTURE.md for its fields).
+    report: numbers, settings, versions and warnings, JSON-ready (ARCHITECTURE.md lists its fields).
+    fixed, moving: the inputs, needed only to make `warped` and `jacobian` at their first use.
     """
 
     affine: sitk.AffineTransform
     displacement: sitk.Image
     inverse_displacement: sitk.Image
-    warped: sitk.Image
-    jacobian: sitk.Image
+    inverse_correction: sitk.Image
+    working_jacobian: sitk.Image
     velocity: sitk.Image | None = None
     report: dict = field(default_factory=dict)
+    fixed: sitk.Image | None = None
+    moving: sitk.Image | None = None
 
     @property
     def transform(self) -> sitk.CompositeTransform:
@@ -41,15 +47,32 @@ class Registration:
 
     @property
     def inverse(self) -> sitk.CompositeTransform:
-        """Moving points -> fixed points: first the inverse affine, then the inverse displacement."""
-        affine = sitk.Transform(self.affine.GetInverse())
-        return sitk.CompositeTransform([displacement_transform(self.inverse_displacement), affine])
+        """Moving points -> fixed points: the inverse affine, then the inverse displacement, then its correction."""
+        return sitk.CompositeTransform(
+            [
+                displacement_transform(self.inverse_correction),
+                displacement_transform(self.inverse_displacement),
+                sitk.Transform(self.affine.GetInverse()),
+            ]
+        )
+
+    @cached_property
+    def warped(self) -> sitk.Image:
+        """The moving image on the fixed lattice, linear, in the moving image's pixel type; darkest value outside it."""
+        darkest = float(sitk.GetArrayViewFromImage(self.moving).min())
+        return sitk.Resample(self.moving, self.fixed, self.transform, sitk.sitkLinear, min(darkest, 0.0))
+
+    @cached_property
+    def jacobian(self) -> sitk.Image:
+        """The Jacobian determinant on the fixed lattice; the affine's own outside the working grid."""
+        of_affine = float(np.linalg.det(np.reshape(self.affine.GetMatrix(), (3, 3))))
+        return sitk.Resample(self.working_jacobian, self.fixed, sitk.Transform(), sitk.sitkLinear, of_affine)
 
     def save(self, folder: str | Path) -> None:
         """Write the parts as plain files (uncompressed .nrrd, .tfm, .json) into an existing folder."""
         folder = Path(folder)
         sitk.WriteTransform(self.affine, str(folder / "affine.tfm"))
-        for name in _IMAGES:
+        for name in (*_FIELDS, *_ON_FIXED):
             image = getattr(self, name)
             if image is not None:
                 sitk.WriteImage(image, str(folder / f"{name}.nrrd"), False)
@@ -60,14 +83,19 @@ class Registration:
         """Read what `save` wrote."""
         folder = Path(folder)
         images = {
-            name: sitk.ReadImage(str(path)) if (path := folder / f"{name}.nrrd").exists() else None for name in _IMAGES
+            name: sitk.ReadImage(str(path)) if (path := folder / f"{name}.nrrd").exists() else None
+            for name in (*_FIELDS, *_ON_FIXED)
         }
         affine = sitk.AffineTransform(sitk.ReadTransform(str(folder / "affine.tfm")))
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return cls(affine=affine, report=report, **images)
+        registration = cls(affine=affine, report=report, **{name: images[name] for name in _FIELDS})
+        for name in _ON_FIXED:  # fills the cached properties
+            registration.__dict__[name] = images[name]
+        return registration
 
 
-_IMAGES = ("displacement", "inverse_displacement", "warped", "jacobian", "velocity")
+_FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity")
+_ON_FIXED = ("warped", "jacobian")
 
 
 def displacement_transform(image: sitk.Image) -> sitk.Transform:

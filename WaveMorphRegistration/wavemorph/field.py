@@ -1,0 +1,175 @@
+"""Displacement and velocity fields on a voxel lattice (paper section 3.7, and the diffeomorphic part that is ours).
+
+Everything here is in voxels of the field's own lattice: tensors (B, C, D, H, W) = (k, j, i), and a displacement u has
+channels (k, j, i), meaning x -> x + u(x). Millimetres exist in `geometry.py` only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+
+
+@lru_cache(maxsize=8)
+def _identity(size: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+    """Voxel coordinates (1, D, H, W, 3) in grid_sample's order (i, j, k)."""
+    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
+
+
+def warp(
+    image: torch.Tensor, displacement: torch.Tensor, mode: str = "bilinear", padding: str = "border"
+) -> torch.Tensor:
+    """Sample `image` (B, C, D', H', W') at x + u(x), giving (B, C, D, H, W) on the lattice of `displacement`.
+
+    On the CPU grid_sample runs one thread per batch item, so the output is cut into slabs that share the image.
+    """
+    size = tuple(displacement.shape[2:])
+    points = displacement.flip(1).movedim(1, -1) + _identity(size, displacement.device)
+    scale = torch.tensor([2 / max(n - 1, 1) for n in reversed(image.shape[2:])], device=image.device)
+    points = points.mul_(scale).sub_(1)
+    slabs = math.gcd(size[0], torch.get_num_threads()) if image.device.type == "cpu" and len(image) == 1 else 1
+    if slabs == 1:
+        return F.grid_sample(image, points, mode=mode, padding_mode=padding, align_corners=True)
+    points = points.reshape(slabs, size[0] // slabs, *size[1:], 3)
+    parts = F.grid_sample(
+        image.expand(slabs, -1, -1, -1, -1), points, mode=mode, padding_mode=padding, align_corners=True
+    )
+    return parts.transpose(0, 1).reshape(1, image.shape[1], *size)
+
+
+def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """The displacement of x -> outer(inner(x)), both (B, 3, D, H, W) in voxels."""
+    return warp(outer, inner).add_(inner)
+
+
+def exponentiate(velocity: torch.Tensor, steps: int | None = None) -> torch.Tensor:
+    """exp(v) by scaling and squaring; `steps` squarings, or as many as bring the first step below 1/8 voxel."""
+    if steps is None:
+        longest = float(velocity.abs().amax())
+        steps = max(0, math.ceil(math.log2(max(longest, 1e-12) * 8)))
+    displacement = velocity / 2**steps
+    for _ in range(steps):
+        displacement = compose(displacement, displacement)
+    return displacement
+
+
+def invert(displacement: torch.Tensor, iterations: int = 12, tolerance: float = 1e-3) -> torch.Tensor:
+    """The inverse w of u, with w(y) = -u(y + w(y)) at every node, by Newton's method with steps of at most one voxel.
+
+    A plain fixed-point iteration would diverge wherever the map stretches by more than two.
+    """
+    slopes = _inverse_jacobian(displacement)
+    inverse = torch.zeros_like(displacement)
+    for _ in range(iterations):
+        residual = compose(displacement, inverse)
+        if float(residual.abs().amax()) < tolerance:
+            break
+        slope = warp(slopes, inverse).view(3, 3, *inverse.shape[2:])
+        step = (slope * residual[0]).sum(1)[None]
+        length = step.pow(2).sum(1, keepdim=True).sqrt_().clamp_(min=1)
+        inverse = inverse - step / length
+    return inverse
+
+
+def inverse_correction(displacement: torch.Tensor, inverse: torch.Tensor, iterations: int = 4) -> torch.Tensor:
+    """The displacement c on the lattice of u that makes (id + c)(id + w)(id + u) the identity, for an inverse w.
+
+    An inverse sampled on a lattice is poor where the map compresses, because it is steep there: one of its cells holds
+    many voxels of the forward side. Seen from that side the error is small and smooth, so that one more displacement
+    takes it away. `inverse` lies on the same lattice or on one resized from it.
+    """
+    there_and_back = compose(resize(inverse, tuple(displacement.shape[2:])), displacement)
+    correction = -there_and_back
+    for _ in range(iterations - 1):
+        correction = -warp(there_and_back, correction)
+    return correction
+
+
+def _inverse_jacobian(displacement: torch.Tensor) -> torch.Tensor:
+    """(1, 3, D, H, W) -> (1, 9, D, H, W), the matrices (I + du/dx)^-1 row by row, kept finite where nearly singular."""
+    columns = [torch.gradient(displacement[0], dim=axis + 1)[0] for axis in range(3)]
+    for axis in range(3):
+        columns[axis][axis] += 1
+    a, b, c = columns
+    scale = 1 / determinant(columns).clamp(min=0.05)
+    rows = [torch.linalg.cross(p, q, dim=0) * scale for p, q in ((b, c), (c, a), (a, b))]
+    return torch.cat(rows)[None]
+
+
+def resize(displacement: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
+    """Resample to a lattice of `size` voxels over the same box (outer edges aligned); lengths in the new voxels."""
+    if tuple(displacement.shape[2:]) == tuple(size):
+        return displacement
+    ratio = [new / old for new, old in zip(size, displacement.shape[2:])]
+    resized = F.interpolate(displacement, size=tuple(size), mode="trilinear", align_corners=False)
+    return resized * torch.tensor(ratio, device=displacement.device).view(1, 3, 1, 1, 1)
+
+
+def gradient(image: torch.Tensor) -> torch.Tensor:
+    """Central differences of (1, 1, D, H, W) along (k, j, i), zero on the border: (1, 3, D, H, W), per voxel."""
+    result = image.new_zeros(1, 3, *image.shape[2:])
+    for axis in range(3):
+        n = image.shape[axis + 2]
+        inside = result[:, axis].narrow(axis + 1, 1, n - 2)
+        torch.sub(image[:, 0].narrow(axis + 1, 2, n - 2), image[:, 0].narrow(axis + 1, 0, n - 2), out=inside)
+        inside.mul_(0.5)
+    return result
+
+
+def smooth(field: torch.Tensor, sigma_voxels: float) -> torch.Tensor:
+    """Separable Gaussian of (B, C, D, H, W) with edges continued. Slices and sums: faster than conv3d on a CPU."""
+    if sigma_voxels <= 0:
+        return field
+    radius = max(1, math.ceil(2.5 * sigma_voxels))
+    weights = [math.exp(-0.5 * (r / sigma_voxels) ** 2) for r in range(radius + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    for axis in (2, 3, 4):
+        n = field.shape[axis]
+        before_after = [0] * 6
+        before_after[2 * (4 - axis)] = before_after[2 * (4 - axis) + 1] = radius
+        padded = F.pad(field, before_after, mode="replicate")
+        field = padded.narrow(axis, radius, n) * (weights[0] / total)
+        for r in range(1, radius + 1):
+            field.add_(padded.narrow(axis, radius - r, n), alpha=weights[r] / total)
+            field.add_(padded.narrow(axis, radius + r, n), alpha=weights[r] / total)
+    return field
+
+
+def determinant(columns: list[torch.Tensor]) -> torch.Tensor:
+    """det of the 3x3 matrix whose columns are three (3, ...) tensors."""
+    a, b, c = columns
+    return a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+
+
+def jacobian_determinant(displacement: torch.Tensor) -> torch.Tensor:
+    """det d(x + u)/dx by central differences (one-sided on the border): (1, 3, D, H, W) -> (D, H, W)."""
+    columns = []
+    for axis in range(3):
+        column = torch.gradient(displacement[0], dim=axis + 1)[0]
+        column[axis] += 1
+        columns.append(column)
+    return determinant(columns)
+
+
+def least_corner_jacobian(displacement: torch.Tensor) -> torch.Tensor:
+    """The least of the eight determinants from one-sided differences at each voxel: (1, 3, D, H, W) -> (D, H, W).
+
+    Where it is positive everywhere, no tetrahedron between neighbouring voxels is turned inside out.
+    """
+    forward, backward = [], []
+    for axis in range(3):
+        difference = displacement[0].diff(dim=axis + 1)
+        difference[axis] += 1
+        n = difference.shape[axis + 1]
+        forward.append(torch.cat([difference, difference.narrow(axis + 1, n - 1, 1)], axis + 1))
+        backward.append(torch.cat([difference.narrow(axis + 1, 0, 1), difference], axis + 1))
+    least = None
+    for sides in itertools.product((forward, backward), repeat=3):
+        value = determinant([side[axis] for axis, side in enumerate(sides)])
+        least = value if least is None else torch.minimum(least, value)
+    return least

@@ -1,0 +1,150 @@
+"""Intensities made comparable, and the foreground that the working grid is built around."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+
+from .errors import InputError
+from .geometry import WorkingGrid, tensor_from_image
+
+_REACH_MM = 6.0
+
+
+class Pair:
+    """The two images with their masks (or None) and their foregrounds, as SimpleITK images in LPS mm."""
+
+    def __init__(
+        self,
+        fixed: sitk.Image,
+        moving: sitk.Image,
+        fixed_mask: sitk.Image | None = None,
+        moving_mask: sitk.Image | None = None,
+    ):
+        self.fixed, self.moving = fixed, moving
+        self.fixed_mask, self.moving_mask = fixed_mask, moving_mask
+        self.fixed_foreground, self.moving_foreground = foreground(fixed), foreground(moving)
+
+
+@dataclass(frozen=True)
+class WorkingPair:
+    """What the deformable stages see, each (1, 1, D, H, W) on the working grid; moving is seen through the affine.
+
+    weight: 0 to 1, where voxels are compared. inside: the fixed foreground.
+    """
+
+    fixed: torch.Tensor
+    moving: torch.Tensor
+    weight: torch.Tensor
+    inside: torch.Tensor
+
+    def correlation(self) -> float:
+        """Pearson's correlation of the intensities inside the fixed foreground."""
+        pair = torch.stack([self.fixed[self.inside > 0], self.moving[self.inside > 0]])
+        return float(torch.nan_to_num(torch.corrcoef(pair[:, :: max(1, pair.shape[1] // 500_000)])[0, 1]))
+
+
+def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch.device) -> WorkingPair:
+    """Both images and their masks on the working grid, normalised. Raises InputError where the masks leave nothing."""
+
+    def intensities(image: sitk.Image, transform: sitk.Transform | None) -> torch.Tensor:
+        darkest = float(sitk.GetArrayViewFromImage(image).min())
+        image = _antialiased(sitk.Cast(image, sitk.sitkFloat32), max(grid.spacing))
+        return tensor_from_image(grid.resample(image, transform, sitk.sitkLinear, darkest), device)
+
+    def marked(mask: sitk.Image, transform: sitk.Transform | None) -> torch.Tensor:
+        seen = grid.resample(mask, transform, sitk.sitkNearestNeighbor)
+        return (tensor_from_image(seen, device) > 0).float()
+
+    inside_fixed, inside_moving = marked(pair.fixed_foreground, None), marked(pair.moving_foreground, affine)
+    # where only one of the two has tissue nearby (a stripped skull, a neck outside the field of view) nothing can match
+    reach = max(1, round(_REACH_MM / max(grid.spacing)))
+    weight = _dilated(inside_fixed, reach) * _dilated(inside_moving, reach)
+    if pair.fixed_mask is not None:
+        weight = weight * marked(pair.fixed_mask, None)
+    if pair.moving_mask is not None:
+        weight = weight * marked(pair.moving_mask, affine)
+    if float(weight.sum()) < 64:
+        raise InputError(
+            f"Only {int(weight.sum())} voxels of the fixed image can be compared with the moving image after the "
+            "initial alignment; check that images and masks show the same region."
+        )
+    return WorkingPair(
+        fixed=normalise(intensities(pair.fixed, None), inside_fixed),
+        moving=normalise(intensities(pair.moving, affine), inside_moving),
+        weight=weight,
+        inside=inside_fixed,
+    )
+
+
+def foreground(image: sitk.Image) -> sitk.Image:
+    """A uint8 mask of the subject on the image's lattice.
+
+    A skull-stripped volume says itself what is background: the one value that fills its corners. Otherwise Otsu's
+    threshold, over the intensities between the 1st and 99th percentile so that metal or bright fat don't decide.
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    corners = array[:: max(array.shape[0] - 1, 1), :: max(array.shape[1] - 1, 1), :: max(array.shape[2] - 1, 1)]
+    background = np.median(corners)
+    share = float(np.mean(array[::2, ::2, ::2] == background))
+    if share > 0.2 and np.mean(corners == background) > 0.5:
+        mask = array != background
+    else:
+        low, high = np.percentile(array[::2, ::2, ::2], (1, 99))
+        clipped = sitk.Clamp(sitk.Cast(image, sitk.sitkFloat32), sitk.sitkFloat32, float(low), float(high))
+        mask = sitk.GetArrayViewFromImage(sitk.OtsuThreshold(clipped, 0, 1)) > 0
+        if not mask.any() or mask.all():
+            mask = np.ones(array.shape, bool)
+    result = sitk.GetImageFromArray(mask.astype(np.uint8))
+    result.CopyInformation(image)
+    return result
+
+
+def bounding_box(mask: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """First and last index (i, j, k) of the mask, ignoring planes that hold less than 0.1 % of it (specks, table)."""
+    array = sitk.GetArrayViewFromImage(mask) != 0
+    first, last = [], []
+    for axis in (2, 1, 0):
+        counts = array.sum(axis=tuple(a for a in range(3) if a != axis))
+        indices = np.flatnonzero(np.cumsum(counts) > 0.001 * counts.sum())
+        backwards = np.flatnonzero(np.cumsum(counts[::-1]) > 0.001 * counts.sum())
+        first.append(indices[0])
+        last.append(array.shape[axis] - 1 - backwards[0])
+    return np.array(first), np.array(last)
+
+
+def normalise(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Map the 0.5th and 99.5th percentile inside `mask` (both (1, 1, D, H, W)) to 0 and 1; clamp to [0, 1.2].
+
+    Where the volume's background is its own darkest value, as after skull stripping, that value becomes 0.
+    """
+    inside = image[mask > 0]
+    if inside.numel() < 64:
+        inside = image.flatten()
+    sample = inside[:: max(1, inside.numel() // 200_000)]
+    low, high = torch.quantile(sample, torch.tensor([0.005, 0.995], device=sample.device)).tolist()
+    darkest = float(image.amin())
+    if float((image == darkest).float().mean()) > 0.2:
+        low = darkest
+    return ((image - low) / max(high - low, 1e-6)).clamp_(0, 1.2)
+
+
+def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """Smoothed along the axes that the working grid samples more coarsely than the image does."""
+    sigmas = [0.5 * math.sqrt(max(spacing_mm**2 - own**2, 0.0)) for own in image.GetSpacing()]
+    if max(sigma / own for sigma, own in zip(sigmas, image.GetSpacing())) < 0.35:
+        return image
+    return sitk.DiscreteGaussian(image, [max(sigma, 1e-3) ** 2 for sigma in sigmas], 16, 0.02, True)
+
+
+def _dilated(mask: torch.Tensor, reach: int) -> torch.Tensor:
+    for axis in range(3):
+        kernel, padding = [1, 1, 1], [0, 0, 0]
+        kernel[axis], padding[axis] = 2 * reach + 1, reach
+        mask = F.max_pool3d(mask, kernel, 1, padding)
+    return mask

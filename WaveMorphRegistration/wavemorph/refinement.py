@@ -1,0 +1,139 @@
+"""Instance refinement: coarse-to-fine gradient ascent of a similarity, by composition of small smooth steps (ours).
+
+At each iteration the force of the similarity, dS/dw * grad(w) at the warped image w, is smoothed (the fluid part),
+scaled to a step of at most half a voxel, composed with the displacement so far, and the displacement is smoothed
+slightly (the elastic part). Each step is a small diffeomorphism, so the whole stays one; `unfold` makes that certain on
+the lattice. Smoothing at a fixed rate against an unnormalised force is diffusion regularity at its equilibrium
+(paper section 3.8): strong edges move, flat tissue follows its surroundings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from . import field
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution: `factor` voxels of the working grid to one voxel here, and the most iterations spent."""
+
+    factor: int
+    iterations: int
+
+
+@dataclass(frozen=True)
+class RefinementPlan:
+    """How far and how stiffly to refine. Lengths are in voxels of the level.
+
+    rate: root-mean-square length of the first step over the foreground.
+    force_sigma, field_sigma: Gaussians for the force and for the displacement.
+    momentum: share of the previous direction that is kept.
+    longest: limit of any step. tolerance: stop a level when ten iterations gain less than this share of its value.
+    """
+
+    levels: tuple[Level, ...]
+    rate: float = 0.8
+    force_sigma: float = 0.6
+    field_sigma: float = 0.7
+    momentum: float = 0.9
+    longest: float = 0.5
+    tolerance: float = 2e-3
+
+
+def refine(
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    weight: torch.Tensor,
+    plan: RefinementPlan,
+    make_similarity: Callable,
+    start: torch.Tensor | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> torch.Tensor:
+    """The displacement (1, 3, D, H, W) in voxels that aligns `moving` to `fixed`, both (1, 1, D, H, W).
+
+    weight: (1, 1, D, H, W), where voxels count. make_similarity(fixed, weight, factor) -> see `similarity.py`.
+    start: a displacement to begin with. The result lies on the full lattice, whatever the finest level.
+    """
+    displacement = start
+    cost = [level.iterations / level.factor**3 for level in plan.levels]
+    for index, level in enumerate(plan.levels):
+        size = tuple(n // level.factor for n in fixed.shape[2:])
+        here = torch.zeros(1, 3, *size, device=fixed.device) if displacement is None else displacement
+        displacement = _refine_level(
+            _pool(fixed, level.factor),
+            _pool(moving, level.factor),
+            _pool(weight, level.factor),
+            field.resize(here, size),
+            plan,
+            level,
+            make_similarity,
+            lambda part, index=index: progress((sum(cost[:index]) + part * cost[index]) / sum(cost)),
+        )
+    return field.resize(displacement, tuple(fixed.shape[2:]))
+
+
+def _refine_level(fixed, moving, weight, displacement, plan, level, make_similarity, progress) -> torch.Tensor:
+    similarity = make_similarity(fixed, weight, level.factor)
+    features = similarity.features(moving)
+    border = _border_taper(tuple(fixed.shape[2:]), fixed.device)
+    momentum = torch.zeros_like(displacement)
+    scale, values = None, []
+    for iteration in range(level.iterations):
+        warped = field.warp(features, displacement)
+        value, slope = similarity(warped)
+        force = field.gradient(warped[:, :1]).mul_(slope[:, :1])
+        for channel in range(1, warped.shape[1]):
+            force.addcmul_(field.gradient(warped[:, channel : channel + 1]), slope[:, channel : channel + 1])
+        force = field.smooth(force, plan.force_sigma)
+        if scale is None:
+            inside = weight / weight.sum()
+            scale = plan.rate / max(float((force.pow(2).sum(1, keepdim=True) * inside).sum().sqrt()), 1e-20)
+        momentum.mul_(plan.momentum).add_(force, alpha=1 - plan.momentum)
+        step = momentum * (scale / (1 - plan.momentum ** (iteration + 1)))
+        length = step.pow(2).sum(1, keepdim=True).sqrt_().clamp_(min=plan.longest)
+        step.mul_(plan.longest / length).mul_(border)
+        displacement = field.smooth(field.compose(displacement, step), plan.field_sigma).mul_(border)
+        progress((iteration + 1) / level.iterations)
+        values.append(value)
+        if len(values) > 20 and values[-1] - values[-11] < plan.tolerance * abs(values[-1]):
+            break
+    return displacement
+
+
+def unfold(displacement: torch.Tensor, least: float = 0.02, rounds: int = 40) -> torch.Tensor:
+    """Smooth the displacement only where a corner Jacobian falls below `least`, until none does.
+
+    The patch grows with the rounds; should folding outlive them all, the whole displacement is scaled down, which ends
+    at the identity at the latest.
+    """
+    for attempt in range(rounds):
+        folded = field.least_corner_jacobian(displacement) < least
+        if not bool(folded.any()):
+            return displacement
+        reach = 2 + attempt // 4
+        patch = F.max_pool3d(folded[None, None].float(), 2 * reach + 1, 1, reach)
+        patch = field.smooth(patch, 1.0)
+        displacement = displacement + patch * (field.smooth(displacement, 1.0) - displacement)
+    while bool((field.least_corner_jacobian(displacement) < least).any()):
+        displacement = displacement * 0.9
+    return displacement
+
+
+def _pool(image: torch.Tensor, factor: int) -> torch.Tensor:
+    return image if factor == 1 else F.avg_pool3d(image, factor)
+
+
+def _border_taper(size: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+    """0 on the outermost voxels, 1 from three voxels inside: the displacement ends where the lattice ends."""
+    taper = torch.ones(1, 1, *size, device=device)
+    for axis, n in enumerate(size):
+        ramp = torch.minimum(torch.arange(n, device=device), torch.arange(n - 1, -1, -1, device=device)) / 3
+        shape = [1] * 5
+        shape[axis + 2] = n
+        taper = taper * ramp.clamp(max=1).view(shape)
+    return taper

@@ -1,0 +1,279 @@
+"""`register`: the one road from two volumes to a transform, its inverse, and the numbers that say how good it is."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from . import field
+from .affine import estimate_affine, linear_part
+from .errors import InputError, OutOfMemoryError, SettingsError
+from .geometry import WorkingGrid, image_from_tensor, make_working_grid
+from .images import validate_image, validate_mask
+from .machine import choose_device, free_memory
+from .preprocessing import Pair, bounding_box, prepare
+from .refinement import Level, RefinementPlan, refine, unfold
+from .report import doubts, provenance, quality
+from .result import Registration
+from .settings import Settings
+from .similarity import LocalCorrelation, MindSsc, SquaredDifference, WeightedSum
+from .weights import resolve
+
+Progress = Callable[[str, float, str], None]
+
+_PLANS = {
+    "Instant": None,
+    "Balanced": RefinementPlan(levels=(Level(4, 50), Level(2, 40), Level(1, 8))),
+    "Precise": RefinementPlan(levels=(Level(4, 80), Level(2, 80), Level(1, 30)), tolerance=5e-4),
+}
+_SPACING_MM = 1.0
+_MARGIN_MM = 10.0
+_BYTES_PER_VOXEL = 220  # measured peak of a refinement at the finest level
+_SAME_CONTRAST = 0.6  # correlation of the intensities after the affine above which the two contrasts are the same
+_COARSER = 1.5
+
+
+def register(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    *,
+    fixed_mask: sitk.Image | None = None,
+    moving_mask: sitk.Image | None = None,
+    initial_transform: sitk.Transform | None = None,
+) -> Registration:
+    """Register `moving` to `fixed`; see `Registration` for the result. The inputs are not changed.
+
+    fixed, moving: 3D scalar images, any geometry, pixel type and spacing. Masks (nonzero counts) say which voxels are
+    compared. initial_transform: any SimpleITK transform, fixed points -> moving points in LPS mm; a linear one is where
+    the affine stage starts, another one is kept as it is and the deformation continues from it.
+    progress(stage, fraction, message) is called with 0 <= fraction <= 1; raise `errors.Cancelled` in it to stop.
+
+    Raises InputError, SettingsError, DeviceError, WeightsError or OutOfMemoryError, each with one clear sentence.
+
+    >>> import SimpleITK as sitk, wavemorph
+    >>> result = wavemorph.register(sitk.ReadImage("fixed.nii.gz"), sitk.ReadImage("moving.nii.gz"))
+    >>> sitk.WriteTransform(result.transform, "fixed_to_moving.h5")
+    >>> print(result.report["folding"], result.report["seconds"])
+    """
+    settings = settings or Settings()
+    clock = _Clock(progress or (lambda stage, fraction, message: None))
+    validate_image(fixed, "fixed image")
+    validate_image(moving, "moving image")
+    fixed_mask = validate_mask(fixed_mask, fixed, "fixed mask") if fixed_mask is not None else None
+    moving_mask = validate_mask(moving_mask, moving, "moving mask") if moving_mask is not None else None
+    device = choose_device(settings.device)
+    model = resolve(settings.weights, device)
+    if model is None and settings.preset == "Instant":
+        raise SettingsError("The preset Instant needs a model, and none is chosen or installed; use Balanced.")
+
+    with _threads(settings.threads):
+        torch.manual_seed(settings.seed)
+        clock.start("Preparing", 0.0)
+        pair = Pair(fixed, moving, fixed_mask, moving_mask)
+        clock.start("Affine", 0.02)
+        affine, initial = _affine_stage(pair, settings, initial_transform, clock)
+        _check_overlap(pair, affine)
+        spacing, warnings = settings.spacing_mm or _SPACING_MM, []
+        while True:
+            try:
+                budget = settings.max_voxels or int(0.6 * free_memory(device) / _BYTES_PER_VOXEL)
+                grid = _grid_within_budget(pair, spacing, budget, model)
+                if max(grid.spacing) > 1.05 * spacing:
+                    warnings.append(
+                        f"The working grid was coarsened to {max(grid.spacing):.2f} mm to fit in memory; "
+                        "small structures are aligned less exactly."
+                    )
+                return _deformable_stages(pair, grid, affine, initial, settings, model, device, clock, warnings)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                coarser = max(grid.spacing) * _COARSER
+                if grid.voxels / _COARSER**3 < 16**3:
+                    raise OutOfMemoryError(
+                        f"There is not enough memory even for a working grid of {grid.voxels} voxels; close other "
+                        "programs or crop the volumes."
+                    ) from error
+                warnings.append(f"Memory ran out at {spacing:.2f} mm; the work was repeated at {coarser:.2f} mm.")
+                spacing = coarser
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+
+def _affine_stage(pair: Pair, settings: Settings, initial: sitk.Transform | None, clock: _Clock):
+    """(affine, the rest of the initial transform or None), with transform(x) = affine(rest(x))."""
+    start = linear_part(initial) if initial is not None else None
+    if initial is not None and start is None:
+        affine = _best_affine(initial, pair.fixed_foreground)
+        return affine, sitk.CompositeTransform([sitk.Transform(affine.GetInverse()), sitk.Transform(initial)])
+    if not settings.affine:
+        return start if start is not None else sitk.AffineTransform(3), None
+    affine = estimate_affine(
+        pair.fixed,
+        pair.moving,
+        pair.fixed_foreground,
+        pair.moving_foreground,
+        masks=(pair.fixed_mask, pair.moving_mask),
+        initial=start,
+        seed=settings.seed,
+        progress=lambda fraction: clock.report(0.02 + 0.18 * fraction, "aligning position, rotation, scale and shear"),
+    )
+    return affine, None
+
+
+def _best_affine(transform: sitk.Transform, mask: sitk.Image) -> sitk.AffineTransform:
+    """The affine nearest to a transform, in least squares over points of the mask."""
+    indices = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)[:, ::-1]
+    indices = indices[:: max(1, len(indices) // 2000)]
+    points = np.array([mask.TransformIndexToPhysicalPoint(index.tolist()) for index in indices])
+    targets = np.array([transform.TransformPoint(point.tolist()) for point in points])
+    design = np.hstack([points, np.ones((len(points), 1))])
+    solution = np.linalg.lstsq(design, targets, rcond=None)[0]
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix(solution[:3].T.ravel().tolist())
+    affine.SetTranslation(solution[3].tolist())
+    return affine
+
+
+def _check_overlap(pair: Pair, affine: sitk.AffineTransform) -> None:
+    seen = sitk.Resample(pair.moving_foreground, pair.fixed_foreground, affine, sitk.sitkNearestNeighbor, 0)
+    shared = np.count_nonzero(sitk.GetArrayViewFromImage(seen) & sitk.GetArrayViewFromImage(pair.fixed_foreground))
+    if shared < 0.01 * np.count_nonzero(sitk.GetArrayViewFromImage(pair.fixed_foreground)):
+        raise InputError(
+            f"The fixed and the moving image do not overlap in space after the initial alignment ({shared} voxels in "
+            "common): check that they show the same part of the body, or let the affine stage align them."
+        )
+
+
+def _grid_within_budget(pair: Pair, spacing: float, budget: int, model) -> WorkingGrid:
+    box = bounding_box(pair.fixed_mask if pair.fixed_mask is not None else pair.fixed_foreground)
+    divisor = max(8, model.network.config.divisor) if model is not None else 8
+    grid = make_working_grid(pair.fixed, box, spacing, _MARGIN_MM, divisor)
+    while grid.voxels > budget and min(grid.size) > 16:
+        spacing *= max(1.02, (grid.voxels / budget) ** (1 / 3))
+        grid = make_working_grid(pair.fixed, box, spacing, _MARGIN_MM, divisor)
+    return grid
+
+
+def _deformable_stages(pair, grid, affine, initial, settings, model, device, clock, warnings) -> Registration:
+    working = prepare(pair, grid, affine, device)
+    fixed, moving = working.fixed, working.moving
+    agreement = working.correlation()
+    same = agreement > _SAME_CONTRAST if settings.contrast == "auto" else settings.contrast == "same"
+    displacement = grid.from_mm(initial).to(device) if initial is not None else None
+    velocity = None
+    with torch.inference_mode():
+        if model is not None:
+            clock.start("Network", 0.2)
+            seen = moving if displacement is None else field.warp(moving, displacement)
+            predicted = model.network.predict_symmetric(fixed, seen)
+            exponential = model.network.config.output == "velocity"
+            step = field.exponentiate(predicted) if exponential else predicted
+            velocity = predicted if exponential and displacement is None else None
+            displacement = step if displacement is None else field.compose(displacement, step)
+        plan = _PLANS[settings.preset]
+        if plan is not None:
+            velocity = None
+            clock.start("Refinement", 0.25)
+            displacement = refine(
+                fixed,
+                moving,
+                working.weight,
+                plan,
+                _similarity_maker(same),
+                displacement,
+                lambda fraction: clock.report(0.25 + 0.6 * fraction, "refining the deformation"),
+            )
+        clock.start("Finishing", 0.85)
+        displacement = unfold(displacement)
+        inverse = field.invert(field.resize(displacement, tuple(n // 2 for n in grid.shape)))
+        correction = field.inverse_correction(displacement, inverse)
+        clock.report(0.92, "measuring")
+        jacobian = field.jacobian_determinant(displacement) * float(
+            np.linalg.det(np.reshape(affine.GetMatrix(), (3, 3)))
+        )
+        registration = Registration(
+            affine=affine,
+            displacement=grid.to_mm(displacement),
+            inverse_displacement=grid.halved().to_mm(inverse),
+            inverse_correction=grid.to_mm(correction),
+            working_jacobian=image_from_tensor(jacobian, grid),
+            velocity=grid.to_mm(velocity) if velocity is not None else None,
+            fixed=pair.fixed,
+            moving=pair.moving,
+        )
+        registration.report = {
+            **quality(registration, working, displacement),
+            "contrast": {"correlation": round(agreement, 3), "same": same},
+            **provenance(pair, settings, model, device),
+            "warnings": warnings,
+        }
+        registration.report["warnings"] = warnings + doubts(registration.report)
+    registration.report["seconds"] = clock.finish()
+    return registration
+
+
+def _similarity_maker(same_contrast: bool):
+    def make(fixed: torch.Tensor, weight: torch.Tensor, factor: int):
+        if same_contrast:
+            return WeightedSum(
+                [(1.0, LocalCorrelation(fixed, weight, signed=False)), (0.3, SquaredDifference(fixed, weight))]
+            )
+        if factor >= 2:
+            return MindSsc(fixed, weight)
+        return LocalCorrelation(fixed, weight, signed=False)
+
+    return make
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
+
+
+@contextlib.contextmanager
+def _threads(count: int | None):
+    """Both libraries use `count` threads inside; as before afterwards."""
+    before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    if count is not None:
+        torch.set_num_threads(count)
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before[1])
+
+
+class _Clock:
+    """Progress out, seconds per stage in."""
+
+    def __init__(self, progress: Progress):
+        self._progress, self._stage = progress, "Preparing"
+        self._seconds: dict[str, float] = {}
+        self._began = self._since = time.perf_counter()
+
+    def start(self, stage: str, fraction: float) -> None:
+        self._close()
+        self._stage = stage
+        self._progress(stage, fraction, "")
+
+    def report(self, fraction: float, message: str) -> None:
+        self._progress(self._stage, fraction, message)
+
+    def finish(self) -> dict[str, float]:
+        self._close()
+        self._progress("Done", 1.0, "")
+        total = time.perf_counter() - self._began
+        return {**{stage: round(value, 3) for stage, value in self._seconds.items()}, "total": round(total, 3)}
+
+    def _close(self) -> None:
+        now = time.perf_counter()
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
+        self._since = now

@@ -1,0 +1,131 @@
+"""The numbers that say how good a registration is, what they were made with, and doubts in words."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from . import __version__, field
+from .machine import peak_memory
+from .preprocessing import Pair, WorkingPair
+from .result import Registration
+from .settings import Settings
+from .similarity import LocalCorrelation
+
+_POINTS = 5000
+
+
+def quality(registration: Registration, working: WorkingPair, displacement: torch.Tensor) -> dict:
+    """Similarity, folding, volume change, displacement and inverse consistency.
+
+    Taken at the nodes of the working grid inside the fixed foreground; `displacement` is (1, 3, D, H, W) in voxels.
+    """
+    mask = working.inside[0, 0] > 0
+    jacobian = field.jacobian_determinant(displacement)[mask]
+    corner = field.least_corner_jacobian(displacement)[mask]
+    nodes = max(int(mask.sum()), 1)
+    of_affine = float(np.linalg.det(np.reshape(registration.affine.GetMatrix(), (3, 3))))
+    whole = jacobian * of_affine
+    folded, folded_corners = int((whole <= 0).sum()), int((corner * of_affine <= 0).sum())
+    lengths = _lengths_mm(registration.displacement)[mask.cpu().numpy()]
+    return {
+        "similarity": {"measure": "squared local correlation, 7 voxels", **_similarity(working, displacement)},
+        "folding": {
+            "central_voxels": folded,
+            "central_percent": 100 * folded / nodes,
+            "strict_voxels": folded_corners,
+            "strict_percent": 100 * folded_corners / nodes,
+            "evaluated_voxels": nodes,
+        },
+        "jacobian": {
+            "min": float(whole.min()),
+            "max": float(whole.max()),
+            "min_log": float(whole.clamp(min=1e-3).log().min()),
+            "max_log": float(whole.clamp(min=1e-3).log().max()),
+            "sd_log": float(whole.clamp(1e-3, 1e3).log().std()),
+        },
+        "displacement_mm": {"mean": float(lengths.mean()), "max": float(lengths.max())},
+        "inverse_consistency_mm": _inverse_consistency(registration, mask),
+    }
+
+
+def provenance(pair: Pair, settings: Settings, model, device: torch.device) -> dict:
+    """Device, versions, settings, peak memory, checksums of the inputs and of the weights."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "wavemorph": __version__,
+        "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "SimpleITK": sitk.Version.VersionString(),
+            "numpy": np.__version__,
+        },
+        "settings": settings.to_dict(),
+        "peak_memory_mb": peak_memory(device),
+        "inputs": {"fixed": _describe(pair.fixed), "moving": _describe(pair.moving)},
+        "weights": {"name": model.card.name, "sha256": model.sha256} if model is not None else None,
+    }
+
+
+def doubts(report: dict) -> list[str]:
+    """Sentences for a person when the result should not be trusted as it is."""
+    sentences = []
+    similarity, jacobian = report["similarity"], report["jacobian"]
+    if similarity["after"] < similarity["before"] + 0.01 and similarity["before"] < 0.5:
+        sentences.append("The deformation did not make the two volumes more alike; look at the result before using it.")
+    if similarity["after"] < 0.12:
+        sentences.append(
+            f"The two volumes are hardly alike even after registration (local correlation {similarity['after']:.2f}); "
+            "they may show different anatomy or a failed alignment."
+        )
+    if report["folding"]["strict_voxels"]:
+        sentences.append(f"{report['folding']['strict_voxels']} voxels are folded; the inverse is wrong there.")
+    if jacobian["max"] > 20:
+        sentences.append(f"Some moving tissue is {jacobian['max']:.0f} times as large as the fixed; look there.")
+    if report["displacement_mm"]["max"] > 40:
+        sentences.append(f"The largest displacement is {report['displacement_mm']['max']:.0f} mm: implausible.")
+    return sentences
+
+
+def _similarity(working: WorkingPair, displacement: torch.Tensor) -> dict[str, float]:
+    measure = LocalCorrelation(working.fixed, working.weight * working.inside, signed=False)
+    return {
+        "before": measure(working.moving)[0],
+        "after": measure(field.warp(working.moving, displacement))[0],
+    }
+
+
+def _lengths_mm(displacement: sitk.Image) -> np.ndarray:
+    vectors = sitk.GetArrayViewFromImage(displacement)[1:-1, 1:-1, 1:-1]  # without the ring of zeros
+    return np.sqrt(np.einsum("kjic,kjic->kji", vectors, vectors))
+
+
+def _inverse_consistency(registration: Registration, mask: torch.Tensor) -> dict[str, float]:
+    """Distance from where a point started to where forward and inverse bring it, at random points of the mask."""
+    generator = np.random.default_rng(0)
+    nodes = np.argwhere(mask.cpu().numpy())
+    chosen = nodes[generator.integers(len(nodes), size=_POINTS)][:, ::-1] + 1  # the field has one ring more
+    there, back = registration.transform, registration.inverse
+    errors = []
+    for index in chosen + generator.uniform(-0.5, 0.5, chosen.shape):
+        point = registration.displacement.TransformContinuousIndexToPhysicalPoint(index.tolist())
+        errors.append(np.subtract(back.TransformPoint(there.TransformPoint(point)), point))
+    distances = np.linalg.norm(errors, axis=1)
+    return {
+        "mean": float(distances.mean()),
+        "p99": float(np.percentile(distances, 99)),
+        "max": float(distances.max()),
+        "points": _POINTS,
+    }
+
+
+def _describe(image: sitk.Image) -> dict:
+    """Size, spacing and a checksum over the voxels and the geometry."""
+    digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image)))
+    digest.update(repr((image.GetOrigin(), image.GetSpacing(), image.GetDirection())).encode())
+    return {"size": image.GetSize(), "spacing_mm": image.GetSpacing(), "sha256": digest.hexdigest()}

@@ -1,0 +1,174 @@
+"""Similarities of the fixed and the warped moving image, each with its exact gradient (paper section 3.8, and ours).
+
+A similarity is made for one fixed image; calling it with the warped features gives its value (larger is better) and the
+derivative of that value with respect to each warped voxel. Writing the derivative out keeps the refinement free of an
+autograd graph: a third of the time and memory on a CPU. `LocalCorrelation` is the paper's loss; the others are ours.
+
+Images are (1, 1, D, H, W), normalised to about [0, 1]; `weight` (same shape, 0 to 1) says where voxels count.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .field import smooth
+
+
+def box_mean(image: torch.Tensor, radius: int) -> torch.Tensor:
+    """Mean over (2 radius + 1)^3 windows of (1, C, D, H, W), zeros outside. Window sums grow by doubling."""
+    width = 2 * radius + 1
+    for axis in (2, 3, 4):
+        n = image.shape[axis]
+        padding = [0] * 6
+        padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = radius
+        power, length, at, total = F.pad(image, padding), 1, 0, None
+        while at < width:  # add the sums of 1, 2, 4, ... values that make up the binary digits of the width
+            if width & length:
+                part = power.narrow(axis, at, n)
+                total = part.clone() if total is None else total.add_(part)
+                at += length
+            if at < width:
+                m = power.shape[axis] - length
+                power = power.narrow(axis, 0, m) + power.narrow(axis, length, m)
+            length *= 2
+        image = total
+    return image.div_(width**3)
+
+
+class LocalCorrelation:
+    """Correlation of the two images in a window around each voxel, averaged over the voxels (LNCC).
+
+    signed=True takes the coefficient itself: brighter must meet brighter, and windows that disagree still pull.
+    signed=False takes its square, as in the paper's loss: windows may also agree with contrast reversed.
+    noise: variance added in each window, so that flat tissue is not matched by its noise.
+    """
+
+    def __init__(
+        self, fixed: torch.Tensor, weight: torch.Tensor, radius: int = 3, signed: bool = True, noise: float = 1e-4
+    ):
+        self._fixed, self._radius, self._signed, self._noise = fixed, radius, signed, noise
+        moments = box_mean(torch.cat([fixed, fixed * fixed], 1), radius)
+        self._mean = moments[:, :1].clone()
+        self._variance = (moments[:, 1:] - self._mean**2).clamp_(min=0).add_(noise)
+        self._weight = weight / weight.sum()
+
+    features = staticmethod(lambda image: image)
+
+    def __call__(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
+        fixed, radius = self._fixed, self._radius
+        mean, square, product = box_mean(torch.cat([warped, warped * warped, fixed * warped], 1), radius).split(1, 1)
+        variance = (square - mean * mean).clamp_(min=0).add_(self._noise)
+        covariance = product - self._mean * mean
+        if self._signed:
+            by_covariance = (self._variance * variance).rsqrt_().mul_(self._weight)
+            value = float((by_covariance * covariance).sum())
+        else:
+            by_covariance = covariance / (self._variance * variance) * self._weight
+            value = float((by_covariance * covariance).sum())
+            by_covariance *= 2
+        by_variance = by_covariance * covariance / variance
+        # d value / d warped(x) collects what the windows around x say about their covariance and their variance
+        terms = torch.cat([by_covariance, by_covariance * self._mean, by_variance, by_variance * mean], 1)
+        a, b, c, d = box_mean(terms, radius).split(1, 1)
+        return value, (a * fixed).sub_(b).sub_(c * warped).add_(d)
+
+
+class SquaredDifference:
+    """Minus half the mean squared difference of the features; the gradient is the plain difference."""
+
+    features = staticmethod(lambda image: image)
+
+    def __init__(self, fixed: torch.Tensor, weight: torch.Tensor):
+        self._fixed = fixed
+        self._weight = weight / (weight.sum() * fixed.shape[1])
+
+    def __call__(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
+        difference = self._fixed - warped
+        gradient = difference * self._weight
+        return -0.5 * float((gradient * difference).sum()), gradient
+
+
+class MindSsc(SquaredDifference):
+    """Squared difference of the self-similarity descriptors (MIND-SSC, Heinrich et al., MICCAI 2013): any contrast.
+
+    The descriptor compares twelve pairs of neighbours of a voxel with each other, never the two images.
+    """
+
+    _NEIGHBOURS = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
+    _PAIRS = tuple(
+        (a, b) for a in range(6) for b in range(a) if a // 2 != b // 2
+    )  # the pairs at distance sqrt(2), not the opposite ones
+
+    def __init__(self, fixed: torch.Tensor, weight: torch.Tensor):
+        super().__init__(self.features(fixed), weight)
+
+    @classmethod
+    def features(cls, image: torch.Tensor, radius: int = 1) -> torch.Tensor:
+        """(1, 1, D, H, W) -> (1, 12, D, H, W), each in (0, 1]."""
+        padded = F.pad(image, (1,) * 6, mode="replicate")
+        size = image.shape[2:]
+        shifted = []
+        for offset in cls._NEIGHBOURS:
+            part = padded
+            for axis in range(3):
+                part = part.narrow(axis + 2, 1 + offset[axis], size[axis])
+            shifted.append(part)
+        distance = box_mean(torch.cat([(shifted[a] - shifted[b]) ** 2 for a, b in cls._PAIRS], 1), radius)
+        distance -= distance.amin(1, keepdim=True)
+        variance = distance.mean(1, keepdim=True)
+        typical = float(variance.mean())
+        variance.clamp_(1e-3 * typical + 1e-12, 1e3 * typical + 1e-12)
+        return distance.div_(variance).neg_().exp_()
+
+
+class MutualInformation:
+    """Mutual information of the joint histogram of all voxels, smoothed over the bins (Parzen window)."""
+
+    features = staticmethod(lambda image: image)
+
+    def __init__(self, fixed: torch.Tensor, weight: torch.Tensor, bins: int = 48, brightest: float = 1.2):
+        self._bins = bins
+        self._scale = (bins - 5) / brightest  # two bins stay free at each end for the Parzen window
+        self._weight = (weight / weight.sum()).flatten()
+        self._row = self._position(fixed).round().long()
+
+    def _position(self, image: torch.Tensor) -> torch.Tensor:
+        return (image.flatten() * self._scale + 2).clamp(2, self._bins - 3)
+
+    def __call__(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
+        bins, position = self._bins, self._position(warped)
+        column = position.floor().long()
+        part = position - column
+        cell = self._row * bins + column
+        histogram = torch.zeros(bins * bins, device=warped.device)
+        histogram.index_add_(0, cell, self._weight * (1 - part))
+        histogram.index_add_(0, cell + 1, self._weight * part)
+        joint = smooth(histogram.view(1, 1, 1, bins, bins), 1.0)[0, 0, 0] + 1e-8
+        joint = joint / joint.sum()
+        ratio = (joint / (joint.sum(0, keepdim=True) * joint.sum(1, keepdim=True))).log()
+        value = float((joint * ratio).sum())
+        # a sample that brightens moves its mass along its row: what counts is the slope of log p(f, m) - log p(m)
+        slope = (smooth(ratio[None, None, None], 1.0)[0, 0, 0].diff(dim=1)).flatten()
+        gradient = slope[self._row * (bins - 1) + column] * self._weight * self._scale
+        return value, gradient.view_as(warped)
+
+
+class WeightedSum:
+    """Several similarities on the same features; each is scaled so that its first gradient has its share in size."""
+
+    def __init__(self, terms: list[tuple[float, object]]):
+        self._terms = terms
+        self._scales: list[float] | None = None
+        self.features = terms[0][1].features
+
+    def __call__(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
+        results = [term(warped) for _, term in self._terms]
+        if self._scales is None:
+            sizes = [float(gradient.pow(2).mean().sqrt()) for _, gradient in results]
+            self._scales = [share * sizes[0] / max(size, 1e-12) for (share, _), size in zip(self._terms, sizes)]
+        value = sum(scale * value for scale, (value, _) in zip(self._scales, results))
+        gradient = results[0][1].mul_(self._scales[0])
+        for scale, (_, other) in zip(self._scales[1:], results[1:]):
+            gradient.add_(other, alpha=scale)
+        return value, gradient
