@@ -76,14 +76,22 @@ def invert(displacement: torch.Tensor, iterations: int = 12, tolerance: float = 
     return inverse
 
 
-def inverse_correction(displacement: torch.Tensor, inverse: torch.Tensor, iterations: int = 4) -> torch.Tensor:
-    """The displacement c on the lattice of u that makes (id + c)(id + w)(id + u) the identity, for an inverse w.
+def invert_twice(displacement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(w, c) on the lattice of u, so that (id + c)(id + w)(id + u) is the identity but for a fraction of a voxel.
 
-    An inverse sampled on a lattice is poor where the map compresses, because it is steep there: one of its cells holds
-    many voxels of the forward side. Seen from that side the error is small and smooth, so that one more displacement
-    takes it away. `inverse` lies on the same lattice or on one resized from it.
+    The inverse is solved for on half the lattice, brought to the whole one, and improved by what is left there and
+    back. No inverse sampled on a lattice is good where the map compresses, because it is steep there: one of its cells
+    holds many voxels of the forward side. Seen from that side the error is small and smooth, and c takes it away.
     """
-    there_and_back = compose(resize(inverse, tuple(displacement.shape[2:])), displacement)
+    size = tuple(displacement.shape[2:])
+    coarse = resize(invert(resize(displacement, tuple(max(n // 2, 2) for n in size))), size)
+    inverse = compose(_correction(displacement, coarse), coarse)
+    return inverse, _correction(displacement, inverse)
+
+
+def _correction(displacement: torch.Tensor, inverse: torch.Tensor, iterations: int = 3) -> torch.Tensor:
+    """c with (id + c)(id + w)(id + u) the identity at the nodes, by fixed point: what is left is small."""
+    there_and_back = compose(inverse, displacement)
     correction = -there_and_back
     for _ in range(iterations - 1):
         correction = -warp(there_and_back, correction)

@@ -38,17 +38,6 @@ class WorkingGrid:
     def voxels(self) -> int:
         return math.prod(self.size)
 
-    def halved(self) -> WorkingGrid:
-        """The grid of half as many voxels a side over the same box; the sides must be even."""
-        axes_mm = self.direction * np.asarray(self.spacing)
-        origin = np.asarray(self.origin) + axes_mm @ np.full(3, 0.5)
-        return WorkingGrid(
-            size=tuple(n // 2 for n in self.size),
-            spacing=tuple(2 * s for s in self.spacing),
-            origin=tuple(float(x) for x in origin),
-            direction=self.direction,
-        )
-
     def resample(
         self, image: sitk.Image, transform: sitk.Transform | None = None, interpolator=sitk.sitkLinear, outside=0.0
     ) -> sitk.Image:

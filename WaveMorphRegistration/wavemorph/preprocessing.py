@@ -104,7 +104,8 @@ def foreground(image: sitk.Image) -> sitk.Image:
     else:
         low, high = np.percentile(array[::2, ::2, ::2], (1, 99))
         clipped = sitk.Clamp(sitk.Cast(image, sitk.sitkFloat32), sitk.sitkFloat32, float(low), float(high))
-        mask = sitk.GetArrayViewFromImage(sitk.OtsuThreshold(clipped, 0, 1)) > 0
+        brighter = sitk.OtsuThreshold(clipped, 0, 1)  # a view does not keep its image alive
+        mask = sitk.GetArrayViewFromImage(brighter) > 0
         if not mask.any() or mask.all():
             mask = np.ones(array.shape, bool)
     result = sitk.GetImageFromArray(mask.astype(np.uint8))

@@ -39,7 +39,7 @@ class RefinementPlan:
     levels: tuple[Level, ...]
     rate: float = 0.8
     force_sigma: float = 0.6
-    field_sigma: float = 0.7
+    field_sigma: float = 0.85
     momentum: float = 0.9
     longest: float = 0.5
     tolerance: float = 2e-3

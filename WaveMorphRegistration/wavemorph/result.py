@@ -21,9 +21,9 @@ class Registration:
 
     affine: fixed points -> moving points, applied *after* the displacement.
     displacement: float32 vector image on the working grid, LPS mm: fixed point x -> x + u(x).
-    inverse_displacement: float32 vector image, LPS mm, y -> y + w(y): the inverse of that map on a coarser lattice.
-    inverse_correction: the same kind, on the working grid, applied after it: removes what the lattice of the inverse
-        cannot resolve where the map compresses, so that there and back ends within a fraction of a voxel.
+    inverse_displacement: the same kind, y -> y + w(y): the inverse of that map at the nodes of the lattice.
+    inverse_correction: the same kind, applied after it: removes what the lattice of the inverse cannot resolve where
+        the map compresses, so that there and back ends within a fraction of a voxel.
     working_jacobian: float32 on the working grid: determinant of the whole fixed -> moving map, affine included.
     velocity: the stationary velocity field on the working grid (LPS mm), where the map is one exponential; else None.
     report: numbers, settings, versions and warnings, JSON-ready (ARCHITECTURE.md lists its fields).
@@ -58,9 +58,8 @@ class Registration:
 
     @cached_property
     def warped(self) -> sitk.Image:
-        """The moving image on the fixed lattice, linear, in the moving image's pixel type; darkest value outside it."""
-        darkest = float(sitk.GetArrayViewFromImage(self.moving).min())
-        return sitk.Resample(self.moving, self.fixed, self.transform, sitk.sitkLinear, min(darkest, 0.0))
+        """The moving image on the fixed lattice by `warp_image`, linear."""
+        return warp_image(self.moving, self.fixed, self.transform)
 
     @cached_property
     def jacobian(self) -> sitk.Image:
@@ -96,6 +95,17 @@ class Registration:
 
 _FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity")
 _ON_FIXED = ("warped", "jacobian")
+
+
+def warp_image(
+    moving: sitk.Image, fixed: sitk.Image, transform: sitk.Transform, interpolator: int = sitk.sitkLinear
+) -> sitk.Image:
+    """out(x) = moving(transform(x)) on the fixed lattice, in the moving image's pixel type.
+
+    Outside the moving image it is 0, or the image's darkest value where that is below 0, as the air of a CT is.
+    """
+    darkest = float(sitk.GetArrayViewFromImage(moving).min())
+    return sitk.Resample(moving, fixed, transform, interpolator, min(darkest, 0.0))
 
 
 def displacement_transform(image: sitk.Image) -> sitk.Transform:

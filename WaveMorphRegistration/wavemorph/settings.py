@@ -9,6 +9,7 @@ from .errors import SettingsError
 
 PRESETS = ("Instant", "Balanced", "Precise")
 CONTRASTS = ("auto", "same", "different")
+SIMILARITIES = ("auto", "lncc", "mind", "mi")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -19,6 +20,8 @@ class Settings:
     preset: "Instant" (network alone), "Balanced" (network, then refinement) or "Precise" (longer refinement at
         full resolution); case does not matter.
     contrast: "same" (e.g. T1 with T1), "different" (e.g. T1 with PD), or "auto", which measures it after the affine.
+    similarity: what the refinement raises: "lncc" (local correlation), "mind" (MIND-SSC), "mi" (mutual information), or
+        "auto", which goes by the contrast.
     device: "auto" takes CUDA, then Apple's MPS, then the CPU.
     threads: CPU threads; None leaves the choice to torch.
     weights: "auto" (the default model if one is installed, otherwise none), "none", a model's name, or a file.
@@ -30,6 +33,7 @@ class Settings:
 
     preset: str = "Balanced"
     contrast: str = "auto"
+    similarity: str = "auto"
     device: str = "auto"
     threads: int | None = None
     weights: str = "auto"
@@ -41,6 +45,7 @@ class Settings:
     def __post_init__(self):
         object.__setattr__(self, "preset", _one_of("preset", self.preset, PRESETS))
         object.__setattr__(self, "contrast", _one_of("contrast", self.contrast, CONTRASTS))
+        object.__setattr__(self, "similarity", _one_of("similarity", self.similarity, SIMILARITIES))
         object.__setattr__(self, "device", _one_of("device", self.device, DEVICES))
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"The number of threads must be at least 1, not {self.threads}.")

@@ -45,7 +45,7 @@ class LocalCorrelation:
     """
 
     def __init__(
-        self, fixed: torch.Tensor, weight: torch.Tensor, radius: int = 3, signed: bool = True, noise: float = 1e-4
+        self, fixed: torch.Tensor, weight: torch.Tensor, radius: int = 3, signed: bool = True, noise: float = 1e-5
     ):
         self._fixed, self._radius, self._signed, self._noise = fixed, radius, signed, noise
         moments = box_mean(torch.cat([fixed, fixed * fixed], 1), radius)
@@ -152,23 +152,3 @@ class MutualInformation:
         slope = (smooth(ratio[None, None, None], 1.0)[0, 0, 0].diff(dim=1)).flatten()
         gradient = slope[self._row * (bins - 1) + column] * self._weight * self._scale
         return value, gradient.view_as(warped)
-
-
-class WeightedSum:
-    """Several similarities on the same features; each is scaled so that its first gradient has its share in size."""
-
-    def __init__(self, terms: list[tuple[float, object]]):
-        self._terms = terms
-        self._scales: list[float] | None = None
-        self.features = terms[0][1].features
-
-    def __call__(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
-        results = [term(warped) for _, term in self._terms]
-        if self._scales is None:
-            sizes = [float(gradient.pow(2).mean().sqrt()) for _, gradient in results]
-            self._scales = [share * sizes[0] / max(size, 1e-12) for (share, _), size in zip(self._terms, sizes)]
-        value = sum(scale * value for scale, (value, _) in zip(self._scales, results))
-        gradient = results[0][1].mul_(self._scales[0])
-        for scale, (_, other) in zip(self._scales[1:], results[1:]):
-            gradient.add_(other, alpha=scale)
-        return value, gradient

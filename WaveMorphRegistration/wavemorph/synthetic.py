@@ -23,17 +23,19 @@ class Difference:
 
     deformation_mm: root-mean-square displacement of the diffeomorphism, built from smooth fields of `scales_mm`.
     rotation, translation_mm, scale: spread of the affine. spacing_mm, obliqueness: the moving lattice.
-    contrast: strength of the change of intensities, 0 to 1 (reversed). bias, noise: shares of the brightest intensity.
+    gamma: exponent that bends the intensities; reversed_contrast: bright tissue becomes dark, as from T1 to T2.
+    bias, noise: shares of the brightest intensity.
     """
 
     deformation_mm: float = 4.0
-    scales_mm: tuple[float, ...] = (24.0, 12.0)
+    scales_mm: tuple[float, ...] = (40.0, 20.0)
     rotation: float = 8.0
     translation_mm: float = 8.0
     scale: float = 0.05
     spacing_mm: tuple[float, float, float] = (0.9, 0.9, 1.8)
     obliqueness: float = 15.0
-    contrast: float = 0.35
+    gamma: float = 1.6
+    reversed_contrast: bool = False
     bias: float = 0.3
     noise: float = 0.02
 
@@ -135,7 +137,9 @@ def _rescanned(
     inside = sitk.GetArrayViewFromImage(subject) > 0
     top = float(np.percentile(array[inside], 99.5))
     value = np.clip(array / top, 0, 1.2)
-    changed = (1 - difference.contrast) * value**0.7 + difference.contrast * np.where(inside, 1.0 - value, 0.0)
+    if difference.reversed_contrast:
+        value = np.where(inside, 1.2 - value, 0.0)
+    changed = value**difference.gamma
     axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in array.shape], indexing="ij")
     slope = generator.uniform(-1, 1, 3)
     bias = 1 + difference.bias * sum(s * a for s, a in zip(slope / np.linalg.norm(slope), axes))

@@ -1,0 +1,155 @@
+"""Fields against analytic maps and SimpleITK."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from wavemorph import field
+
+SIZE = (18, 20, 22)  # (D, H, W)
+
+
+def coordinates() -> torch.Tensor:
+    """(1, 3, D, H, W): the voxel coordinates (k, j, i)."""
+    return torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in SIZE], indexing="ij"))[None]
+
+
+def smooth_noise(size=SIZE, amplitude=1.5, seed=0, sigma=2.5) -> torch.Tensor:
+    noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))
+    noise = field.smooth(noise, sigma)
+    for axis, n in enumerate(size):
+        ramp = torch.minimum(torch.arange(n), torch.arange(n).flip(0)).float().div(4).clamp(max=1)
+        noise = noise * ramp.view([n if a == axis + 2 else 1 for a in range(5)])
+    return noise * (amplitude / noise.abs().max())
+
+
+def as_sitk(displacement: torch.Tensor) -> sitk.Transform:
+    """The same displacement for SimpleITK on a lattice of unit spacing, where LPS x, y, z are i, j, k."""
+    vectors = displacement[0].flip(0).movedim(0, -1).contiguous().numpy().astype(np.float64)
+    return sitk.DisplacementFieldTransform(sitk.GetImageFromArray(vectors, isVector=True))
+
+
+def test_warp_samples_at_the_displaced_place_along_each_axis():
+    image = coordinates().sum(1, keepdim=True) + 10 * coordinates()[:, :1]
+    for axis, slope in enumerate((11.0, 1.0, 1.0)):
+        displacement = torch.zeros(1, 3, *SIZE)
+        displacement[:, axis] = 1.25
+        inside = (field.warp(image, displacement) - image)[..., 2:-2, 2:-2, 2:-2]
+        assert torch.allclose(inside, torch.full_like(inside, 1.25 * slope), atol=1e-3)
+
+
+def test_warp_agrees_with_simpleitk():
+    displacement = smooth_noise()
+    image = torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(1))
+    expected = sitk.Resample(sitk.GetImageFromArray(image[0, 0].numpy()), as_sitk(displacement), sitk.sitkLinear)
+    inside = (slice(2, -2),) * 3
+    np.testing.assert_allclose(
+        field.warp(image, displacement)[0, 0].numpy()[inside], sitk.GetArrayFromImage(expected)[inside], atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_warp_gives_the_same_however_many_threads_share_it(threads):
+    before = torch.get_num_threads()
+    displacement, image = smooth_noise(), torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    try:
+        torch.set_num_threads(threads)
+        warped = field.warp(image, displacement)
+    finally:
+        torch.set_num_threads(before)
+    one_by_one = torch.cat([field.warp(image[:, c : c + 1], displacement) for c in range(3)], 1)
+    assert torch.equal(warped, one_by_one)
+
+
+def test_composition_applies_the_inner_map_first():
+    outer, inner = smooth_noise(seed=1), smooth_noise(seed=2)
+    composed = as_sitk(field.compose(outer, inner))
+    chain = sitk.CompositeTransform([as_sitk(outer), as_sitk(inner)])  # the last one is applied first
+    for point in ((8.0, 9.0, 7.0), (12.0, 6.0, 10.0)):
+        assert np.allclose(composed.TransformPoint(point), chain.TransformPoint(point), atol=1e-4)
+    assert not torch.allclose(field.compose(outer, inner), field.compose(inner, outer), atol=1e-2)
+
+
+def test_exponential_of_a_linear_velocity_is_the_matrix_exponential():
+    centre = torch.tensor([(n - 1) / 2 for n in SIZE]).view(1, 3, 1, 1, 1)
+    offset = coordinates() - centre
+    spin = torch.tensor([[0.0, 0.1, 0.0], [-0.1, 0.0, 0.05], [0.0, -0.05, 0.0]])
+    velocity = torch.einsum("ab,nbdhw->nadhw", spin, offset)
+    expected = torch.einsum("ab,nbdhw->nadhw", torch.matrix_exp(spin) - torch.eye(3), offset)
+    middle = (..., slice(7, 11), slice(8, 12), slice(9, 13))
+    assert torch.allclose(field.exponentiate(velocity)[middle], expected[middle], atol=2e-3)
+
+
+def test_the_exponentials_of_a_velocity_and_its_negative_undo_each_other():
+    velocity = smooth_noise(size=(32, 32, 32), amplitude=1.0, sigma=4.0)
+    there_and_back = field.compose(field.exponentiate(-velocity), field.exponentiate(velocity))
+    assert there_and_back.abs().max() < 0.05
+
+
+def test_the_inverse_returns_every_point_even_where_the_map_stretches():
+    displacement = smooth_noise(size=(32, 32, 32), amplitude=2.5, sigma=2.0)
+    assert field.jacobian_determinant(displacement).max() > 2
+    assert field.least_corner_jacobian(displacement).min() > 0
+    inverse = field.invert(displacement)
+    assert field.compose(displacement, inverse).abs().max() < 5e-3
+
+
+def test_inverting_twice_brings_points_back_between_the_nodes_too():
+    displacement = smooth_noise(size=(32, 32, 32), amplitude=2.0, sigma=3.0)
+    inverse, correction = field.invert_twice(displacement)
+    chain = sitk.CompositeTransform([as_sitk(correction), as_sitk(inverse), as_sitk(displacement)])
+    points = np.random.default_rng(0).uniform(3, 28, (300, 3))
+    errors = [np.linalg.norm(np.subtract(chain.TransformPoint(point), point)) for point in points]
+    assert np.mean(errors) < 0.03
+    assert np.max(errors) < 0.2
+
+
+def test_resizing_keeps_the_map():
+    displacement = smooth_noise(size=(32, 32, 32), amplitude=2.0, sigma=8.0)
+    coarse = field.resize(displacement, (16, 16, 16))
+    assert coarse.abs().max() < 0.6 * displacement.abs().max()  # the lengths are in the larger voxels
+    inside = (..., *(slice(5, -5),) * 3)
+    assert torch.allclose(field.resize(coarse, (32, 32, 32))[inside], displacement[inside], atol=0.05)
+
+
+def test_smoothing_agrees_with_simpleitk_and_keeps_constants():
+    image = torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(1))
+    inside = (slice(5, -5),) * 3
+    expected = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(sitk.GetImageFromArray(image[0, 0].numpy()), 1.5))
+    smoothed = field.smooth(image, 1.5)[0, 0].numpy()
+    assert np.abs(smoothed - expected)[inside].max() < 0.02
+    assert torch.allclose(field.smooth(torch.ones(1, 2, *SIZE), 1.5), torch.ones(1, 2, *SIZE), atol=1e-5)
+
+
+def test_the_gradient_of_a_ramp_is_its_slope_in_k_j_i_order():
+    ramp = (coordinates() * torch.tensor([3.0, -2.0, 0.5]).view(1, 3, 1, 1, 1)).sum(1, keepdim=True)
+    inside = field.gradient(ramp)[0, :, 1:-1, 1:-1, 1:-1]
+    for channel, slope in enumerate((3.0, -2.0, 0.5)):
+        assert torch.allclose(inside[channel], torch.full_like(inside[channel], slope), atol=1e-4)
+
+
+def test_the_jacobian_of_a_linear_map_is_its_determinant():
+    matrix = torch.tensor([[0.2, 0.1, 0.0], [0.05, -0.1, 0.1], [0.0, 0.2, 0.3]])
+    displacement = torch.einsum("ab,nbdhw->nadhw", matrix, coordinates())
+    expected = float(torch.linalg.det(torch.eye(3) + matrix))
+    assert torch.allclose(field.jacobian_determinant(displacement), torch.full(SIZE, expected), atol=1e-4)
+    assert torch.allclose(field.least_corner_jacobian(displacement), torch.full(SIZE, expected), atol=1e-4)
+
+
+def test_jacobian_agrees_with_simpleitk_on_an_unrotated_lattice():
+    displacement = smooth_noise()
+    vectors = displacement[0].flip(0).movedim(0, -1).contiguous().numpy()
+    expected = sitk.DisplacementFieldJacobianDeterminant(sitk.GetImageFromArray(vectors, isVector=True))
+    inside = (slice(1, -1),) * 3
+    np.testing.assert_allclose(
+        field.jacobian_determinant(displacement).numpy()[inside], sitk.GetArrayFromImage(expected)[inside], atol=1e-4
+    )
+
+
+def test_the_strict_test_sees_a_fold_that_central_differences_miss():
+    displacement = torch.zeros(1, 3, *SIZE)
+    displacement[0, 1, 9, 10, 11] = 1.5  # one voxel jumps over its neighbour
+    assert field.jacobian_determinant(displacement).min() > 0
+    assert field.least_corner_jacobian(displacement).min() < 0

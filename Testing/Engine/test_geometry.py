@@ -1,0 +1,101 @@
+"""The working grid against SimpleITK's own idea of space, for oblique, anisotropic and flipped volumes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from phantoms import head, physical_points, random_geometry
+from wavemorph.geometry import array_from_tensor, image_from_tensor, make_working_grid, tensor_from_array
+from wavemorph.result import displacement_transform
+
+GEOMETRIES = range(20)
+
+
+def grid_for(fixed: sitk.Image, spacing=3.0, margin=6.0):
+    last = np.array(fixed.GetSize()) - 1
+    return make_working_grid(fixed, (np.zeros(3, int), last), spacing, margin)
+
+
+@pytest.mark.parametrize("seed", GEOMETRIES)
+def test_the_grid_is_canonical_isotropic_and_covers_the_volume(seed):
+    fixed = random_geometry(seed)
+    grid = grid_for(fixed)
+    assert np.linalg.det(grid.direction) == pytest.approx(1)
+    assert np.allclose(np.argmax(np.abs(grid.direction), axis=0), (0, 1, 2))
+    assert (np.diag(grid.direction) * (-1, -1, 1) > 0).all()  # i, j, k point to R, A, S
+    assert max(grid.spacing) / min(grid.spacing) < 1.25
+    assert all(n % 8 == 0 for n in grid.size)
+    axes = grid.direction * np.array(grid.spacing)
+    indices = (physical_points(fixed).reshape(-1, 3) - np.array(grid.origin)) @ np.linalg.inv(axes).T
+    assert indices.min() >= -0.5
+    assert (indices.max(0) <= np.array(grid.size) - 0.5).all()
+
+
+@pytest.mark.parametrize("seed", GEOMETRIES)
+def test_displacements_in_voxels_become_the_same_map_in_millimetres(seed):
+    grid = grid_for(random_geometry(seed))
+    generator = torch.Generator().manual_seed(seed)
+    displacement = torch.randn(1, 3, *grid.shape, generator=generator)
+    transform = displacement_transform(grid.to_mm(displacement))
+    axes = grid.direction * np.array(grid.spacing)
+    for k, j, i in np.random.default_rng(seed).integers(0, np.array(grid.shape), (10, 3)):
+        start = np.array(grid.origin) + axes @ (i, j, k)
+        step = displacement[0, :, k, j, i].numpy()[::-1]
+        assert np.allclose(transform.TransformPoint(start.tolist()), start + axes @ step, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", GEOMETRIES)
+def test_a_transform_comes_onto_the_grid_and_back_unchanged(seed):
+    grid = grid_for(random_geometry(seed))
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix((1.05, 0.1, 0.0, -0.02, 0.95, 0.03, 0.0, 0.08, 1.0))
+    affine.SetTranslation((2.0, -3.0, 1.0))
+    transform = displacement_transform(grid.to_mm(grid.from_mm(affine)))
+    axes = grid.direction * np.array(grid.spacing)
+    for fraction in np.random.default_rng(seed).uniform(0.1, 0.9, (20, 3)):
+        point = np.array(grid.origin) + axes @ (fraction * (np.array(grid.size) - 1))
+        assert np.allclose(transform.TransformPoint(point.tolist()), affine.TransformPoint(point.tolist()), atol=1e-3)
+
+
+def test_outside_the_grid_nothing_moves():
+    grid = grid_for(random_geometry(3))
+    transform = displacement_transform(grid.to_mm(torch.ones(1, 3, *grid.shape)))
+    axes = grid.direction * np.array(grid.spacing)
+    outside = np.array(grid.origin) - axes @ (1.01, 1.01, 1.01)
+    assert np.allclose(transform.TransformPoint(outside.tolist()), outside)
+    on_the_ring = np.array(grid.origin) - axes @ (1, 0, 0)
+    assert np.allclose(transform.TransformPoint(on_the_ring.tolist()), on_the_ring)
+
+
+def test_a_volume_seen_on_the_grid_is_what_simpleitk_resamples():
+    fixed = head(random_geometry(5))
+    grid = grid_for(fixed)
+    seen = image_from_tensor(tensor_from_array(sitk.GetArrayFromImage(grid.resample(fixed))), grid)
+    index = [n // 2 for n in grid.size]
+    assert np.allclose(
+        seen.TransformIndexToPhysicalPoint(index),
+        np.array(grid.origin) + grid.direction * np.array(grid.spacing) @ index,
+    )
+    assert seen[index] == pytest.approx(
+        fixed.EvaluateAtPhysicalPoint(seen.TransformIndexToPhysicalPoint(index), sitk.sitkLinear), rel=1e-3
+    )
+
+
+def test_fixed_voxels_of_about_the_working_spacing_are_kept_as_nodes():
+    fixed = sitk.Image([60, 70, 50], sitk.sitkUInt8)
+    fixed.SetSpacing((1.0, 1.0, 1.05))
+    grid = make_working_grid(fixed, (np.zeros(3, int), np.array((59, 69, 49))), 1.0, 10.0)
+    index = fixed.TransformPhysicalPointToContinuousIndex(grid.origin)
+    assert np.allclose(index, np.round(index), atol=1e-4)
+
+
+def test_arrays_and_tensors_do_not_share_memory():
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    tensor = tensor_from_array(array)
+    tensor += 1
+    assert array[0, 0, 0] == 0
+    back = array_from_tensor(tensor)
+    back += 1
+    assert float(tensor[0, 0, 0]) == 1

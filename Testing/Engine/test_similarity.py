@@ -1,0 +1,104 @@
+"""Similarities: values against direct formulas, gradients against finite differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+from wavemorph.field import smooth
+from wavemorph.similarity import LocalCorrelation, MindSsc, MutualInformation, SquaredDifference, box_mean
+
+SIZE = (12, 13, 14)
+
+
+def image(seed: int) -> torch.Tensor:
+    noise = smooth(torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(seed)), 1.0)
+    return (noise - noise.min()) / (noise.max() - noise.min())
+
+
+def weight() -> torch.Tensor:
+    ones = torch.zeros(1, 1, *SIZE)
+    ones[..., 3:-3, 3:-3, 3:-3] = 1  # whole windows only
+    return ones
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3])
+def test_window_means_agree_with_average_pooling(radius):
+    pooled = F.avg_pool3d(image(0), 2 * radius + 1, 1, radius)
+    assert torch.allclose(box_mean(image(0), radius), pooled, atol=1e-5)
+
+
+def test_local_correlation_is_pearsons_in_each_window():
+    fixed, moving = image(0), image(1)
+    only = torch.zeros_like(fixed)
+    only[0, 0, 6, 6, 7] = 1
+    window = (0, 0, slice(4, 9), slice(4, 9), slice(5, 10))
+    expected = np.corrcoef(fixed[window].flatten(), moving[window].flatten())[0, 1]
+    value, _ = LocalCorrelation(fixed, only, radius=2, signed=True, noise=1e-9)(moving)
+    assert value == pytest.approx(expected, abs=1e-4)
+    value, _ = LocalCorrelation(fixed, only, radius=2, signed=False, noise=1e-9)(moving)
+    assert value == pytest.approx(expected**2, abs=1e-4)
+
+
+def test_squared_correlation_does_not_mind_reversed_contrast():
+    fixed = image(0)
+    measure = LocalCorrelation(fixed, weight(), signed=False)
+    assert measure(1 - fixed)[0] == pytest.approx(measure(fixed)[0], abs=1e-4)
+    assert LocalCorrelation(fixed, weight(), signed=True)(1 - fixed)[0] < -0.9
+
+
+def test_self_similarity_ignores_contrast_and_sees_displacement():
+    fixed = image(0)
+    measure = MindSsc(fixed, weight())
+    assert measure(MindSsc.features(fixed))[0] == pytest.approx(0, abs=1e-6)
+    assert measure(MindSsc.features(1 - fixed))[0] == pytest.approx(0, abs=1e-4)
+    assert measure(MindSsc.features(fixed.roll(1, 2)))[0] < -1e-3
+
+
+def test_mutual_information_agrees_with_a_smoothed_histogram():
+    fixed, moving = image(0), (1 - image(0)) ** 2
+    rows, columns = (np.rint(v.numpy().ravel() * 43 / 1.2 + 2).astype(int) for v in (fixed, moving))
+    joint = gaussian_filter(np.histogram2d(rows, columns, bins=np.arange(49) - 0.5)[0], 1.0, mode="nearest") + 1e-9
+    joint /= joint.sum()
+    expected = np.sum(joint * np.log(joint / (joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True))))
+    value, _ = MutualInformation(fixed, torch.ones_like(fixed))(moving)
+    assert value == pytest.approx(expected, rel=0.1)
+    assert MutualInformation(fixed, torch.ones_like(fixed))(image(1))[0] < 0.5 * value
+
+
+@pytest.mark.parametrize(
+    ("make", "tolerance"),
+    [
+        (lambda f, w: LocalCorrelation(f, w, radius=2, signed=True), 0.01),
+        (lambda f, w: LocalCorrelation(f, w, radius=2, signed=False), 0.01),
+        (SquaredDifference, 0.01),
+        (MindSsc, 0.01),
+    ],
+)
+def test_gradients_agree_with_finite_differences(make, tolerance):
+    similarity = make(image(0), weight())
+    warped = similarity.features(image(1)).clone()
+    direction = smooth(torch.randn(warped.shape, generator=torch.Generator().manual_seed(3)), 1.0)
+    _, gradient = similarity(warped)
+    slope = float((gradient * direction).sum())
+    step = 2e-3
+    finite = (similarity(warped + step * direction)[0] - similarity(warped - step * direction)[0]) / (2 * step)
+    assert slope == pytest.approx(finite, rel=tolerance, abs=1e-6)
+    assert abs(finite) > 1e-5
+
+
+def test_the_gradient_of_mutual_information_points_uphill_by_the_right_amount():
+    def large(seed: int) -> torch.Tensor:
+        noise = smooth(torch.randn(1, 1, 40, 40, 40, generator=torch.Generator().manual_seed(seed)), 1.5)
+        return 0.1 + 0.8 * (noise - noise.min()) / (noise.max() - noise.min())
+
+    fixed = large(0)
+    warped = 0.7 * (1 - fixed) + 0.3 * large(1)
+    similarity = MutualInformation(fixed, torch.ones_like(fixed))
+    direction = (1 - fixed) - warped
+    slope = float((similarity(warped)[1] * direction).sum())
+    finite = (similarity(warped + 0.03 * direction)[0] - similarity(warped - 0.03 * direction)[0]) / 0.06
+    assert slope == pytest.approx(finite, rel=0.1)
+    assert finite > 0.1

@@ -1,0 +1,70 @@
+"""Small volumes and geometries for the tests: anatomy-like, smooth, different in each octant so that no flip is hidden."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+
+def rotation(angles_degrees) -> np.ndarray:
+    """A 3x3 rotation about x, then y, then z."""
+    x, y, z = np.radians(angles_degrees)
+    about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
+    about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
+    about_z = np.array([[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def random_geometry(seed: int, size=(40, 36, 30), extent_mm=90.0) -> sitk.Image:
+    """An empty lattice: oblique, anisotropic, its axes permuted and flipped at random (left-handed for half of them)."""
+    generator = np.random.default_rng(seed)
+    axes = rotation(generator.uniform(-25, 25, 3))[:, generator.permutation(3)] * generator.choice([-1.0, 1.0], 3)
+    spacing = extent_mm / np.array(size) * generator.uniform(0.85, 1.2, 3)
+    lattice = sitk.Image([int(n) for n in size], sitk.sitkUInt8)
+    lattice.SetSpacing(spacing.tolist())
+    lattice.SetDirection(axes.ravel().tolist())
+    centre = generator.uniform(-40, 40, 3)
+    lattice.SetOrigin((centre - axes @ (spacing * (np.array(size) - 1) / 2)).tolist())
+    return lattice
+
+
+def centre_of(image: sitk.Image) -> np.ndarray:
+    """LPS mm of the middle of an image."""
+    return np.array(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
+
+
+def physical_points(lattice: sitk.Image) -> np.ndarray:
+    """LPS mm of every voxel, (D, H, W, 3)."""
+    k, j, i = np.meshgrid(*[np.arange(n) for n in lattice.GetSize()[::-1]], indexing="ij")
+    axes = np.reshape(lattice.GetDirection(), (3, 3)) * np.array(lattice.GetSpacing())
+    return np.stack([i, j, k], -1) @ axes.T + np.array(lattice.GetOrigin())
+
+
+def head(lattice: sitk.Image, centre=None, noise: float = 0.0, seed: int = 0) -> sitk.Image:
+    """A head-like volume, float32 0 to 1000: a skull, a brain with blobs inside, one dark cyst; air around it is 0.
+
+    It is a function of physical position about `centre` (LPS mm, by default the middle of the lattice), so that
+    two lattices show the same anatomy.
+    """
+    points = physical_points(lattice) - (centre_of(lattice) if centre is None else np.asarray(centre))
+    radius = np.sqrt(((points / (30.0, 36.0, 28.0)) ** 2).sum(-1))
+    edge = 1 / (1 + np.exp((radius - 1) * 25))
+    values = edge * 0.45
+    blobs = np.random.default_rng(7)
+    for _ in range(40):
+        at = blobs.uniform(-0.75, 0.75, 3) * (30.0, 36.0, 28.0)
+        width = blobs.uniform(3.0, 7.0)
+        values += edge * blobs.uniform(-0.25, 0.35) * np.exp(-((points - at) ** 2).sum(-1) / (2 * width**2))
+    values -= edge * 0.4 * np.exp(-((points - (10.0, -9.0, 7.0)) ** 2).sum(-1) / (2 * 4.0**2))
+    values = np.clip(values, 0, None) + noise * np.random.default_rng(seed).standard_normal(values.shape)
+    image = sitk.GetImageFromArray((1000 * values).astype(np.float32))
+    image.CopyInformation(lattice)
+    return image
+
+
+def regular(size=(48, 52, 44), spacing=(1.8, 1.8, 1.8)) -> sitk.Image:
+    """An empty axis-aligned lattice centred on the origin."""
+    lattice = sitk.Image([int(n) for n in size], sitk.sitkUInt8)
+    lattice.SetSpacing([float(s) for s in spacing])
+    lattice.SetOrigin([-(n - 1) * s / 2 for n, s in zip(size, spacing)])
+    return lattice
