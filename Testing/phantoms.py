@@ -1,4 +1,4 @@
-"""Small volumes and geometries for the tests: anatomy-like, smooth, different in each octant so that no flip is hidden."""
+"""Small volumes and geometries for the tests: anatomy-like, smooth, different in each octant so that no flip hides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rotation(angles_degrees) -> np.ndarray:
 
 
 def random_geometry(seed: int, size=(40, 36, 30), extent_mm=90.0) -> sitk.Image:
-    """An empty lattice: oblique, anisotropic, its axes permuted and flipped at random (left-handed for half of them)."""
+    """An empty lattice: oblique, anisotropic, axes permuted and flipped at random (half of them left-handed)."""
     generator = np.random.default_rng(seed)
     axes = rotation(generator.uniform(-25, 25, 3))[:, generator.permutation(3)] * generator.choice([-1.0, 1.0], 3)
     spacing = extent_mm / np.array(size) * generator.uniform(0.85, 1.2, 3)

@@ -1,0 +1,197 @@
+"""The network: wavelets against PyWavelets, DySample against trilinear interpolation, symmetry, all ablations."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import pywt
+import torch
+import torch.nn.functional as F
+from wavemorph import field
+from wavemorph.errors import InputError, SettingsError
+from wavemorph.network import NetworkConfig, WaveMorphNetwork, complexity, wavelet
+from wavemorph.network.config import DOWNSAMPLINGS, UPSAMPLINGS
+from wavemorph.network.convnext import ChannelNorm, ConvNextBlock
+from wavemorph.network.dysample import DySample
+from wavemorph.network.mswf import WaveletFusion
+
+SMALL = {"channels": (4, 8, 8), "bottleneck_blocks": 1, "bottleneck_kernel": 3}
+
+
+def noise(*shape, seed=0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(size=(8, 12, 16)) -> tuple[torch.Tensor, torch.Tensor]:
+    return noise(1, 1, *size, seed=1), noise(1, 1, *size, seed=2)
+
+
+def awake(network: WaveMorphNetwork) -> WaveMorphNetwork:
+    """With weights everywhere, as after training: fresh ones leave the flow at almost zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def test_haar_agrees_with_pywavelets_in_all_eight_bands():
+    image = noise(1, 2, 8, 10, 12)
+    bands = wavelet.analyse(image).reshape(8, 2, 4, 5, 6)
+    for channel in range(2):
+        expected = pywt.dwtn(image[0, channel].numpy().astype(float), "haar")
+        for name, band in zip(wavelet.BANDS, bands):
+            key = name.replace("L", "a").replace("H", "d")
+            np.testing.assert_allclose(band[channel].numpy(), expected[key], atol=1e-6)
+
+
+def test_haar_reconstructs_perfectly_and_keeps_the_energy():
+    image = noise(2, 3, 8, 10, 12)
+    bands = wavelet.analyse(image)
+    assert torch.allclose(wavelet.synthesise(bands), image, atol=1e-5)
+    assert bands.pow(2).sum() == pytest.approx(float(image.pow(2).sum()), rel=1e-5)
+
+
+def test_dysample_with_zero_offsets_is_trilinear_upsampling():
+    upsample = DySample(8, groups=4)
+    torch.nn.init.zeros_(upsample.offset.weight)
+    image = noise(2, 8, 3, 4, 5)
+    expected = F.interpolate(image, scale_factor=2, mode="trilinear", align_corners=False)
+    assert torch.allclose(upsample(image), expected, atol=1e-5)
+
+
+def test_dysample_offsets_move_the_samples_of_their_group_and_axis():
+    upsample = DySample(4, groups=2, scope=0.25)
+    torch.nn.init.zeros_(upsample.offset.weight)
+    with torch.no_grad():  # group 1, component i (x), all eight children: 2 * 0.25 voxels
+        upsample.offset.bias.view(2, 3, 8)[1, 0] = 2.0
+    ramp = torch.arange(10.0).expand(1, 4, 6, 6, 10).clone()
+    moved = upsample(ramp) - F.interpolate(ramp, scale_factor=2, mode="trilinear", align_corners=False)
+    inside = moved[..., 2:-3]
+    assert torch.allclose(inside[:, :2], torch.zeros(()), atol=1e-5)
+    assert torch.allclose(inside[:, 2:], torch.full((), 0.5), atol=1e-5)
+
+
+def test_dysample_children_have_offsets_of_their_own():
+    upsample = DySample(4, groups=1, scope=1.0)
+    torch.nn.init.zeros_(upsample.offset.weight)
+    with torch.no_grad():  # the child (k, j, i) = (1, 0, 1) moves one voxel along k (z)
+        upsample.offset.bias.view(3, 2, 2, 2)[2, 1, 0, 1] = 1.0
+    ramp = torch.arange(8.0).view(8, 1, 1).expand(1, 4, 8, 8, 8).clone()
+    moved = upsample(ramp) - F.interpolate(ramp, scale_factor=2, mode="trilinear", align_corners=False)
+    moved = moved[0, 0, 2:-4]
+    assert torch.allclose(moved[1::2, 0::2, 1::2], torch.ones(()), atol=1e-5)
+    assert float(moved.abs().sum()) == pytest.approx(float(moved[1::2, 0::2, 1::2].sum()), rel=1e-5)
+
+
+def test_channel_norm_is_layer_norm_at_each_voxel():
+    image = noise(2, 6, 3, 4, 5)
+    normed = ChannelNorm(6)(image)
+    assert torch.allclose(normed.mean(1), torch.zeros(2, 3, 4, 5), atol=1e-5)
+    assert torch.allclose(normed.var(1, unbiased=False), torch.ones(2, 3, 4, 5), atol=1e-2)
+
+
+def test_a_fresh_response_norm_changes_nothing_and_a_trained_one_prefers_strong_channels():
+    response = ConvNextBlock(2).response
+    image = noise(1, 8, 4, 4, 4)
+    image[:, 0] *= 10
+    assert torch.equal(response(image), image)
+    torch.nn.init.ones_(response.gamma)
+    gain = (response(image) / image).mean((0, 2, 3, 4))
+    energy = image.pow(2).sum((0, 2, 3, 4)).sqrt()
+    assert torch.allclose(gain, 1 + energy / energy.mean(), rtol=1e-4)
+
+
+def test_kernels_follow_the_number_of_high_pass_directions():
+    fusion = WaveletFusion(NetworkConfig(), 4, 8)
+    sides = dict(zip(wavelet.BANDS, (conv.kernel_size[0] for conv in fusion.reach)))
+    assert sides == {"LLL": 7, "LLH": 5, "LHL": 5, "HLL": 5, "LHH": 3, "HLH": 3, "HHL": 3, "HHH": 1}
+
+
+@pytest.mark.parametrize(("downsampling", "upsampling"), itertools.product(DOWNSAMPLINGS, UPSAMPLINGS))
+def test_each_ablation_runs_forward_and_sends_a_gradient_to_every_parameter(downsampling, upsampling):
+    network = awake(WaveMorphNetwork(NetworkConfig(downsampling=downsampling, upsampling=upsampling, **SMALL)))
+    flow = network(*pair())
+    assert flow.shape == (1, 3, 8, 12, 16)
+    flow.pow(2).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_the_flow_covers_the_full_lattice_wherever_it_is_decoded(level):
+    assert WaveMorphNetwork(NetworkConfig(flow_level=level, **SMALL))(*pair()).shape == (1, 3, 8, 12, 16)
+
+
+def test_a_fresh_network_begins_near_the_identity():
+    assert WaveMorphNetwork(NetworkConfig(**SMALL))(*pair()).abs().max() < 1e-2
+
+
+def test_swapped_inputs_give_the_exact_negative_and_so_the_inverse_map():
+    network = awake(WaveMorphNetwork(NetworkConfig(**SMALL)))
+    fixed, moving = pair((32, 32, 32))
+    with torch.inference_mode():
+        there, back = network.predict_symmetric(fixed, moving), network.predict_symmetric(moving, fixed)
+        assert torch.equal(there, -back)
+        assert there.abs().max() > 0.05
+        there, back = (field.smooth(v, 3.0) for v in (there, back))  # as smooth as training makes it
+        scale = 1.5 / there.abs().max()
+        round_trip = field.compose(field.exponentiate(back * scale), field.exponentiate(there * scale))
+    assert round_trip[..., 6:-6, 6:-6, 6:-6].abs().max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        (((1, 1, 8, 8, 10), (1, 1, 8, 8, 10)), "multiples of 4"),
+        (((1, 1, 8, 8, 8), (1, 1, 8, 8, 12)), "one shape"),
+        (((1, 2, 8, 8, 8), (1, 2, 8, 8, 8)), "one shape"),
+    ],
+)
+def test_inputs_of_the_wrong_shape_are_refused_in_words(shapes, words):
+    with pytest.raises(InputError, match=words):
+        WaveMorphNetwork(NetworkConfig(**SMALL))(*(torch.zeros(shape) for shape in shapes))
+
+
+def test_the_configuration_survives_its_dictionary():
+    config = NetworkConfig(downsampling="wavelet", kernels=(5, 5, 3, 3), flow_level=0)
+    assert NetworkConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"downsampling": "pooling"},
+        {"upsampling": "bicubic"},
+        {"output": "flow"},
+        {"channels": (8,)},
+        {"kernels": (4, 3, 3, 1)},
+        {"flow_level": 4},
+        {"channels": (4, 6)},
+        {"depth": 3},
+    ],
+)
+def test_impossible_configurations_are_refused(values):
+    with pytest.raises(SettingsError):
+        NetworkConfig.from_dict(values)
+
+
+def test_complexity_counts_what_the_shapes_say():
+    config = NetworkConfig(**SMALL, downsampling="merging", upsampling="trilinear", flow_level=1)
+    counted = complexity.complexity(config, (8, 8, 8))
+    network = WaveMorphNetwork(config)
+    assert counted["parameters"] == sum(p.numel() for p in network.parameters())
+    stem, halved, quartered = 8**3 * 27 * 2 * 4, 4**3 * 8 * 4 * 8, 2**3 * 8 * 8 * 8
+    bottleneck = 2**3 * (8 * 27 + 8 * 16 + 16 * 8)
+    decoder = 4**3 * 27 * (16 * 8 + 8 * 3)
+    assert counted["multiply_adds"] == stem + halved + quartered + bottleneck + decoder
+
+
+def test_the_complexity_table_lists_all_twelve(capsys):
+    complexity.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 13
+    assert all(line.endswith("G") for line in lines[1:])

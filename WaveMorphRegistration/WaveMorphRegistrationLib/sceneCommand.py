@@ -1,0 +1,45 @@
+"""What `wavemorph scene` does: a registration as nodes of a real scene, saved as a bundle and drawn as a picture."""
+
+from __future__ import annotations
+
+import os
+
+import SimpleITK as sitk
+from wavemorph.result import Registration
+
+from .display import showResult
+from .headless import HeadlessScene
+from .offscreen import ResultPicture
+from .scene import OUTPUTS, addRegistrationToScene, imageFromVolumeNode
+
+
+class SceneCommand:
+    """Load two volumes, show their registration, write it."""
+
+    def __init__(self):
+        self._scene = HeadlessScene()
+        self._fixedNode = self._movingNode = self._nodes = self.registration = None
+
+    def load(self, fixedPath: str | os.PathLike, movingPath: str | os.PathLike) -> tuple[sitk.Image, sitk.Image]:
+        """The fixed and the moving volume as the scene sees them. Raises InputError."""
+        self._fixedNode = self._scene.loadVolume(fixedPath)
+        self._movingNode = self._scene.loadVolume(movingPath)
+        return imageFromVolumeNode(self._fixedNode, "fixed volume"), imageFromVolumeNode(
+            self._movingNode, "moving volume"
+        )
+
+    def show(self, registration: Registration, withInverse: bool = False) -> None:
+        outputs = [output for output in OUTPUTS if withInverse or output != "inverse"]
+        self._nodes = addRegistrationToScene(registration, self._fixedNode, self._movingNode, outputs)
+        self._picture = ResultPicture(self._scene, self._nodes, self._fixedNode, self._movingNode)
+        showResult(self._nodes, self._fixedNode)
+        self.registration = registration
+
+    def writeBundle(self, path: str, name: str) -> None:
+        self._scene.saveBundle(path, name)
+
+    def writePicture(self, path: str) -> None:
+        self._picture.write(path)
+
+    def close(self) -> None:
+        self._scene.close()

@@ -1,0 +1,6 @@
+"""The WaveMorph network, in the order of the paper: wavelet, mswf, convnext, dysample, network; config: choices."""
+
+from .config import NetworkConfig
+from .network import WaveMorphNetwork
+
+__all__ = ["NetworkConfig", "WaveMorphNetwork"]

@@ -1,0 +1,84 @@
+"""Every choice in the network, each with what the paper says about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from ..errors import SettingsError
+
+DOWNSAMPLINGS = ("max", "merging", "wavelet", "mswf")
+UPSAMPLINGS = ("nearest", "trilinear", "dysample")
+OUTPUTS = ("velocity", "displacement")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The paper fixes Haar with 8 sub-bands, multi-scale kernels, a ConvNeXt bottleneck and DySample. "Ours" marks what
+    it leaves open.
+
+    channels: features after the stem and after each halving; one entry more than there are halvings (ours). Inputs of
+        160x192x224 can be halved five times.
+    downsampling: "mswf" (paper 3.4), or what its ablation compares: "max" pooling, patch "merging", plain "wavelet".
+    upsampling: "dysample" (paper 3.6), or "nearest" or "trilinear" from its ablation.
+    kernels: sides of the depthwise kernels on the bands with no, one, two and three high-pass directions (ours).
+    expansion: hidden over outer channels of the pointwise layers (ours; ConvNeXt's is 4).
+    bottleneck_blocks, bottleneck_kernel: ConvNeXt V2 blocks at the coarsest level (ours; 7 is ConvNeXt's).
+    dysample_groups, dysample_scope: groups of channels that share an offset, and the static scope of the offsets in
+        voxels of the coarse lattice (ours; DySample's own defaults).
+    flow_level: halvings at which the flow is decoded; it is brought to the full lattice by trilinear upsampling (ours).
+    flow_deviation: standard deviation of the flow head's first weights, so that training begins near the identity
+        (ours; VoxelMorph's).
+    output: "velocity", a stationary velocity field whose exponential is the map (ours), or "displacement" (paper 3.7).
+    """
+
+    channels: tuple[int, ...] = (16, 32, 64, 96, 128)
+    downsampling: str = "mswf"
+    upsampling: str = "dysample"
+    kernels: tuple[int, int, int, int] = (7, 5, 3, 1)
+    expansion: int = 2
+    bottleneck_blocks: int = 2
+    bottleneck_kernel: int = 7
+    dysample_groups: int = 4
+    dysample_scope: float = 0.25
+    flow_level: int = 1
+    flow_deviation: float = 1e-5
+    output: str = "velocity"
+
+    def __post_init__(self):
+        for name in ("channels", "kernels"):
+            object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))
+        for name, choices in (("downsampling", DOWNSAMPLINGS), ("upsampling", UPSAMPLINGS), ("output", OUTPUTS)):
+            if getattr(self, name) not in choices:
+                raise SettingsError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        if len(self.channels) < 2 or min(self.channels) < 1:
+            raise SettingsError(f"The network needs at least two positive channel counts, not {self.channels}.")
+        if len(self.kernels) != 4 or any(k < 1 or k % 2 == 0 for k in self.kernels):
+            raise SettingsError(f"The network needs four odd kernel sides, not {self.kernels}.")
+        if not 0 <= self.flow_level < self.halvings:
+            raise SettingsError(f"The flow level must lie between 0 and {self.halvings - 1}, not {self.flow_level}.")
+        if self.upsampling == "dysample" and any(c % self.dysample_groups for c in self.channels[1:]):
+            raise SettingsError(
+                f"DySample with {self.dysample_groups} groups needs channels it can divide, not {self.channels[1:]}."
+            )
+
+    @property
+    def halvings(self) -> int:
+        return len(self.channels) - 1
+
+    @property
+    def divisor(self) -> int:
+        """What every side of the input must be a multiple of, in voxels."""
+        return 2**self.halvings
+
+    def to_dict(self) -> dict:
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> NetworkConfig:
+        """Raises SettingsError where a field is unknown or out of range."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise SettingsError(f"Unknown network setting {unknown[0]!r}; known are {', '.join(sorted(known))}.")
+        return cls(**values)

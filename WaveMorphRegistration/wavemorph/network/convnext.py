@@ -1,0 +1,52 @@
+"""ConvNeXt V2 blocks in 3D (paper section 3.5; Woo et al., CVPR 2023)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of (B, C, D, H, W), at each voxel."""
+
+    def __init__(self, channels: int, epsilon: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self._epsilon = epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, self._epsilon)
+        return x.movedim(-1, 1)
+
+
+class ResponseNorm(nn.Module):
+    """Global response normalisation: a channel counts by its energy over space relative to the other channels."""
+
+    def __init__(self, channels: int, epsilon: float = 1e-6):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1, 1))
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1, 1))
+        self._epsilon = epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        energy = x.pow(2).sum((2, 3, 4), keepdim=True).add(self._epsilon**2).sqrt()
+        relative = energy / (energy.mean(1, keepdim=True) + self._epsilon)
+        return self.gamma * (x * relative) + self.beta + x
+
+
+class ConvNextBlock(nn.Module):
+    """Depthwise convolution, norm, pointwise expansion, GELU, response norm, pointwise projection, residual."""
+
+    def __init__(self, channels: int, kernel: int = 7, expansion: int = 4):
+        super().__init__()
+        self.depthwise = nn.Conv3d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.norm = ChannelNorm(channels)
+        self.expand = nn.Conv3d(channels, expansion * channels, 1)
+        self.response = ResponseNorm(expansion * channels)
+        self.project = nn.Conv3d(expansion * channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.gelu(self.expand(self.norm(self.depthwise(x))))
+        return x + self.project(self.response(y))

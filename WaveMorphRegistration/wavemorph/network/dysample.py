@@ -1,0 +1,61 @@
+"""Dynamic upsampling (paper section 3.6): DySample (Liu et al., ICCV 2023), carried to 3D, and plain alternatives."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .config import NetworkConfig
+
+
+class DySample(nn.Module):
+    """(B, C, D, H, W) -> (B, C, 2 D, 2 H, 2 W), each new voxel sampled at a learned offset from its regular place.
+
+    A pointwise layer gives 3 offsets for each of the 8 new voxels of a coarse one, for each group of channels ("lp"
+    style: linear, then shuffled). With zero offsets it is trilinear upsampling, exactly.
+    """
+
+    def __init__(self, channels: int, groups: int = 4, scope: float = 0.25):
+        super().__init__()
+        self.offset = nn.Conv3d(channels, 3 * groups * 8, 1)
+        nn.init.normal_(self.offset.weight, std=1e-3)
+        nn.init.zeros_(self.offset.bias)
+        self._groups, self._scope = groups, scope
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, channels, *size = x.shape
+        fine = [2 * n for n in size]
+        offset = self._shuffle(self.offset(x) * self._scope)  # (B G, 3, 2D, 2H, 2W), in coarse voxels (i, j, k)
+        axes = [(torch.arange(n, dtype=x.dtype, device=x.device) + 0.5) / 2 - 0.5 for n in fine]
+        regular = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])
+        places = (regular + offset).movedim(1, -1)
+        scale = torch.tensor([2 / n for n in reversed(size)], dtype=x.dtype, device=x.device)
+        places = (places + 0.5) * scale - 1
+        grouped = x.reshape(batch * self._groups, channels // self._groups, *size)
+        sampled = F.grid_sample(grouped, places, mode="bilinear", padding_mode="border", align_corners=False)
+        return sampled.reshape(batch, channels, *fine)
+
+    def _shuffle(self, offset: torch.Tensor) -> torch.Tensor:
+        """(B, 3 G 8, D, H, W) -> (B G, 3, 2 D, 2 H, 2 W)."""
+        batch, _, d, h, w = offset.shape
+        offset = offset.reshape(batch * self._groups, 3, 2, 2, 2, d, h, w)
+        return offset.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch * self._groups, 3, 2 * d, 2 * h, 2 * w)
+
+
+class Interpolation(nn.Module):
+    """Twice the sides by nearest neighbour or trilinear interpolation."""
+
+    def __init__(self, mode: str):
+        super().__init__()
+        self._options = {"mode": mode} if mode == "nearest" else {"mode": mode, "align_corners": False}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(x, scale_factor=2, **self._options)
+
+
+def make_upsampling(config: NetworkConfig, channels: int) -> nn.Module:
+    """(B, channels, D, H, W) -> (B, channels, 2 D, 2 H, 2 W), as `config.upsampling` says."""
+    if config.upsampling == "dysample":
+        return DySample(channels, config.dysample_groups, config.dysample_scope)
+    return Interpolation(config.upsampling)

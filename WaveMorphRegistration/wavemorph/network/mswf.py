@@ -1,0 +1,81 @@
+"""Downsampling: multi-scale wavelet fusion (MSWF, paper section 3.4), and the three that its ablation compares."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import wavelet
+from .config import NetworkConfig
+from .convnext import ChannelNorm
+
+
+class WaveletFusion(nn.Module):
+    """MSWF: (B, C, D, H, W) -> (B, C', D/2, H/2, W/2) by the eight Haar bands.
+
+    Each band gets a depthwise kernel of the reach that its content has: large where it is low-pass, small where it is
+    high-pass. The bands are then fused as in a ConvNeXt block: norm, pointwise expansion, GELU, projection; a pointwise
+    path around it carries the bands themselves (ours).
+    """
+
+    def __init__(self, config: NetworkConfig, channels: int, out_channels: int):
+        super().__init__()
+        kernels = [config.kernels[band.count("H")] for band in wavelet.BANDS]
+        self.reach = nn.ModuleList(
+            nn.Conv3d(channels, channels, kernel, padding=kernel // 2, groups=channels) for kernel in kernels
+        )
+        self.norm = ChannelNorm(8 * channels)
+        self.expand = nn.Conv3d(8 * channels, config.expansion * out_channels, 1)
+        self.project = nn.Conv3d(config.expansion * out_channels, out_channels, 1)
+        self.carry = nn.Conv3d(8 * channels, out_channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bands = wavelet.analyse(x)
+        reached = torch.cat([conv(band) for conv, band in zip(self.reach, bands.chunk(8, 1))], 1)
+        return self.carry(bands) + self.project(F.gelu(self.expand(self.norm(reached))))
+
+
+class WaveletSampling(nn.Module):
+    """The eight Haar bands, fused by one pointwise layer."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__()
+        self.fuse = nn.Conv3d(8 * channels, out_channels, 1)
+        self.norm = ChannelNorm(out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(self.norm(self.fuse(wavelet.analyse(x))))
+
+
+class PatchMerging(nn.Module):
+    """The eight voxels of a 2x2x2 patch as channels, normalised and projected (Swin's, as in TransMorph)."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__()
+        self.norm = ChannelNorm(8 * channels)
+        self.reduce = nn.Conv3d(8 * channels, out_channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        patches = [x[:, :, k::2, j::2, i::2] for k in (0, 1) for j in (0, 1) for i in (0, 1)]
+        return self.reduce(self.norm(torch.cat(patches, 1)))
+
+
+class MaxPooling(nn.Module):
+    """The largest of each 2x2x2 patch, then a convolution of side 3."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__()
+        self.convolve = nn.Conv3d(channels, out_channels, 3, padding=1)
+        self.norm = ChannelNorm(out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(self.norm(self.convolve(F.max_pool3d(x, 2))))
+
+
+def make_downsampling(config: NetworkConfig, channels: int, out_channels: int) -> nn.Module:
+    """(B, channels, D, H, W) -> (B, out_channels, D/2, H/2, W/2), as `config.downsampling` says."""
+    if config.downsampling == "mswf":
+        return WaveletFusion(config, channels, out_channels)
+    plain = {"max": MaxPooling, "merging": PatchMerging, "wavelet": WaveletSampling}
+    return plain[config.downsampling](channels, out_channels)

@@ -1,0 +1,81 @@
+"""The WaveMorph network (paper section 3.3): MSWF encoder, ConvNeXt bottleneck, DySample decoder, flow head."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..field import resize
+from .config import NetworkConfig
+from .convnext import ChannelNorm, ConvNextBlock
+from .dysample import make_upsampling
+from .mswf import make_downsampling
+
+
+class WaveMorphNetwork(nn.Module):
+    """Two volumes to one field. `config.output` says whether it is a velocity or a displacement.
+
+    The sides of the inputs must be multiples of `config.divisor`; the working grid sees to that.
+    """
+
+    def __init__(self, config: NetworkConfig | None = None):
+        super().__init__()
+        self.config = config or NetworkConfig()
+        channels = self.config.channels
+        self.stem = _convolution(2, channels[0])
+        self.down = nn.ModuleList(
+            make_downsampling(self.config, fine, coarse) for fine, coarse in zip(channels, channels[1:])
+        )
+        self.bottleneck = nn.Sequential(
+            *(
+                ConvNextBlock(channels[-1], self.config.bottleneck_kernel, self.config.expansion)
+                for _ in range(self.config.bottleneck_blocks)
+            )
+        )
+        steps = range(self.config.halvings - 1, self.config.flow_level - 1, -1)
+        self.up = nn.ModuleList(make_upsampling(self.config, channels[level + 1]) for level in steps)
+        self.merge = nn.ModuleList(
+            _convolution(channels[level + 1] + channels[level], channels[level]) for level in steps
+        )
+        self.flow = nn.Conv3d(channels[self.config.flow_level], 3, 3, padding=1)
+        nn.init.normal_(self.flow.weight, std=self.config.flow_deviation)
+        nn.init.zeros_(self.flow.bias)
+
+    def forward(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+        """(B, 1, D, H, W) each, normalised to about [0, 1] -> (B, 3, D, H, W) in voxels, channels (k, j, i).
+
+        Raises InputError where shapes differ or a side is no multiple of the divisor.
+        """
+        self._check(fixed, moving)
+        x = self.stem(torch.cat([fixed, moving], 1))
+        skips = []
+        for down in self.down:
+            skips.append(x)
+            x = down(x)
+        x = self.bottleneck(x)
+        for up, merge in zip(self.up, self.merge):
+            x = merge(torch.cat([up(x), skips.pop()], 1))
+        return resize(self.flow(x), tuple(fixed.shape[2:]))
+
+    def predict_symmetric(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+        """Half the difference of both directions: swapped inputs give the negative, bit for bit.
+
+        For a velocity the map of the swapped pair is thereby the inverse (ours).
+        """
+        return (self(fixed, moving) - self(moving, fixed)) / 2
+
+    def _check(self, fixed: torch.Tensor, moving: torch.Tensor) -> None:
+        divisor = self.config.divisor
+        shape = tuple(fixed.shape)
+        if len(shape) != 5 or shape[1] != 1 or shape != tuple(moving.shape):
+            raise InputError(
+                f"The network needs two volumes (B, 1, D, H, W) of one shape, not {shape} and {tuple(moving.shape)}."
+            )
+        if any(n % divisor for n in shape[2:]):
+            raise InputError(f"The sides {shape[2:]} must be multiples of {divisor}; pad the volumes.")
+
+
+def _convolution(channels: int, out_channels: int) -> nn.Sequential:
+    """A convolution of side 3, norm, GELU."""
+    return nn.Sequential(nn.Conv3d(channels, out_channels, 3, padding=1), ChannelNorm(out_channels), nn.GELU())
