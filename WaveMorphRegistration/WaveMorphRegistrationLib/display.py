@@ -1,4 +1,4 @@
-"""How a result is shown: slice layers, Jacobian colours, deformation grid. Works on MRML nodes, with or without views."""
+"""How a result is shown: slice layers, Jacobian colours, deformation grid; works on nodes, with or without views."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def resolve(weights: str | os.PathLike, device: Any) -> LoadedModel | None:
 
 
 def load(path: Path, device: Any) -> LoadedModel:
-    """The model in a safetensors file, after its checksum, names, shapes and values are checked. Raises WeightsError."""
+    """The model in a safetensors file, after its checksum, names, shapes and values hold. Raises WeightsError."""
     if not path.is_file():
         raise WeightsError(f'The weights "{path}" do not exist; check the path.')
     if path.suffix != ".safetensors":
