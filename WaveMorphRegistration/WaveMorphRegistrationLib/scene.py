@@ -63,7 +63,7 @@ def imageFromVolumeNode(volumeNode, name: str = "volume") -> sitk.Image:
     size = imageData.GetDimensions()
     scalars = numpy_support.vtk_to_numpy(imageData.GetPointData().GetScalars())
     image = sitk.GetImageFromArray(scalars.reshape(size[::-1]))
-    setGeometry(image, _ijkToWorld(volumeNode, name), name)
+    setGeometry(image, ijkToWorld(volumeNode, name), name)
     return image
 
 
@@ -212,7 +212,8 @@ def _placeBeside(fixedNode, node, scene) -> None:
     hierarchy.SetItemParent(own, parent)
 
 
-def _ijkToWorld(volumeNode, name: str) -> np.ndarray:
+def ijkToWorld(volumeNode, name: str = "volume") -> np.ndarray:
+    """The 4x4 matrix from voxels to RAS mm, a linear parent transform included. Raises InputError under another."""
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     ijkToRas = _array(matrix)

@@ -8,8 +8,8 @@ import SimpleITK as sitk
 from wavemorph.result import Registration
 
 from .display import showResult
-from .headless import HeadlessScene
-from .offscreen import ResultPicture
+from .headlessScene import HeadlessScene
+from .resultPicture import ResultPicture
 from .scene import OUTPUTS, addRegistrationToScene, imageFromVolumeNode
 
 
@@ -18,22 +18,23 @@ class SceneCommand:
 
     def __init__(self):
         self._scene = HeadlessScene()
-        self._fixedNode = self._movingNode = self._nodes = self.registration = None
+        self._fixedNode = self._movingNode = self._picture = None
 
     def load(self, fixedPath: str | os.PathLike, movingPath: str | os.PathLike) -> tuple[sitk.Image, sitk.Image]:
         """The fixed and the moving volume as the scene sees them. Raises InputError."""
         self._fixedNode = self._scene.loadVolume(fixedPath)
         self._movingNode = self._scene.loadVolume(movingPath)
-        return imageFromVolumeNode(self._fixedNode, "fixed volume"), imageFromVolumeNode(
-            self._movingNode, "moving volume"
+        return (
+            imageFromVolumeNode(self._fixedNode, "fixed volume"),
+            imageFromVolumeNode(self._movingNode, "moving volume"),
         )
 
     def show(self, registration: Registration, withInverse: bool = False) -> None:
+        """Nodes, views and display for a registration of the two volumes."""
         outputs = [output for output in OUTPUTS if withInverse or output != "inverse"]
-        self._nodes = addRegistrationToScene(registration, self._fixedNode, self._movingNode, outputs)
-        self._picture = ResultPicture(self._scene, self._nodes, self._fixedNode, self._movingNode)
-        showResult(self._nodes, self._fixedNode)
-        self.registration = registration
+        nodes = addRegistrationToScene(registration, self._fixedNode, self._movingNode, outputs)
+        self._picture = ResultPicture(self._scene, nodes, self._fixedNode, self._movingNode)
+        showResult(nodes, self._fixedNode)
 
     def writeBundle(self, path: str, name: str) -> None:
         self._scene.saveBundle(path, name)
@@ -42,4 +43,6 @@ class SceneCommand:
         self._picture.write(path)
 
     def close(self) -> None:
+        if self._picture is not None:
+            self._picture.close()
         self._scene.close()

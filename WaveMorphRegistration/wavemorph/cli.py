@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import SimpleITK as sitk
 
@@ -64,11 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
     register = commands.add_parser("register", help="register a moving volume to a fixed one", epilog=_EPILOGUE)
     _add_pair(register)
-    register.add_argument("--transform", required=True, metavar="T", help=".h5, .tfm, or a field .nii.gz, .nrrd, .mha")
-    register.add_argument("--inverse", metavar="I", help="the inverse: moving points -> fixed points")
-    register.add_argument("--warped", metavar="W", help="the moving volume on the fixed lattice")
-    register.add_argument("--jacobian", metavar="J", help="the Jacobian determinant on the fixed lattice")
-    register.add_argument("--report", metavar="R", help="all numbers, settings and versions, .json")
+    _add_outputs(register, transform_required=True)
     register.add_argument("--fixed-labels", metavar="FL", help="label map of the fixed volume, for Dice and HD95")
     register.add_argument("--moving-labels", metavar="ML", help="label map of the moving volume")
     register.add_argument("--label-names", metavar="FILE", help="lines of a number and a name, such as Slicer's .ctbl")
@@ -77,8 +74,17 @@ def _parser() -> argparse.ArgumentParser:
     scene = commands.add_parser("scene", help="register, and write a Slicer scene (.mrb) and a picture of the result")
     _add_pair(scene)
     scene.add_argument("--output", required=True, metavar="CASE.mrb", help="the scene bundle, opens in Slicer")
-    scene.add_argument("--picture", metavar="P.png", help="fixed, moving, overlay, Jacobian and deformation grid")
+    scene.add_argument("--picture", metavar="P.png", help="by default beside the bundle, as CASE.png")
+    scene.add_argument("--with-inverse", action="store_true", help="a node for the inverse transform too")
+    _add_outputs(scene, transform_required=False)
     scene.set_defaults(run=_scene)
+
+    demo = commands.add_parser("demo", help="register a real brain with a known answer, and look at the result")
+    demo.add_argument("--output", default="demo-output", metavar="FOLDER", help="default: demo-output")
+    demo.add_argument("--fixed", metavar="F", help="with --moving: your own pair instead")
+    demo.add_argument("--moving", metavar="M")
+    _add_choices(demo)
+    demo.set_defaults(run=_demo)
 
     apply = commands.add_parser("apply", help="carry a volume, label map or points through a transform")
     apply.add_argument("--transform", required=True, metavar="T", help="fixed points -> moving points, or an inverse")
@@ -114,6 +120,10 @@ def _add_pair(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--moving-mask", metavar="MM", help="compare only where this is not 0")
     parser.add_argument("--initial-transform", metavar="T", help="where to start: fixed points -> moving points")
     parser.add_argument("--aligned", action="store_true", help="skip the affine stage: the pair lies well already")
+    _add_choices(parser)
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="Balanced", help=f"{', '.join(PRESETS)} (default: Balanced)")
     parser.add_argument("--contrast", default="auto", help=f"{', '.join(CONTRASTS)} (default: auto, which measures it)")
     parser.add_argument("--similarity", default="auto", help=f"{', '.join(SIMILARITIES)} (default: auto, by contrast)")
@@ -121,6 +131,15 @@ def _add_pair(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--weights", default="auto", metavar="W", help="a model's name, a file, none, auto (default)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _add_outputs(parser: argparse.ArgumentParser, transform_required: bool) -> None:
+    forms = ".h5, .tfm, or a field .nii.gz, .nrrd, .mha"
+    parser.add_argument("--transform", required=transform_required, metavar="T", help=forms)
+    parser.add_argument("--inverse", metavar="I", help="the inverse: moving points -> fixed points")
+    parser.add_argument("--warped", metavar="W", help="the moving volume on the fixed lattice")
+    parser.add_argument("--jacobian", metavar="J", help="the Jacobian determinant on the fixed lattice")
+    parser.add_argument("--report", metavar="R", help="all numbers, settings and versions, .json")
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -131,7 +150,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         device=options.device,
         threads=options.threads,
         weights=options.weights,
-        affine=not options.aligned,
+        affine=not getattr(options, "aligned", False),
     )
 
 
@@ -143,16 +162,7 @@ def _register(options: argparse.Namespace, progress: TerminalProgress | None) ->
     settings = _settings(options)
     if bool(options.fixed_labels) != bool(options.moving_labels):
         raise SettingsError("Dice needs both label maps; give --fixed-labels and --moving-labels, or neither.")
-    targets = outputs.Outputs(inputs=_given(options, *_REGISTER_INPUTS))
-    targets.add(options.transform, outputs.write_transform, outputs.TRANSFORM_EXTENSIONS, "transform")
-    for path, writer, extensions, name in (
-        (options.inverse, outputs.write_inverse, outputs.TRANSFORM_EXTENSIONS, "inverse transform"),
-        (options.warped, lambda r, p: outputs.write_image(r.warped, p), outputs.IMAGE_EXTENSIONS, "warped volume"),
-        (options.jacobian, lambda r, p: outputs.write_image(r.jacobian, p), outputs.IMAGE_EXTENSIONS, "Jacobian"),
-        (options.report, lambda r, p: outputs.write_json(r.report, p), (".json",), "report"),
-    ):
-        if path:
-            targets.add(path, writer, extensions, name)
+    targets = _targets(options)
     labels = None
     if options.fixed_labels:
         labels = (
@@ -169,6 +179,21 @@ def _register(options: argparse.Namespace, progress: TerminalProgress | None) ->
     if labels:
         print(evaluation.format_table(registration.report["labels"], names))
     print("\n".join(f"written: {path}" for path in written))
+
+
+def _targets(options: argparse.Namespace) -> outputs.Outputs:
+    """The files that `register` and `scene` write from a Registration, as far as they are asked for."""
+    targets = outputs.Outputs(inputs=_given(options, *_REGISTER_INPUTS))
+    for path, writer, extensions, name in (
+        (options.transform, outputs.write_transform, outputs.TRANSFORM_EXTENSIONS, "transform"),
+        (options.inverse, outputs.write_inverse, outputs.TRANSFORM_EXTENSIONS, "inverse transform"),
+        (options.warped, lambda r, p: outputs.write_image(r.warped, p), outputs.IMAGE_EXTENSIONS, "warped volume"),
+        (options.jacobian, lambda r, p: outputs.write_image(r.jacobian, p), outputs.IMAGE_EXTENSIONS, "Jacobian"),
+        (options.report, lambda r, p: outputs.write_json(r.report, p), (".json",), "report"),
+    ):
+        if path:
+            targets.add(path, writer, extensions, name)
+    return targets
 
 
 _REGISTER_INPUTS = (
@@ -228,26 +253,39 @@ def summary(report: dict) -> str:
 
 
 def _scene(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
-    settings = _settings(options)
+    registration, written = register_to_scene(options, _settings(options), progress)
+    print(summary(registration.report))
+    print("\n".join(f"written: {path}" for path in written))
+
+
+def register_to_scene(
+    options: argparse.Namespace, settings: Settings, progress: TerminalProgress | None
+) -> tuple[Registration, list[Path]]:
+    """`register` through the nodes of a MRML scene, and the files that were written."""
     try:
         from WaveMorphRegistrationLib.sceneCommand import SceneCommand
     except ImportError as error:
         raise InputError(
             f"The scene needs the package slicer-core ({error}); install it with: pip install 'wavemorph[scene]'."
         ) from error
-    targets = outputs.Outputs(inputs=_given(options, *_REGISTER_INPUTS))
-    targets.add(options.output, lambda command, path: command.writeBundle(path), (".mrb",), "scene")
-    if options.picture:
-        targets.add(options.picture, lambda command, path: command.writePicture(path), (".png",), "picture")
-    for path, name in ((options.fixed, "fixed image"), (options.moving, "moving image")):
-        images.read_image(path, name)  # refused here in one sentence; the scene's own readers would log many
+    bundle = Path(options.output)
+    picture = options.picture or bundle.with_suffix(".png")
     with contextlib.closing(SceneCommand()) as command:
+        targets = _targets(options)
+        targets.add(bundle, lambda _, path: command.writeBundle(path, bundle.stem), (".mrb",), "scene")
+        targets.add(picture, lambda _, path: command.writePicture(path), (".png",), "picture")
+        for path, name in ((options.fixed, "fixed image"), (options.moving, "moving image")):
+            images.read_image(path, name)  # refused here in one sentence; the scene's own readers would log many
         fixed, moving = command.load(options.fixed, options.moving)
         registration = _run(fixed, moving, settings, progress, options)
-        command.show(registration)
-        written = targets.write(command)
-    print(summary(registration.report))
-    print("\n".join(f"written: {path}" for path in written))
+        command.show(registration, options.with_inverse)
+        return registration, targets.write(registration)
+
+
+def _demo(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
+    from .demo import run
+
+    run(options, _settings(options), progress)
 
 
 def _apply(options: argparse.Namespace, progress: TerminalProgress | None) -> None:

@@ -76,20 +76,40 @@ def invert(displacement: torch.Tensor, iterations: int = 12, tolerance: float = 
     return inverse
 
 
-def invert_twice(displacement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(w, c) on the lattice of u, so that (id + c)(id + w)(id + u) is the identity but for a fraction of a voxel.
+def invert_twice(
+    displacement: torch.Tensor, guess: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(w, c, e) on the lattice of u: (id + c)(id + w)(id + u) is the identity but for e, (1, 1, D-1, H-1, W-1) voxels.
 
     The inverse is solved for on half the lattice, brought to the whole one, and improved by what is left there and
-    back. No inverse sampled on a lattice is good where the map compresses, because it is steep there: one of its cells
-    holds many voxels of the forward side. Seen from that side the error is small and smooth, and c takes it away.
+    back; `guess`, an inverse of almost the same u, takes the place of the first two. No inverse sampled on a lattice is
+    good where the map compresses, because it is steep there: one of its cells holds many voxels of the forward side.
+    Seen from that side the error is small and smooth, and c takes it away. What remains is least at the nodes and most
+    in the middle of the cells, so c shares it out between the two; e is its length in the middle of each cell.
     """
     size = tuple(displacement.shape[2:])
-    coarse = resize(invert(resize(displacement, tuple(max(n // 2, 2) for n in size))), size)
-    inverse = compose(_correction(displacement, coarse), coarse)
-    return inverse, _correction(displacement, inverse)
+    if guess is None:
+        guess = resize(invert(resize(displacement, tuple(max(n // 2, 2) for n in size))), size)
+    inverse = compose(_correction(displacement, guess), guess)
+    correction = _correction(displacement, inverse, 1)
+    at_nodes = compose(correction, compose(inverse, displacement))
+    in_cells = _there_and_back_in_cells(displacement, inverse, correction)
+    around_nodes = F.avg_pool3d(F.pad(in_cells, (1,) * 6, mode="replicate"), 2, 1)
+    correction = correction - 0.5 * (at_nodes + around_nodes)
+    left = _there_and_back_in_cells(displacement, inverse, correction)
+    return inverse, correction, left.norm(dim=1, keepdim=True)
 
 
-def _correction(displacement: torch.Tensor, inverse: torch.Tensor, iterations: int = 3) -> torch.Tensor:
+def _there_and_back_in_cells(displacement: torch.Tensor, *back: torch.Tensor) -> torch.Tensor:
+    """Where the middle of each cell ends, less where it began: (1, 3, D-1, H-1, W-1)."""
+    moved = F.avg_pool3d(displacement, 2, 1)
+    for step in back:
+        at = F.pad(moved, (0, 1) * 3, mode="replicate") + 0.5  # from the first node of each cell
+        moved = moved + warp(step, at)[:, :, :-1, :-1, :-1]
+    return moved
+
+
+def _correction(displacement: torch.Tensor, inverse: torch.Tensor, iterations: int = 2) -> torch.Tensor:
     """c with (id + c)(id + w)(id + u) the identity at the nodes, by fixed point: what is left is small."""
     there_and_back = compose(inverse, displacement)
     correction = -there_and_back

@@ -17,7 +17,7 @@ from .geometry import WorkingGrid, image_from_tensor, make_working_grid
 from .images import validate_image, validate_mask
 from .machine import choose_device, free_memory
 from .preprocessing import Pair, bounding_box, prepare
-from .refinement import Level, RefinementPlan, refine, unfold
+from .refinement import Level, RefinementPlan, refine, settle
 from .report import doubts, provenance, quality
 from .result import Registration
 from .settings import Settings
@@ -87,8 +87,8 @@ def register(
                 grid = _grid_within_budget(pair, spacing, budget, model)
                 if max(grid.spacing) > 1.05 * spacing:
                     warnings.append(
-                        f"The working grid was coarsened to {max(grid.spacing):.2f} mm to fit in memory; "
-                        "small structures are aligned less exactly."
+                        f"The working grid was coarsened to {max(grid.spacing):.2f} mm to hold at most "
+                        f"{budget} voxels; small structures are aligned less exactly."
                     )
                 return _deformable_stages(pair, grid, affine, initial, settings, model, device, clock, warnings)
             except (MemoryError, RuntimeError) as error:
@@ -191,8 +191,7 @@ def _deformable_stages(pair, grid, affine, initial, settings, model, device, clo
                 lambda fraction: clock.report(0.25 + 0.6 * fraction, "refining the deformation"),
             )
         clock.start("Finishing", 0.85)
-        displacement = unfold(displacement)
-        inverse, correction = field.invert_twice(displacement)
+        displacement, inverse, correction = settle(displacement)
         clock.report(0.92, "measuring")
         jacobian = field.jacobian_determinant(displacement) * float(
             np.linalg.det(np.reshape(affine.GetMatrix(), (3, 3)))

@@ -1,0 +1,98 @@
+"""A slice view that draws into memory, by the displayable managers that draw Slicer's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util import numpy_support
+
+if sys.platform.startswith("linux"):  # read by VTK when the first window is made: no display is needed then
+    os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+
+_MANAGERS = (
+    "vtkMRMLVolumeGlyphSliceDisplayableManager",
+    "vtkMRMLModelSliceDisplayableManager",
+    "vtkMRMLTransformsDisplayableManager2D",
+    "vtkMRMLLinearTransformsDisplayableManager",
+    "vtkMRMLColorLegendDisplayableManager",
+)
+
+
+class OffscreenSliceView:
+    """One slice node with its logic and window. `size` is width and height in pixels."""
+
+    def __init__(self, scene, applicationLogic, name: str, orientation: str, size: tuple[int, int]):
+        self._renderer = vtk.vtkRenderer()
+        self._renderer.GetActiveCamera().ParallelProjectionOn()
+        self._window = vtk.vtkRenderWindow()
+        self._window.SetOffScreenRendering(1)
+        self._window.SetMultiSamples(4)
+        self._window.SetSize(*size)
+        self._window.AddRenderer(self._renderer)
+        self._interactor = vtk.vtkRenderWindowInteractor()  # some managers ask for it
+        self._interactor.SetRenderWindow(self._window)
+        self._group = _managers(applicationLogic, self._renderer)
+        self._addImageLayer()
+
+        self._logic = slicer.vtkMRMLSliceLogic()
+        self._logic.SetMRMLApplicationLogic(applicationLogic)
+        applicationLogic.GetSliceLogics().AddItem(self._logic)
+        self._logic.SetMRMLScene(scene)
+        self.node = self._logic.AddSliceNode(name)
+        self.composite = self._logic.GetSliceCompositeNode()
+        self.node.SetOrientation(orientation)
+        self._logic.ResizeSliceNode(*size)
+        self._group.SetMRMLDisplayableNode(self.node)
+
+    def lookAt(self, volumeNode, pointRas) -> None:
+        """The volume alone, as large as the view, the point in the middle."""
+        self.composite.SetBackgroundVolumeID(volumeNode.GetID())
+        self.composite.SetForegroundVolumeID(None)
+        self._logic.FitSliceToBackground()
+        self.node.JumpSliceByCentering(*pointRas)
+
+    def image(self) -> np.ndarray:
+        """What is seen: (height, width, 3) uint8, the first row on top."""
+        connection = self._logic.GetImageDataConnection()
+        self._mapper.SetInputConnection(connection)
+        self._actor.SetVisibility(connection is not None)
+        self._window.Render()
+        grabber = vtk.vtkWindowToImageFilter()
+        grabber.SetInput(self._window)
+        grabber.SetInputBufferTypeToRGB()
+        grabber.ReadFrontBufferOff()
+        grabber.Update()
+        output = grabber.GetOutput()
+        width, height, _depth = output.GetDimensions()
+        return numpy_support.vtk_to_numpy(output.GetPointData().GetScalars()).reshape(height, width, 3)[::-1].copy()
+
+    def close(self) -> None:
+        self._group.SetMRMLDisplayableNode(None)
+        self._window.Finalize()
+
+    def _addImageLayer(self) -> None:
+        """The slice logic blends all layers into one image; this shows it behind everything else."""
+        self._mapper = vtk.vtkImageMapper()
+        self._mapper.SetColorWindow(255)
+        self._mapper.SetColorLevel(127.5)
+        self._actor = vtk.vtkActor2D()
+        self._actor.SetMapper(self._mapper)
+        self._actor.GetProperty().SetDisplayLocationToBackground()
+        self._actor.VisibilityOff()
+        self._renderer.AddViewProp(self._actor)
+
+
+def _managers(applicationLogic, renderer):
+    factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
+    factory.SetMRMLApplicationLogic(applicationLogic)
+    for name in _MANAGERS:
+        if not factory.IsDisplayableManagerRegistered(name):
+            factory.RegisterDisplayableManager(name)
+    group = slicer.vtkMRMLDisplayableManagerGroup()
+    group.SetRenderer(renderer)
+    group.Initialize(factory, renderer)
+    return group
