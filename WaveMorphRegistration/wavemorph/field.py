@@ -91,8 +91,9 @@ def invert_twice(
     if guess is None:
         guess = resize(invert(resize(displacement, tuple(max(n // 2, 2) for n in size))), size)
     inverse = compose(_correction(displacement, guess), guess)
-    correction = _correction(displacement, inverse, 1)
-    at_nodes = compose(correction, compose(inverse, displacement))
+    there_and_back = compose(inverse, displacement)
+    correction = -there_and_back  # exact where it is small
+    at_nodes = compose(correction, there_and_back)
     in_cells = _there_and_back_in_cells(displacement, inverse, correction)
     around_nodes = F.avg_pool3d(F.pad(in_cells, (1,) * 6, mode="replicate"), 2, 1)
     correction = correction - 0.5 * (at_nodes + around_nodes)
@@ -109,13 +110,10 @@ def _there_and_back_in_cells(displacement: torch.Tensor, *back: torch.Tensor) ->
     return moved
 
 
-def _correction(displacement: torch.Tensor, inverse: torch.Tensor, iterations: int = 2) -> torch.Tensor:
-    """c with (id + c)(id + w)(id + u) the identity at the nodes, by fixed point: what is left is small."""
+def _correction(displacement: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    """c with (id + c)(id + w)(id + u) nearly the identity at the nodes: two steps of a fixed point."""
     there_and_back = compose(inverse, displacement)
-    correction = -there_and_back
-    for _ in range(iterations - 1):
-        correction = -warp(there_and_back, correction)
-    return correction
+    return -warp(there_and_back, -there_and_back)
 
 
 def _inverse_jacobian(displacement: torch.Tensor) -> torch.Tensor:

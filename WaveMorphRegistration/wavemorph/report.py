@@ -128,4 +128,4 @@ def _describe(image: sitk.Image) -> dict:
     """Size, spacing and a checksum over the voxels and the geometry."""
     digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image)))
     digest.update(repr((image.GetOrigin(), image.GetSpacing(), image.GetDirection())).encode())
-    return {"size": image.GetSize(), "spacing_mm": image.GetSpacing(), "sha256": digest.hexdigest()}
+    return {"size": list(image.GetSize()), "spacing_mm": list(image.GetSpacing()), "sha256": digest.hexdigest()}

@@ -102,10 +102,12 @@ def warp_image(
 ) -> sitk.Image:
     """out(x) = moving(transform(x)) on the fixed lattice, in the moving image's pixel type.
 
-    Outside the moving image it is 0, or the image's darkest value where that is below 0, as the air of a CT is.
+    Outside the moving image it is 0, or the image's darkest value where that lies well below 0, as the air of a CT.
     """
-    darkest = float(sitk.GetArrayViewFromImage(moving).min())
-    return sitk.Resample(moving, fixed, transform, interpolator, min(darkest, 0.0))
+    values = sitk.GetArrayViewFromImage(moving)
+    darkest, brightest = float(values.min()), float(values.max())
+    outside = darkest if darkest < -0.1 * (brightest - darkest) else 0.0
+    return sitk.Resample(moving, fixed, transform, interpolator, outside)
 
 
 def displacement_transform(image: sitk.Image) -> sitk.Transform:

@@ -1,0 +1,56 @@
+"""Registrations that several tests look at, each made once."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+import torch
+from wavemorph import Settings, register
+
+torch.set_num_threads(1)
+OFFSET = (3.0, -2.0, 1.0)  # LPS mm that the moving head lies beyond where the affine puts it
+QUICK = Settings(spacing_mm=4.0, weights="none", affine=False)
+
+
+def known_affine(seed: int) -> sitk.AffineTransform:
+    """A small rotation, shear and shift, LPS mm."""
+    generator = np.random.default_rng(seed)
+    affine = sitk.AffineTransform(3)
+    matrix = phantoms.rotation(generator.uniform(-4, 4, 3)) + generator.uniform(-0.02, 0.02, (3, 3))
+    affine.SetMatrix(matrix.ravel().tolist())
+    affine.SetTranslation(generator.uniform(-3, 3, 3).tolist())
+    return affine
+
+
+@functools.cache
+def registered_at_random(seed: int):
+    """Two views of one head in unrelated oblique geometries, registered from a known affine."""
+    fixed_lattice = phantoms.random_geometry(seed)
+    moving_lattice = phantoms.random_geometry(seed + 1000, size=(38, 33, 42), extent_mm=95.0)
+    affine = known_affine(seed)
+    centre = phantoms.centre_of(fixed_lattice)
+    target = np.array(affine.TransformPoint(centre.tolist()))
+    origin = np.array(moving_lattice.GetOrigin()) + target - phantoms.centre_of(moving_lattice)
+    moving_lattice.SetOrigin(origin.tolist())
+    fixed = phantoms.head(fixed_lattice, centre)
+    moving = phantoms.head(moving_lattice, np.add(target, OFFSET), noise=0.01, seed=seed)
+    return register(fixed, moving, QUICK, initial_transform=affine)
+
+
+@pytest.fixture
+def random_registration():
+    return registered_at_random
+
+
+@pytest.fixture(scope="session")
+def tiny_pair():
+    """(fixed, moving): axis-aligned heads, the moving one 4 mm to the left (LPS +x) and 3 mm up (+z)."""
+    fixed_lattice, moving_lattice = phantoms.regular(), phantoms.regular((50, 46, 48), (1.7, 2.0, 1.8))
+    return (
+        phantoms.head(fixed_lattice, (0.0, 0.0, 0.0)),
+        phantoms.head(moving_lattice, (4.0, 0.0, 3.0), noise=0.01, seed=1),
+    )
