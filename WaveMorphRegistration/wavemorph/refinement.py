@@ -30,7 +30,7 @@ class Level:
 class RefinementPlan:
     """How far and how stiffly to refine. Lengths are in voxels of the level.
 
-    rate: root-mean-square length of the first step over the foreground.
+    rate: root-mean-square length of the first step over the foreground, less where the two are nearly aligned.
     force_sigma, field_sigma: Gaussians for the force and for the displacement.
     momentum: share of the previous direction that is kept.
     longest: limit of any step. tolerance: stop a level when ten iterations gain less than this share of its value.
@@ -82,17 +82,14 @@ def _refine_level(fixed, moving, weight, displacement, plan, level, make_similar
     features = similarity.features(moving)
     border = _border_taper(tuple(fixed.shape[2:]), fixed.device)
     momentum = torch.zeros_like(displacement)
-    scale, values = None, []
+    # were the two aligned already, the first force would be noise: the scale is never that of less than half the force
+    # by which the fixed image resists a shift of one voxel along each axis
+    _, resistance = _force(similarity, similarity.features(fixed), torch.ones_like(displacement), plan.force_sigma)
+    least, scale, values = 0.5 * _length(resistance, weight), None, []
     for iteration in range(level.iterations):
-        warped = field.warp(features, displacement)
-        value, slope = similarity(warped)
-        force = field.gradient(warped[:, :1]).mul_(slope[:, :1])
-        for channel in range(1, warped.shape[1]):
-            force.addcmul_(field.gradient(warped[:, channel : channel + 1]), slope[:, channel : channel + 1])
-        force = field.smooth(force, plan.force_sigma)
+        value, force = _force(similarity, features, displacement, plan.force_sigma)
         if scale is None:
-            inside = weight / weight.sum()
-            scale = plan.rate / max(float((force.pow(2).sum(1, keepdim=True) * inside).sum().sqrt()), 1e-20)
+            scale = plan.rate / max(_length(force, weight), least, 1e-20)
         momentum.mul_(plan.momentum).add_(force, alpha=1 - plan.momentum)
         step = momentum * (scale / (1 - plan.momentum ** (iteration + 1)))
         length = step.pow(2).sum(1, keepdim=True).sqrt_().clamp_(min=plan.longest)
@@ -103,6 +100,21 @@ def _refine_level(fixed, moving, weight, displacement, plan, level, make_similar
         if len(values) > 20 and values[-1] - values[-11] < plan.tolerance * abs(values[-1]):
             break
     return displacement
+
+
+def _force(similarity, features: torch.Tensor, displacement: torch.Tensor, sigma: float) -> tuple[float, torch.Tensor]:
+    """The similarity of the warped features, and its slope along each axis at each voxel, smoothed."""
+    warped = field.warp(features, displacement)
+    value, slope = similarity(warped)
+    force = field.gradient(warped[:, :1]).mul_(slope[:, :1])
+    for channel in range(1, warped.shape[1]):
+        force.addcmul_(field.gradient(warped[:, channel : channel + 1]), slope[:, channel : channel + 1])
+    return value, field.smooth(force, sigma)
+
+
+def _length(force: torch.Tensor, weight: torch.Tensor) -> float:
+    """Root mean square over the weighted voxels."""
+    return float((force.pow(2).sum(1, keepdim=True) * weight).sum() / weight.sum()) ** 0.5
 
 
 def settle(

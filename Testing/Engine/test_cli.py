@@ -1,0 +1,301 @@
+"""The command line: what it writes, and the one sentence it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+import wavemorph
+from wavemorph import cli, registration
+from wavemorph.images import read_transform
+from wavemorph.points import read_points
+
+QUICK = ("--spacing", "4", "--weights", "none", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_pair):
+    """fixed, moving, their label maps (two halves of the head) and a fixed mask, as files."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for name, image, shift in zip(("fixed", "moving"), tiny_pair, (np.zeros(3), np.array([4.0, 0.0, 3.0]))):
+        sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), str(folder / f"{name}.nii.gz"))
+        points = phantoms.physical_points(image) - shift
+        inside = ((points / (22.0, 26.0, 20.0)) ** 2).sum(-1) < 1
+        labels = sitk.GetImageFromArray((inside * np.where(points[..., 0] > 0, 1, 2)).astype(np.uint8))
+        labels.CopyInformation(image)
+        sitk.WriteImage(labels, str(folder / f"{name}_labels.nii.gz"))
+        sitk.WriteImage(labels != 0, str(folder / f"{name}_mask.nii.gz"))
+    return folder
+
+
+@pytest.fixture
+def pair(folder):
+    return ["--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz"), *QUICK]
+
+
+def refused(capsys, *arguments) -> tuple[int, str]:
+    """(exit code, sentence), after checking that it is one sentence and nothing else."""
+    code = cli.main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("wavemorph: ")
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+    assert said.err.rstrip().endswith((".", "?"))
+    return code, said.err
+
+
+def test_register_writes_all_that_is_asked_for(pair, folder, tmp_path, capsys):
+    out = {name: tmp_path / "new" / file for name, file in {
+        "transform": "t.h5", "inverse": "i.h5", "warped": "w.nii.gz", "jacobian": "j.nrrd", "report": "r.json",
+    }.items()}  # fmt: skip
+    arguments = ["register", *pair, "--preset", "bALANCED"]
+    for name, path in out.items():
+        arguments += [f"--{name}", str(path)]
+    for name in ("fixed-labels", "moving-labels", "fixed-mask"):
+        arguments += [f"--{name}", str(folder / f"{name.replace('-', '_')}.nii.gz")]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "folded voxels        0 central, 0 strict" in printed
+    assert all(f"written: {path}" in printed for path in out.values())
+    assert sorted(os.listdir(tmp_path / "new")) == sorted(path.name for path in out.values())
+    report = json.loads(out["report"].read_text())
+    assert report["labels"]["mean"]["dice_after"] > 0.9
+    assert report["settings"]["preset"] == "Balanced"
+    assert report["folding"]["central_voxels"] == 0
+    transform, inverse = read_transform(out["transform"]), read_transform(out["inverse"])
+    point = (5.0, -6.0, 3.0)
+    assert np.linalg.norm(np.subtract(transform.TransformPoint(point), (9.0, -6.0, 6.0))) < 1.5
+    assert np.linalg.norm(np.subtract(inverse.TransformPoint(transform.TransformPoint(point)), point)) < 0.1
+    fixed = sitk.ReadImage(str(folder / "fixed.nii.gz"))
+    for name in ("warped", "jacobian"):
+        image = sitk.ReadImage(str(out[name]))
+        assert image.GetSize() == fixed.GetSize()
+        assert np.allclose(image.GetOrigin(), fixed.GetOrigin(), atol=1e-4)
+
+
+def test_apply_carries_images_labels_and_points(folder, tmp_path, capsys):
+    shift = tmp_path / "shift.tfm"
+    sitk.WriteTransform(sitk.TranslationTransform(3, (4.0, 0.0, 3.0)), str(shift))
+    fixed, moving, labels = (str(folder / f"{n}.nii.gz") for n in ("fixed", "moving", "moving_labels"))
+    apply = ["apply", "--transform", str(shift), "--reference", fixed]
+    assert cli.main([*apply, "--image", moving, "--output", str(tmp_path / "w.nii.gz")]) == 0
+    expected = sitk.Resample(sitk.ReadImage(moving), sitk.ReadImage(fixed), sitk.ReadTransform(str(shift)))
+    warped = sitk.ReadImage(str(tmp_path / "w.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(warped), sitk.GetArrayFromImage(expected))
+    assert cli.main([*apply, "--labels", labels, "--output", str(tmp_path / "l.nii.gz")]) == 0
+    carried = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "l.nii.gz")))
+    own = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "fixed_labels.nii.gz")))
+    assert set(np.unique(carried)) == {0, 1, 2}
+    shared = np.count_nonzero((carried == own) & (own > 0))
+    assert 2 * shared / (np.count_nonzero(carried) + np.count_nonzero(own)) > 0.9
+    (tmp_path / "p.csv").write_text("x,y,z\n1,2,3\n-4,5,6\n")
+    assert cli.main(["apply", "--transform", str(shift), "--points", str(tmp_path / "p.csv"), "--output",
+                     str(tmp_path / "p.mrk.json")]) == 0  # fmt: skip
+    assert np.allclose(read_points(tmp_path / "p.mrk.json").positions, [(5, 2, 6), (0, 5, 9)])
+    assert capsys.readouterr().err == ""
+
+
+def test_evaluate_prints_and_writes_overlap_folding_and_landmarks(folder, tmp_path, capsys):
+    shift = tmp_path / "shift.tfm"
+    sitk.WriteTransform(sitk.TranslationTransform(3, (4.0, 0.0, 3.0)), str(shift))
+    (tmp_path / "f.csv").write_text("x,y,z\n1,2,3\n")
+    (tmp_path / "m.csv").write_text("x,y,z\n5,2,9\n")
+    arguments = ["evaluate", "--transform", shift, "--report", tmp_path / "r.json"]
+    arguments += ["--fixed-labels", folder / "fixed_labels.nii.gz", "--moving-labels", folder / "moving_labels.nii.gz"]
+    arguments += ["--fixed-points", tmp_path / "f.csv", "--moving-points", tmp_path / "m.csv"]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert "landmarks: mean error 3.000 mm" in capsys.readouterr().out
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["labels"]["mean"]["dice_after"] > 0.9
+    assert report["folding"]["strict_percent"] == 0
+
+
+def test_models_lists_and_counts(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("WAVEMORPH_MODELS", str(tmp_path))
+    assert cli.main(["models", "--complexity"]) == 0
+    assert "parameters" in capsys.readouterr().out
+
+
+def write_bad_inputs(folder, good):
+    """Name -> words that its refusal must hold."""
+    array = sitk.GetArrayFromImage(sitk.ReadImage(str(good))).astype(np.float32)
+    spoiled = array.copy()
+    spoiled[3, 4, 5] = np.nan
+    infinite = array.copy()
+    infinite[1, 1, 1] = np.inf
+    images = {
+        "nan": sitk.GetImageFromArray(spoiled),
+        "infinite": sitk.GetImageFromArray(infinite),
+        "constant": sitk.GetImageFromArray(np.full_like(array, 7)),
+        "thin": sitk.GetImageFromArray(array[:10]),
+        "flat": sitk.GetImageFromArray(array[20]),
+        "colour": sitk.GetImageFromArray(np.stack([array] * 3, -1), isVector=True),
+    }
+    for name, image in images.items():
+        sitk.WriteImage(image, str(folder / f"{name}.mha"))
+    sitk.WriteImage(sitk.JoinSeries([sitk.GetImageFromArray(array)] * 2), str(folder / "series.nii.gz"))
+    (folder / "text.nii.gz").write_text("no volume")
+    sheared = (
+        "NRRD0004\ntype: float\ndimension: 3\nspace: left-posterior-superior\nsizes: 20 20 20\nencoding: raw\n"
+        "endian: little\nspace directions: (1,0,0) (0.3,1,0) (0,0,1)\nspace origin: (0,0,0)\n\n"
+    )
+    values = np.random.default_rng(0).random((20, 20, 20), np.float32)
+    (folder / "sheared.nrrd").write_bytes(sheared.encode() + values.tobytes())
+    return {
+        "absent.nii.gz": "does not exist",
+        "text.nii.gz": "cannot be read",
+        "flat.mha": "2",
+        "series.nii.gz": "2",
+        "colour.mha": "3",
+        "nan.mha": "1 ",
+        "infinite.mha": "1 ",
+        "constant.mha": "7",
+        "thin.mha": "10",
+        "sheared.nrrd": "shear",
+    }
+
+
+@pytest.mark.parametrize("command", ["register", "scene"])
+@pytest.mark.parametrize("role", ["fixed", "moving"])
+def test_a_bad_volume_is_refused_in_one_sentence_and_nothing_is_written(command, role, folder, tmp_path, capfd):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    other = "moving" if role == "fixed" else "fixed"
+    target = ["--transform", tmp_path / "t.h5"] + (["--output", tmp_path / "c.mrb"] if command == "scene" else [])
+    for name, words in write_bad_inputs(bad, folder / "fixed.nii.gz").items():
+        arguments = [command, f"--{role}", bad / name, f"--{other}", folder / f"{other}.nii.gz", *QUICK, *target]
+        code, sentence = refused(capfd, *arguments)
+        assert code == 2, name
+        assert role in sentence, sentence
+        assert words in sentence, sentence
+        assert os.listdir(tmp_path) == ["bad"]
+
+
+def test_bad_masks_labels_and_settings_are_refused(pair, folder, tmp_path, capfd):
+    def image(name, array, **place):
+        made = sitk.GetImageFromArray(array)
+        for key, value in place.items():
+            getattr(made, f"Set{key}")(value)
+        sitk.WriteImage(made, str(tmp_path / name))
+        return tmp_path / name
+
+    empty = image("empty.nii.gz", np.zeros((20, 20, 20), np.uint8))
+    far = image("far.nii.gz", np.ones((20, 20, 20), np.uint8), Origin=(900.0, 0.0, 0.0))
+    other = image("other.nii.gz", np.full((20, 20, 20), 9, np.uint8))
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"no weights")
+    before = sorted(os.listdir(tmp_path))
+    labels = ["--fixed-labels", folder / "fixed_labels.nii.gz"]
+    for extra, code, words in (
+        (["--fixed-mask", empty], 2, "fixed mask"),
+        (["--moving-mask", far], 2, "moving mask"),
+        ([*labels, "--moving-labels", other], 2, "no label"),
+        (labels, 2, "both label maps"),
+        (["--preset", "Fastest"], 2, "Instant, Balanced, Precise"),
+        (["--preset", "Instant"], 2, "Instant needs a model"),
+        (["--device", "tpu"], 2, "auto, cpu, cuda, mps"),
+        (["--threads", "0"], 2, "at least 1"),
+        (["--spacing", "99"], 2, "between 0.1 and 20"),
+        (["--weights", weights], 5, "w."),
+        (["--weights", "unheard-of"], 5, "unheard-of"),
+        (["--initial-transform", weights], 2, "initial transform"),
+    ):
+        got, sentence = refused(capfd, "register", *pair, "--transform", tmp_path / "t.h5", *extra)
+        assert got == code, sentence
+        assert words in sentence, sentence
+        assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(pair, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, sentence = refused(capsys, "register", *pair, "--transform", tmp_path / "t.h5", "--device", "cuda")
+    assert code == 4
+    assert "'cuda' is not available" in sentence
+    assert "cpu" in sentence
+
+
+def test_bad_outputs_are_refused_before_the_work(pair, folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    fixed = folder / "fixed.nii.gz"
+    content = fixed.read_bytes()
+    for extra, words in (
+        (["--transform", tmp_path / "t.xyz"], "must end in"),
+        (["--transform", tmp_path / "file" / "t.h5"], "not a folder"),
+        (["--transform", fixed], "would overwrite the input"),
+        (["--transform", tmp_path / "t.h5", "--warped", tmp_path / "../" / tmp_path.name / "t.h5"], "must end in"),
+        (["--transform", tmp_path / "t.nii.gz", "--warped", tmp_path / "t.nii.gz"], "given for both"),
+    ):
+        code, sentence = refused(capsys, "register", *pair, *extra)
+        assert code == 3, sentence
+        assert words in sentence
+        assert os.listdir(tmp_path) == ["file"]
+    assert fixed.read_bytes() == content
+
+
+def test_volumes_far_apart_are_refused_where_they_must_stay(pair, folder, tmp_path, capsys):
+    image = sitk.ReadImage(str(folder / "moving.nii.gz"))
+    image.SetOrigin((900.0, 0.0, 0.0))
+    sitk.WriteImage(image, str(tmp_path / "far.nii.gz"))
+    pair[3] = tmp_path / "far.nii.gz"
+    code, sentence = refused(capsys, "register", *pair, "--aligned", "--transform", tmp_path / "t.h5")
+    assert code == 2
+    assert "do not overlap" in sentence
+
+
+def test_running_out_of_memory_ends_in_one_sentence(pair, tmp_path, capsys, monkeypatch):
+    def refuse(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(registration, "refine", refuse)
+    code, sentence = refused(capsys, "register", *pair, "--aligned", "--transform", tmp_path / "t.h5")
+    assert code == 6
+    assert "not enough memory" in sentence
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_interruption_writes_nothing(pair, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registration, "refine", interrupt)
+    code, sentence = refused(capsys, "register", *pair, "--aligned", "--transform", tmp_path / "t.h5")
+    assert code == 130
+    assert "Cancelled" in sentence
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_unexpected_error_is_one_sentence_too_unless_one_wants_to_see_it(pair, tmp_path, capsys, monkeypatch):
+    def break_(*_):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(registration, "refine", break_)
+    arguments = ["register", *pair, "--aligned", "--transform", str(tmp_path / "t.h5")]
+    assert refused(capsys, *arguments)[0] == 1
+    monkeypatch.setenv("WAVEMORPH_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(arguments)
+
+
+def test_the_demo_wants_both_volumes_of_an_own_pair(folder, tmp_path, capsys):
+    code, sentence = refused(
+        capsys, "demo", "--output", tmp_path / "out", "--fixed", folder / "fixed.nii.gz", "--quiet"
+    )
+    assert code == 2
+    assert "needs both" in sentence
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_program_is_installed_and_says_its_version_without_torch():
+    """As users start it: in its own process."""
+    code = "import sys; from wavemorph import cli\ntry: cli.main(['--version'])\n"
+    code += "finally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"wavemorph {wavemorph.__version__}"

@@ -1,0 +1,130 @@
+"""Instance refinement and what follows it: no folds, and an inverse that the lattice can hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from wavemorph import field
+from wavemorph.refinement import Level, RefinementPlan, refine, settle, unfold
+from wavemorph.similarity import LocalCorrelation
+
+SIZE = (32, 36, 40)
+PLAN = RefinementPlan(levels=(Level(2, 40), Level(1, 20)))
+
+
+def noise(channels: int, sigma: float, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return field.smooth(torch.randn(1, channels, *SIZE, generator=generator), sigma)
+
+
+def bump(amplitude: float) -> torch.Tensor:
+    """A displacement along k that dies out towards the border."""
+    k, j, i = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in SIZE], indexing="ij")
+    size = amplitude * torch.exp(-4 * (k**2 + j**2 + i**2))
+    return torch.stack([size, torch.zeros_like(size), torch.zeros_like(size)])[None]
+
+
+def make_similarity(fixed, weight, factor):
+    return LocalCorrelation(fixed, weight)
+
+
+@pytest.fixture
+def pair():
+    """(fixed, moving, truth): fixed(x) = moving(x + truth(x)), so the displacement to be found is `truth`."""
+    moving = noise(1, 1.5, 0)
+    moving = (moving - moving.min()) / (moving.max() - moving.min())
+    truth = bump(2.0)
+    return field.warp(moving, truth), moving, truth
+
+
+def test_a_known_displacement_is_found(pair):
+    fixed, moving, truth = pair
+    found = refine(fixed, moving, torch.ones_like(fixed), PLAN, make_similarity)
+    inner = (slice(None), slice(None), *[slice(6, -6)] * 3)
+    assert (found - truth)[inner].norm(dim=1).mean() < 0.25 * truth[inner].norm(dim=1).mean()
+
+
+def test_the_displacement_ends_where_the_lattice_ends(pair):
+    fixed, moving, _ = pair
+    found = refine(fixed, moving, torch.ones_like(fixed), RefinementPlan(levels=(Level(1, 10),)), make_similarity)
+    for axis in (2, 3, 4):
+        assert found.select(axis, 0).abs().max() == 0
+        assert found.select(axis, -1).abs().max() == 0
+
+
+def test_it_begins_where_it_is_told_to(pair):
+    fixed, moving, truth = pair
+    found = refine(fixed, moving, torch.ones_like(fixed), PLAN, make_similarity, start=truth)
+    assert (found - truth).norm(dim=1).mean() < 0.1
+
+
+def test_a_pair_that_is_aligned_but_for_noise_hardly_moves(pair):
+    fixed, _, _ = pair
+    again = fixed + 0.01 * torch.randn(fixed.shape, generator=torch.Generator().manual_seed(6))
+    found = refine(fixed, again, torch.ones_like(fixed), PLAN, make_similarity)
+    assert found.norm(dim=1).mean() < 0.1
+
+
+def test_voxels_without_weight_do_not_matter(pair):
+    fixed, moving, _ = pair
+    weight = torch.ones_like(fixed)
+    weight[..., 20:] = 0
+    other = fixed.clone()
+    other[..., 26:] = noise(1, 1.0, 9)[..., 26:]
+    plan = RefinementPlan(levels=(Level(1, 5),))
+    first, second = (refine(image, moving, weight, plan, make_similarity) for image in (fixed, other))
+    assert torch.allclose(first[..., :20], second[..., :20], atol=1e-5)
+
+
+def test_progress_reaches_one_and_never_falls(pair):
+    fixed, moving, _ = pair
+    told = []
+    refine(fixed, moving, torch.ones_like(fixed), PLAN, make_similarity, progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1.0)
+
+
+def test_unfolding_removes_every_fold_and_leaves_the_rest():
+    folded = bump(3.0) + F.pad(5 * torch.ones(1, 3, 3, 3, 3), (18, 19, 16, 17, 14, 15))
+    assert field.least_corner_jacobian(folded).min() < 0
+    flat = unfold(folded)
+    assert field.least_corner_jacobian(flat).min() > 0
+    assert torch.equal(flat[:, :, :6], folded[:, :, :6])
+
+
+def test_a_map_without_folds_is_left_as_it_is():
+    displacement = bump(2.0)
+    assert torch.equal(unfold(displacement), displacement)
+
+
+def test_even_a_hopeless_displacement_ends_without_folds():
+    assert field.least_corner_jacobian(unfold(30 * noise(3, 0.5, 3))).min() > 0
+
+
+def there_and_back(displacement, inverse, correction, count=4000):
+    """Distances at random places between the nodes, computed without the fields' own functions."""
+    points = 4 + torch.rand(count, 3, generator=torch.Generator().manual_seed(1)) * (torch.tensor(SIZE) - 9.0)
+    scale = 2 / (torch.tensor(SIZE, dtype=torch.float32) - 1)
+    at = points
+    for step in (displacement, inverse, correction):
+        grid = (at * scale - 1).flip(-1).view(1, 1, 1, -1, 3)
+        at = at + F.grid_sample(step, grid, align_corners=True)[0, :, 0, 0].T
+    return (at - points).norm(dim=1)
+
+
+def test_settling_makes_sharp_maps_invertible_between_the_nodes_too():
+    sharp = bump(6.0) + 1.2 * noise(3, 1.0, 4)
+    raw = field.invert_twice(unfold(sharp))[:2]
+    displacement, inverse, correction = settle(sharp)
+    distances = there_and_back(displacement, inverse, correction)
+    assert there_and_back(unfold(sharp), *raw).max() > 0.15
+    assert distances.max() < 0.12
+    assert distances.mean() < 0.03
+    assert field.least_corner_jacobian(displacement).min() > 0
+
+
+def test_settling_leaves_smooth_maps_as_they_are():
+    displacement, inverse, correction = settle(bump(2.0))
+    assert torch.equal(displacement, bump(2.0))
+    assert there_and_back(displacement, inverse, correction).max() < 0.07

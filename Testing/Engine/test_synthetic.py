@@ -1,0 +1,56 @@
+"""Pairs with a known answer: the answer has to be right, or every measurement made with them is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+from wavemorph.synthetic import Difference, make_pair
+
+ONLY_MOVED = Difference(gamma=1.0, bias=0.0, noise=0.0, spacing_mm=(1.5, 1.5, 1.5))
+
+
+@pytest.fixture(scope="module")
+def head():
+    return phantoms.head(phantoms.regular((60, 64, 56), (1.5, 1.5, 1.5)))
+
+
+def test_the_moving_volume_shows_the_fixed_one_through_the_truth(head):
+    pair = make_pair(head, ONLY_MOVED)
+    back = sitk.GetArrayFromImage(sitk.Resample(sitk.Cast(pair.moving, sitk.sitkFloat32), head, pair.truth))
+    values = sitk.GetArrayFromImage(head)
+    inside = sitk.GetArrayFromImage(sitk.BinaryErode(pair.foreground, [3, 3, 3])) > 0
+    assert np.corrcoef(values[inside], back[inside])[0, 1] > 0.99
+    lazy = sitk.GetArrayFromImage(sitk.Resample(sitk.Cast(pair.moving, sitk.sitkFloat32), head))
+    assert np.corrcoef(values[inside], lazy[inside])[0, 1] < 0.8
+
+
+def test_the_two_directions_of_the_truth_undo_each_other(head):
+    pair = make_pair(head, ONLY_MOVED, seed=3)
+    for point in np.random.default_rng(0).uniform(-20, 20, (100, 3)).tolist():
+        there = pair.truth.TransformPoint(point)
+        assert np.linalg.norm(np.subtract(pair.inverse_truth.TransformPoint(there), point)) < 0.15
+        assert np.linalg.norm(np.subtract(there, point)) > 0.1
+
+
+def test_the_error_is_zero_for_the_truth_and_the_length_of_the_map_for_none(head):
+    pair = make_pair(head, ONLY_MOVED)
+    assert pair.error_mm(pair.truth).max() == 0
+    assert pair.error_mm(sitk.Transform()).mean() > 3
+
+
+def test_contrast_bias_noise_and_geometry_change_as_asked(head):
+    pair = make_pair(head, Difference(spacing_mm=(1.5, 2.0, 2.5)))
+    assert np.allclose(pair.moving.GetSpacing(), (1.5, 2.0, 2.5))
+    direction = np.reshape(pair.moving.GetDirection(), (3, 3))
+    assert np.allclose(direction @ direction.T, np.eye(3))
+    assert np.abs(direction - np.eye(3)).max() > 0.02
+    assert pair.moving.GetPixelID() == sitk.sitkInt16
+    assert sitk.GetArrayFromImage(pair.moving)[0].std() > 0
+
+
+def test_the_same_seed_gives_the_same_pair_and_another_gives_another(head):
+    first, again, other = (sitk.GetArrayFromImage(make_pair(head, seed=seed).moving) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert first.shape != other.shape or not np.array_equal(first, other)
