@@ -1,0 +1,259 @@
+"""Nodes against the engine: every geometry, both directions, and a scene that is whole or untouched."""
+
+from __future__ import annotations
+
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+import slicer
+import vtk
+from vtk.util import numpy_support
+from wavemorph.errors import InputError
+from wavemorph.outputs import write_image
+from WaveMorphRegistrationLib import scene as nodes
+from WaveMorphRegistrationLib.headlessScene import HeadlessScene
+
+SEEDS = range(20)
+
+
+def addVolume(headless, image, name, className="vtkMRMLScalarVolumeNode"):
+    node = headless.scene.AddNewNodeByClass(className, name)
+    nodes.updateVolumeNodeFromImage(image, node)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def pointsOf(image, count=1000, margin=0.0):
+    size = np.array(image.GetSize())
+    places = np.random.default_rng(5).uniform(margin * size - 0.5, (1 - margin) * size - 0.5, (count, 3))
+    return np.array([image.TransformContinuousIndexToPhysicalPoint(place.tolist()) for place in places])
+
+
+def moved(transform, points):
+    return np.array([transform.TransformPoint(point.tolist()) for point in points])
+
+
+def movedByNode(vtkTransform, pointsLps):
+    """LPS points through a transform of the scene, which speaks RAS."""
+    flip = np.array([-1.0, -1.0, 1.0])
+    return np.array([vtkTransform.TransformPoint(point) for point in pointsLps * flip]) * flip
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_volume_comes_back_from_the_scene_with_its_voxels_and_its_place(headless, seed):
+    image = phantoms.head(phantoms.random_geometry(seed, size=(18, 20, 22)))
+    back = nodes.imageFromVolumeNode(addVolume(headless, image, "volume"))
+    assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(image))
+    for index in ((0, 0, 0), (17, 3, 20)):
+        place = image.TransformIndexToPhysicalPoint(index)
+        assert np.allclose(back.TransformIndexToPhysicalPoint(index), place, atol=1e-9)
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".nrrd"])
+@pytest.mark.parametrize("seed", [0, 3, 5])
+def test_a_volume_read_by_slicer_lies_where_simpleitk_says(headless, tmp_path, seed, extension):
+    """Slicer turns some left-handed files round; the anatomy has to stay where it is."""
+    image = phantoms.head(phantoms.random_geometry(seed, size=(18, 20, 22)))
+    write_image(image, tmp_path / f"v{extension}")
+    read = nodes.imageFromVolumeNode(headless.loadVolume(tmp_path / f"v{extension}"))
+    seen = sitk.Resample(read, image, sitk.Transform(), sitk.sitkLinear)
+    difference = np.abs(sitk.GetArrayFromImage(seen) - sitk.GetArrayFromImage(image))[1:-1, 1:-1, 1:-1]
+    assert difference.max() < 0.5
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_transform_node_moves_points_as_the_engine_does(headless, random_registration, seed):
+    registration = random_registration(seed)
+    fixedNode, movingNode = (
+        addVolume(headless, image, name) for image, name in ((registration.fixed, "F"), (registration.moving, "M"))
+    )
+    result = nodes.addRegistrationToScene(registration, fixedNode, movingNode, nodes.OUTPUTS)
+    points = pointsOf(registration.fixed)
+    forward = movedByNode(result.transform.GetTransformFromParent(), points)
+    assert np.linalg.norm(forward - moved(registration.transform, points), axis=1).max() < 0.01
+    affine = movedByNode(result.affine.GetTransformFromParent(), points)
+    assert np.linalg.norm(affine - moved(registration.affine, points), axis=1).max() < 1e-6
+    there = moved(registration.transform, points)
+    back = movedByNode(result.inverse.GetTransformFromParent(), there)
+    assert np.linalg.norm(back - moved(registration.inverse, there), axis=1).max() < 0.01
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_file_read_by_the_scene_moves_points_as_the_engine_does(headless, random_registration, seed, tmp_path):
+    from wavemorph.outputs import write_transform
+
+    registration = random_registration(seed)
+    points = pointsOf(registration.fixed)
+    for extension in (".h5", ".nii.gz", ".nrrd"):
+        write_transform(registration, tmp_path / f"t{extension}")
+        node = headless.loadTransform(tmp_path / f"t{extension}")
+        forward = movedByNode(node.GetTransformFromParent(), points)
+        assert np.linalg.norm(forward - moved(registration.transform, points), axis=1).max() < 0.01
+
+
+def test_hardening_the_transform_on_the_moving_volume_gives_the_warped_one(headless, registered):
+    """What Slicer itself makes of the node: under it, the moving volume lies on the fixed one."""
+    registration, result, _fixedNode, movingNode = registered
+    node = addVolume(headless, registration.moving, "copy")
+    node.SetAndObserveTransformNodeID(result.transform.GetID())
+    toWorld = vtk.vtkGeneralTransform()
+    result.transform.GetTransformToWorld(toWorld)
+    point = np.array(phantoms.centre_of(registration.fixed))
+    inMoving = np.array(registration.transform.TransformPoint(point.tolist()))
+    assert np.linalg.norm(movedByNode(toWorld, inMoving[None])[0] - point) < 0.1
+    assert movingNode.GetParentTransformNode() is None
+
+
+def test_the_volumes_lie_on_the_fixed_lattice_and_hold_the_engines_voxels(registered):
+    registration, result, _fixedNode, _movingNode = registered
+    for node, image in ((result.warped, registration.warped), (result.jacobian, registration.jacobian)):
+        back = nodes.imageFromVolumeNode(node)
+        assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(image))
+        assert np.allclose(back.GetOrigin(), registration.fixed.GetOrigin())
+        assert np.allclose(back.GetDirection(), registration.fixed.GetDirection())
+    assert result.folding.IsA("vtkMRMLLabelMapVolumeNode")
+    assert not sitk.GetArrayFromImage(nodes.imageFromVolumeNode(result.folding)).any()
+
+
+def test_every_node_names_its_volumes_and_is_stored_from_parent(registered):
+    _registration, result, fixedNode, movingNode = registered
+    assert len(result.all()) == len(nodes.OUTPUTS)
+    for node in result.all():
+        assert node.GetNodeReference(nodes.FIXED_ROLE) is fixedNode
+        assert node.GetNodeReference(nodes.MOVING_ROLE) is movingNode
+        assert "Atlas" in node.GetName()
+    assert result.transform.IsA("vtkMRMLGridTransformNode")
+    assert result.transform.GetTransformToParentAs("vtkOrientedGridTransform", False, False) is None
+    assert result.transform.GetTransformFromParentAs("vtkOrientedGridTransform", False, False) is not None
+
+
+def test_the_nodes_lie_beside_the_fixed_volume(headless, random_registration):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(headless.scene)
+    study = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Study")
+    registration = random_registration(1)
+    fixedNode = addVolume(headless, registration.fixed, "F")
+    movingNode = addVolume(headless, registration.moving, "M")
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(fixedNode), study)
+    result = nodes.addRegistrationToScene(registration, fixedNode, movingNode, nodes.OUTPUTS)
+    for node in result.all():
+        assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
+
+
+def test_only_what_is_asked_for_is_made(headless, random_registration):
+    registration = random_registration(1)
+    fixedNode = addVolume(headless, registration.fixed, "F")
+    result = nodes.addRegistrationToScene(registration, fixedNode, fixedNode, ("warped",))
+    assert result.all() == [result.warped]
+    assert headless.scene.GetNumberOfNodesByClass("vtkMRMLTransformNode") == 0
+
+
+def test_the_inputs_are_not_changed(headless, random_registration):
+    registration = random_registration(2)
+    inputs = [addVolume(headless, image, "v") for image in (registration.fixed, registration.moving)]
+    before = [nodes.imageFromVolumeNode(node) for node in inputs]
+    nodes.addRegistrationToScene(registration, *inputs, nodes.OUTPUTS)
+    for node, image in zip(inputs, before):
+        after = nodes.imageFromVolumeNode(node)
+        assert np.array_equal(sitk.GetArrayFromImage(after), sitk.GetArrayFromImage(image))
+        assert after.GetOrigin() == image.GetOrigin()
+        assert node.GetParentTransformNode() is None
+
+
+@pytest.mark.parametrize("step", ["_addVolume", "_inverseTransform", "_placeBeside"])
+def test_a_failure_midway_leaves_the_scene_as_it_was(headless, random_registration, monkeypatch, step):
+    registration = random_registration(1)
+    fixedNode = addVolume(headless, registration.fixed, "F")
+    scene = headless.scene
+    before = sorted(scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes()))
+
+    def fail(*_):
+        raise RuntimeError("midway")
+
+    monkeypatch.setattr(nodes, step, fail)
+    with pytest.raises(RuntimeError, match="midway"):
+        nodes.addRegistrationToScene(registration, fixedNode, fixedNode, nodes.OUTPUTS)
+    assert sorted(scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())) == before
+
+
+def test_a_linear_parent_transform_is_folded_in(headless):
+    image = phantoms.head(phantoms.random_geometry(4, size=(18, 20, 22)))
+    node = addVolume(headless, image, "volume")
+    parent = headless.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "parent")
+    matrix = np.eye(4)
+    matrix[:3, :3] = phantoms.rotation((10, 20, 30))
+    matrix[:3, 3] = (5, 6, 7)
+    parent.SetMatrixTransformToParent(nodes._vtkMatrix(matrix))
+    node.SetAndObserveTransformNodeID(parent.GetID())
+    moved_ = nodes.imageFromVolumeNode(node)
+    flip = np.array([-1.0, -1.0, 1.0])
+    place = np.array(image.TransformIndexToPhysicalPoint((3, 4, 5))) * flip
+    expected = (matrix[:3, :3] @ place + matrix[:3, 3]) * flip
+    assert np.allclose(moved_.TransformIndexToPhysicalPoint((3, 4, 5)), expected, atol=1e-6)
+
+
+def test_a_shearing_or_deforming_parent_transform_is_refused(headless, random_registration):
+    registration = random_registration(1)
+    node = addVolume(headless, registration.fixed, "F")
+    result = nodes.addRegistrationToScene(registration, node, node, ("transform",))
+    node.SetAndObserveTransformNodeID(result.transform.GetID())
+    with pytest.raises(InputError, match="non-linear transform"):
+        nodes.imageFromVolumeNode(node, "fixed volume")
+    shear = headless.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "shear")
+    matrix = np.eye(4)
+    matrix[0, 1] = 0.3
+    shear.SetMatrixTransformToParent(nodes._vtkMatrix(matrix))
+    node.SetAndObserveTransformNodeID(shear.GetID())
+    with pytest.raises(InputError, match="sheared"):
+        nodes.imageFromVolumeNode(node, "fixed volume")
+
+
+def test_volumes_without_voxels_or_with_colour_are_refused(headless):
+    empty = headless.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+    for node in (None, empty):
+        with pytest.raises(InputError, match="fixed volume has no voxels"):
+            nodes.imageFromVolumeNode(node, "fixed volume")
+    colour = vtk.vtkImageData()
+    colour.SetDimensions(4, 4, 4)
+    colour.GetPointData().SetScalars(numpy_support.numpy_to_vtk(np.zeros((64, 3)), deep=True))
+    empty.SetAndObserveImageData(colour)
+    with pytest.raises(InputError, match="3 values a voxel"):
+        nodes.imageFromVolumeNode(empty)
+
+
+def test_a_bundle_read_back_holds_the_whole_result(headless, registered, tmp_path):
+    registration, result, fixedNode, _movingNode = registered
+    from WaveMorphRegistrationLib.display import showResult
+
+    headless.applicationLogic.GetSliceLogics()
+    showResult(result, fixedNode)
+    names = [node.GetName() for node in result.all()]
+    headless.saveBundle(tmp_path / "case.mrb")
+    points = pointsOf(registration.fixed, 300)
+    expected = moved(registration.transform, points)
+
+    other = HeadlessScene()
+    try:
+        other.loadBundle(tmp_path / "case.mrb")
+        assert all(other.scene.GetFirstNodeByName(name) is not None for name in names)
+        transform = other.scene.GetFirstNodeByClass("vtkMRMLGridTransformNode")
+        assert transform.GetNodeReference(nodes.FIXED_ROLE).GetName() == "Patient"
+        assert transform.GetNodeReference(nodes.MOVING_ROLE).GetName() == "Atlas"
+        nodes.interpolateLinearly(transform)
+        errors = np.linalg.norm(movedByNode(transform.GetTransformFromParent(), points) - expected, axis=1)
+        assert errors.max() < 0.01
+        jacobian = other.scene.GetFirstNodeByName("Atlas to Patient Jacobian")
+        assert jacobian.GetDisplayNode().GetColorNode().GetName() == "WaveMorph Jacobian"
+    finally:
+        other.close()
+
+
+def test_files_that_are_no_volume_transform_or_scene_are_refused(headless, tmp_path, capfd):
+    (tmp_path / "bad.nrrd").write_text("nothing")
+    (tmp_path / "bad.h5").write_text("nothing")
+    (tmp_path / "bad.mrb").write_text("nothing")
+    for load, name in (
+        (headless.loadVolume, "bad.nrrd"), (headless.loadTransform, "bad.h5"), (headless.loadBundle, "bad.mrb"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="cannot be read"):
+            load(tmp_path / name)
