@@ -12,7 +12,6 @@ import torch
 from wavemorph import Settings, register
 
 torch.set_num_threads(1)
-OFFSET = (3.0, -2.0, 1.0)  # LPS mm that the moving head lies beyond where the affine puts it
 QUICK = Settings(spacing_mm=4.0, weights="none", affine=False)
 
 
@@ -37,7 +36,7 @@ def registered_at_random(seed: int):
     origin = np.array(moving_lattice.GetOrigin()) + target - phantoms.centre_of(moving_lattice)
     moving_lattice.SetOrigin(origin.tolist())
     fixed = phantoms.head(fixed_lattice, centre)
-    moving = phantoms.head(moving_lattice, np.add(target, OFFSET), noise=0.01, seed=seed)
+    moving = phantoms.head(moving_lattice, np.add(target, phantoms.OFFSET), noise=0.01, seed=seed)
     return register(fixed, moving, QUICK, initial_transform=affine)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
+OFFSET = (3.0, -2.0, 1.0)  # LPS mm that the moving head of a random pair lies beyond where its affine puts it
+
 
 def rotation(angles_degrees) -> np.ndarray:
     """A 3x3 rotation about x, then y, then z."""

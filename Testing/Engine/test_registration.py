@@ -10,7 +10,6 @@ import pytest
 import SimpleITK as sitk
 import torch
 import wavemorph
-from conftest import OFFSET
 from wavemorph import Settings, register, registration
 from wavemorph.errors import Cancelled, InputError, OutOfMemoryError, SettingsError
 from wavemorph.images import read_transform
@@ -80,7 +79,7 @@ def test_in_every_geometry_the_map_is_right_and_does_not_fold(random_registratio
     result = random_registration(seed)
     points = brain_points() + phantoms.centre_of(result.fixed)
     centre = phantoms.centre_of(result.fixed)
-    truth = points + moved(result.affine, centre[None])[0] - centre + OFFSET  # the moving head is not turned
+    truth = points + moved(result.affine, centre[None])[0] - centre + phantoms.OFFSET  # the moving head is not turned
     before = np.linalg.norm(moved(result.affine, points) - truth, axis=1).mean()
     after = np.linalg.norm(moved(result.transform, points) - truth, axis=1).mean()
     assert after < 1.2 < 3.0 < before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import SimpleITK as sitk
+from sceneVolumes import addVolume
 from WaveMorphRegistrationLib import scene as nodes
 from WaveMorphRegistrationLib.headlessScene import HeadlessScene
 
@@ -13,13 +13,6 @@ def headless():
     scene = HeadlessScene()
     yield scene
     scene.close()
-
-
-def addVolume(headless, image: sitk.Image, name: str, className: str = "vtkMRMLScalarVolumeNode"):
-    node = headless.scene.AddNewNodeByClass(className, name)
-    nodes.updateVolumeNodeFromImage(image, node)
-    node.CreateDefaultDisplayNodes()
-    return node
 
 
 @pytest.fixture

@@ -1,0 +1,13 @@
+"""Volumes of a test put into a MRML scene."""
+
+from __future__ import annotations
+
+import SimpleITK as sitk
+from WaveMorphRegistrationLib import scene as nodes
+
+
+def addVolume(headless, image: sitk.Image, name: str, className: str = "vtkMRMLScalarVolumeNode"):
+    node = headless.scene.AddNewNodeByClass(className, name)
+    nodes.updateVolumeNodeFromImage(image, node)
+    node.CreateDefaultDisplayNodes()
+    return node
