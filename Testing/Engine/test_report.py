@@ -1,0 +1,50 @@
+"""Doubts: a result that should not be trusted says so in words, and a good one keeps silent."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+from wavemorph import Settings, register
+from wavemorph.report import doubts
+
+GOOD = {
+    "similarity": {"before": 0.3, "after": 0.6},
+    "jacobian": {"max": 2.5},
+    "folding": {"strict_voxels": 0},
+    "displacement_mm": {"max": 12.0},
+}
+
+
+def test_a_good_result_raises_no_doubt():
+    assert doubts(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"similarity": {"before": 0.3, "after": 0.3}}, "did not make the two volumes more alike"),
+        ({"similarity": {"before": 0.05, "after": 0.08}}, r"hardly alike .* \(local correlation 0.08\)"),
+        ({"folding": {"strict_voxels": 7}}, "7 voxels are folded"),
+        ({"jacobian": {"max": 31.0}}, "31 times as large"),
+        ({"displacement_mm": {"max": 55.0}}, "55 mm: implausible"),
+    ],
+)
+def test_each_doubt_has_its_sentence_with_the_value_seen(change, said):
+    sentences = doubts({**GOOD, **change})
+    assert any(re.search(said, sentence) for sentence in sentences)
+
+
+def test_a_pair_that_is_alike_from_the_start_is_not_blamed_for_gaining_nothing():
+    assert doubts({**GOOD, "similarity": {"before": 0.95, "after": 0.95}}) == []
+
+
+def test_a_head_registered_to_noise_is_doubted():
+    lattice = phantoms.regular()
+    noise = sitk.GetImageFromArray(np.random.default_rng(0).uniform(100, 200, (44, 52, 48)).astype(np.float32))
+    noise.CopyInformation(lattice)
+    report = register(phantoms.head(lattice), noise, Settings(spacing_mm=3.0, weights="none", affine=False)).report
+    assert report["warnings"]

@@ -1,0 +1,140 @@
+"""What a viewer sees: layers, colours, grid and the picture, drawn by Slicer's own displayable managers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+from sceneVolumes import addVolume
+from WaveMorphRegistrationLib import display
+from WaveMorphRegistrationLib import scene as nodes
+from WaveMorphRegistrationLib.offscreenSliceView import OffscreenSliceView
+from WaveMorphRegistrationLib.resultPicture import ResultPicture
+
+
+def nodeIds(scene):
+    return {scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())}
+
+
+def displayState(*volumeNodes):
+    return [(node.GetDisplayNode().GetColorNodeID(), node.GetDisplayNode().GetWindow()) for node in volumeNodes]
+
+
+@pytest.fixture
+def view(headless):
+    view = OffscreenSliceView(headless.scene, headless.applicationLogic, "Red", "Axial", (200, 200))
+    yield view
+    view.close()
+
+
+def test_jacobians_are_white_at_one_blue_below_and_red_above_in_a_fixed_window(registered):
+    jacobian = registered[1].jacobian
+    display.showJacobian(jacobian)
+    shown = jacobian.GetDisplayNode()
+    assert (shown.GetWindowLevelMin(), shown.GetWindowLevelMax()) == display.JACOBIAN_WINDOW
+    assert not shown.GetAutoWindowLevel()
+    colours = display.jacobianColours(jacobian.GetScene())
+    assert shown.GetColorNode() is colours
+    smaller, equal, larger = (colours.GetColorTransferFunction().GetColor(value) for value in (0.4, 1.0, 1.6))
+    assert max(equal) - min(equal) < 0.01 and min(equal) > 0.9
+    assert smaller[2] > smaller[0] + 0.3
+    assert larger[0] > larger[2] + 0.3
+
+
+def test_two_results_share_one_set_of_colours(headless, registered):
+    first = display.jacobianColours(headless.scene)
+    assert display.jacobianColours(headless.scene) is first
+
+
+def test_slices_show_the_fixed_volume_with_the_registered_one_before_it_and_the_grid(registered, view):
+    _registration, result, fixedNode, _movingNode = registered
+    display.showResult(result, fixedNode)
+    assert view.composite.GetBackgroundVolumeID() == fixedNode.GetID()
+    assert view.composite.GetForegroundVolumeID() == result.warped.GetID()
+    assert view.composite.GetForegroundOpacity() == 0.5
+    grid = result.transform.GetDisplayNode()
+    assert grid.GetVisibility() and grid.GetVisibility2D() and not grid.GetVisibility3D()
+    assert grid.GetVisualizationMode() == grid.VIS_MODE_GRID
+    assert grid.GetRegionNode() is fixedNode
+
+
+def test_a_result_without_a_warped_volume_shows_the_fixed_one_alone(registered, view):
+    fixedNode = registered[2]
+    display.showResult(nodes.ResultNodes(), fixedNode)
+    assert view.composite.GetBackgroundVolumeID() == fixedNode.GetID()
+    assert view.composite.GetForegroundVolumeID() is None
+
+
+def test_the_grid_is_drawn_and_can_be_taken_away(registered, view):
+    _registration, result, fixedNode, _movingNode = registered
+    view.lookAt(fixedNode, (0.0, 0.0, 0.0))
+    plain = view.image()
+    display.showGrid(result.transform, fixedNode)
+    withGrid = view.image()
+    display.showGrid(result.transform, fixedNode, visible=False)
+    assert np.count_nonzero((withGrid != plain).any(axis=2)) > 300
+    assert np.array_equal(view.image(), plain)
+
+
+def test_a_slice_view_puts_right_left_and_front_where_a_radiologist_expects_them(headless, view):
+    """A bright corner at right, anterior, superior (RAS): in an axial view it appears on the left, on top."""
+    array = np.zeros((20, 20, 20), np.float32)
+    array[12:, :8, :8] = 100.0  # k up (superior), low j (LPS: anterior), low i (LPS: right)
+    node = addVolume(headless, sitk.GetImageFromArray(array), "corner")
+    view.lookAt(node, (-9.5, -9.5, 16.0))
+    seen = view.image().mean(axis=2)
+    half = seen.shape[0] // 2
+    quarters = [q.mean() for q in (seen[:half, :half], seen[:half, half:], seen[half:, :half], seen[half:, half:])]
+    assert quarters[0] > 5 * max(quarters[1:]) + 5
+
+
+@pytest.fixture
+def picture(headless, registered):
+    _registration, result, fixedNode, movingNode = registered
+    picture = ResultPicture(headless, result, fixedNode, movingNode)
+    display.showResult(result, fixedNode)
+    yield picture
+    picture.close()
+
+
+def test_the_picture_has_six_columns_and_gives_the_display_back(headless, registered, picture, tmp_path):
+    _registration, result, fixedNode, movingNode = registered
+    volumes = (fixedNode, movingNode, result.warped, result.jacobian)
+    before = nodeIds(headless.scene), displayState(*volumes), result.transform.GetDisplayNode().GetVisibility2D()
+    picture.write(str(tmp_path / "p.png"))
+    after = nodeIds(headless.scene), displayState(*volumes), result.transform.GetDisplayNode().GetVisibility2D()
+    assert before == after
+    seen = np.asarray(Image.open(tmp_path / "p.png")).astype(float)
+    width, height = seen.shape[1], seen.shape[0]
+    assert width > 1.8 * height
+    columns = np.array_split(seen[60:], 6, axis=1)
+    assert all(column.std() > 10 for column in columns)
+
+    def colourfulness(column):
+        return np.abs(column[..., 0] - column[..., 1]).mean()
+
+    fixed, _moving, unaligned, aligned, jacobian, grid = columns
+    assert colourfulness(fixed) < 1
+    assert colourfulness(aligned) < 0.8 * colourfulness(unaligned)
+    assert colourfulness(jacobian) > 1
+    assert np.abs(grid - fixed).mean() > 1
+
+
+def test_what_has_been_folded_is_marked_in_the_folding_map(headless, random_registration):
+    registration = random_registration(1)
+    array = sitk.GetArrayFromImage(registration.working_jacobian)
+    middle = tuple(slice(n // 2 - 1, n // 2 + 2) for n in array.shape)
+    array[middle] = -0.5
+    folded = sitk.GetImageFromArray(array)
+    folded.CopyInformation(registration.working_jacobian)
+    fixedNode = addVolume(headless, registration.fixed, "F")
+    result = nodes.addRegistrationToScene(
+        replace(registration, working_jacobian=folded), fixedNode, fixedNode, ("jacobian", "folding")
+    )
+    jacobian = sitk.GetArrayFromImage(nodes.imageFromVolumeNode(result.jacobian))
+    marked = sitk.GetArrayFromImage(nodes.imageFromVolumeNode(result.folding))
+    assert marked.any()
+    assert np.array_equal(marked != 0, jacobian <= 0)
