@@ -1,6 +1,6 @@
 # make demo       register a real brain and look at the result:  make demo [FIXED=a.nii.gz MOVING=b.nii.gz]
 # make test       everything that is tested
-# make benchmark  the table of Testing/Benchmarks
+# make benchmark  the table of Testing/Benchmarks, its peers included:  make benchmark [BENCHMARK='--fixed a --moving b']
 # make setup      only the environment in .venv
 # PYTHON=python3.12 chooses the interpreter (3.11 to 3.13).
 
@@ -28,7 +28,8 @@ test: setup
 	$(BIN)/python -m pytest
 
 benchmark: setup
-	$(BIN)/python Testing/Benchmarks/benchmark.py
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[benchmark]'
+	$(BIN)/python Testing/Benchmarks/benchmark.py $(BENCHMARK)
 
 clean:
 	rm -rf $(VENV) "$(OUTPUT)" build
