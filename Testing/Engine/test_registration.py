@@ -363,3 +363,74 @@ def test_the_inverse_is_written_in_every_form(random_registration, tmp_path):
         exact = extension in (".h5", ".tfm", ".txt")
         error = np.linalg.norm(moved(read_transform(path), points) - expected, axis=1)
         assert error.max() < (1e-3 if exact else 0.3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_jacobian_is_that_of_the_whole_map_in_space(random_registration, seed):
+    """Against differences of the transform itself, one voxel to each side."""
+    result = random_registration(seed)
+    image = result.working_jacobian
+    nodes = np.random.default_rng(seed).integers(2, np.array(image.GetSize()) - 2, (100, 3))
+    for node in nodes:
+        columns = []
+        for axis in range(3):
+            ends = [node + side * np.eye(3, dtype=int)[axis] for side in (1, -1)]
+            ends = [image.TransformIndexToPhysicalPoint(end.tolist()) for end in ends]
+            change = np.subtract(*[result.transform.TransformPoint(end) for end in ends])
+            columns.append((change, np.subtract(*ends)))
+        moving, fixed = (np.stack(parts, 1) for parts in zip(*columns))
+        expected = np.linalg.det(moving) / np.linalg.det(fixed)
+        assert image[node.tolist()] == pytest.approx(expected, abs=2e-3)
+
+
+class OneStep:
+    """A model that always answers with the same displacement: `voxels` upwards (S) in the middle, less around."""
+
+    card, sha256 = ModelCard(name="one step", description="", config={}), "0" * 64
+
+    def __init__(self, voxels: float):
+        self.network, self.voxels = self, voxels
+        self.config = NetworkConfig(output="displacement")
+
+    def predict_symmetric(self, fixed, moving):
+        step = torch.zeros(1, 3, *fixed.shape[2:])
+        axes = [torch.linspace(-1, 1, n) for n in fixed.shape[2:]]
+        k, j, i = torch.meshgrid(*axes, indexing="ij")
+        step[0, 0] = self.voxels * (1 - k**2) * (1 - j**2) * (1 - i**2)
+        return step
+
+
+def turned_and_bent(lattice: sitk.Image) -> sitk.Transform:
+    """x -> affine(bend(x)): 20 degrees, 12 mm, and a wave of 4 mm."""
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix((1.05 * phantoms.rotation((0, 0, 20))).ravel().tolist())
+    affine.SetTranslation((5.0, -8.0, 7.0))
+    points = phantoms.physical_points(lattice)
+    vectors = np.zeros_like(points)
+    vectors[..., 0] = 4 * np.sin(points[..., 2] / 10)
+    bend = sitk.GetImageFromArray(vectors, isVector=True)
+    bend.CopyInformation(lattice)
+    return sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(bend)])
+
+
+@pytest.mark.parametrize("voxels", [0.0, 2.0])
+def test_a_bent_initial_transform_is_kept_and_continued_on_the_fixed_side(monkeypatch, voxels):
+    model = OneStep(voxels)
+    monkeypatch.setattr(registration, "resolve", lambda *_: model)
+    lattice = phantoms.regular((64, 64, 64), (2.0, 2.0, 2.0))
+    initial = turned_and_bent(lattice)
+    fixed = phantoms.head(lattice, (0.0, 0.0, 0.0))
+    turned_back = initial.GetNthTransform(0).GetInverse()
+    moving = sitk.Resample(fixed, phantoms.regular((80, 80, 80), (2.0, 2.0, 2.0)), turned_back, sitk.sitkLinear)
+    result = register(fixed, moving, Settings(preset="Instant", spacing_mm=2.0), initial_transform=initial)
+    points = brain_points()
+    step = np.zeros_like(points)
+    if voxels:
+        field = model.predict_symmetric(torch.zeros(1, 1, *result.working_jacobian.GetSize()[::-1]), None)[0, 0]
+        at = [result.working_jacobian.TransformPhysicalPointToContinuousIndex(point.tolist()) for point in points]
+        i, j, k = np.round(np.transpose(at)).astype(int)
+        step[:, 2] = 2.0 * field.numpy()[k, j, i]
+    expected = moved(initial, points + step)
+    errors = np.linalg.norm(moved(result.transform, points) - expected, axis=1)
+    assert errors.mean() < 0.2
+    assert errors.max() < 0.6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import phantoms
 import pytest
@@ -244,6 +246,7 @@ def test_a_bundle_read_back_holds_the_whole_result(headless, registered, tmp_pat
 
 
 def test_files_that_are_no_volume_transform_or_scene_are_refused(headless, tmp_path, capfd):
+    folder = os.getcwd()
     (tmp_path / "bad.nrrd").write_text("nothing")
     (tmp_path / "bad.h5").write_text("nothing")
     (tmp_path / "bad.mrb").write_text("nothing")
@@ -252,3 +255,4 @@ def test_files_that_are_no_volume_transform_or_scene_are_refused(headless, tmp_p
     ):  # fmt: skip
         with pytest.raises(InputError, match="cannot be read"):
             load(tmp_path / name)
+    assert os.getcwd() == folder

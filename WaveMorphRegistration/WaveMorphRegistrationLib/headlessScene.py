@@ -68,8 +68,12 @@ class HeadlessScene:
 
     def loadBundle(self, path: str | os.PathLike) -> None:
         """Replace the scene by that of an .mrb file. Raises InputError."""
-        if not self.scene.ReadFromMRB(str(path)):
-            raise InputError(f'"{path}" cannot be read as a Slicer scene.')
+        whereWeWere = os.getcwd()
+        try:
+            if not self.scene.ReadFromMRB(str(Path(path).absolute())):
+                raise InputError(f'"{path}" cannot be read as a Slicer scene.')
+        finally:
+            os.chdir(whereWeWere)  # an archive that cannot be read leaves the process in a folder that is then removed
 
     def close(self) -> None:
         self.scene.Clear(1)
