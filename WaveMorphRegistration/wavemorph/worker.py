@@ -1,0 +1,155 @@
+"""The process that Slicer talks to: one JSON job per line on standard input, one JSON event per line on its output.
+
+Job:    {"job": ID, "folder": FOLDER, "settings": {...}}, with fixed.nrrd and moving.nrrd in the folder, and where they
+        exist fixed_mask.nrrd, moving_mask.nrrd and initial_transform.h5. {"cancel": ID} stops it.
+Events: {"event": "ready", "device": NAME, "torch": VERSION} once;
+        "progress" (job, stage, fraction, message), "log" (message),
+        "result" (job, folder: a `Registration` saved into FOLDER/result), "cancelled" (job),
+        "error" (job or null, kind, message: one sentence, details: where it came from).
+
+It stays warm between jobs. It leaves when standard input closes, when its parent is gone, or when nobody has asked for
+anything for some minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+IDLE_SECONDS = 600.0
+_LOOK_UP_SECONDS = 1.0
+_INPUTS = ("fixed_mask", "moving_mask")
+
+
+class Worker:
+    """Reads `source`, works, and writes to `sink`."""
+
+    def __init__(self, source: TextIO, sink: TextIO):
+        self._source, self._sink = source, sink
+        self._jobs: queue.Queue = queue.Queue()
+        self._cancelled: set = set()
+        self._lock = threading.Lock()
+        self._parent = os.getppid()
+
+    def run(self, idle_seconds: float = IDLE_SECONDS) -> int:
+        """Until the end of the input, or of the patience; returns the exit code."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        try:
+            self._send("ready", **_about())
+        except Exception as error:  # torch may fail in ways of its own: half an installation, a missing library
+            self._send("error", job=None, kind="TorchError", message=_gist(error), details=traceback.format_exc())
+            return 1
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < idle_seconds and os.getppid() == self._parent:
+            try:
+                job = self._jobs.get(timeout=_LOOK_UP_SECONDS)
+            except queue.Empty:
+                continue
+            self._do(job)
+            idle_since = time.monotonic()
+        return 0
+
+    def _listen(self) -> None:
+        """Runs beside the work, so that a cancellation, or the end of the parent, is seen during a job too."""
+        for line in self._source:
+            try:
+                message = json.loads(line)
+                if "cancel" in message:
+                    self._cancelled.add(message["cancel"])
+                else:
+                    self._jobs.put(message)
+            except (ValueError, TypeError) as error:
+                self._send("log", message=f"not understood: {line.strip()[:200]} ({error})")
+        os._exit(0)  # nobody is there any more: not even a running job is wanted
+
+    def _do(self, job: dict[str, Any]) -> None:
+        from .errors import Cancelled, OutOfMemoryError, WaveMorphError
+
+        number = job.get("job")
+        try:
+            self._send("result", job=number, folder=str(self._register(job)))
+        except Cancelled:
+            self._send("cancelled", job=number)
+        except WaveMorphError as error:
+            self._send("error", job=number, kind=type(error).__name__, message=str(error), details="")
+        except MemoryError:
+            sentence = "Memory ran out; close other programs, crop the volumes, or work on a coarser grid."
+            self._send("error", job=number, kind=OutOfMemoryError.__name__, message=sentence, details="")
+        except Exception as error:
+            self._send("error", job=number, kind="Unexpected", message=_gist(error), details=traceback.format_exc())
+        finally:
+            self._cancelled.discard(number)
+
+    def _register(self, job: dict[str, Any]) -> Path:
+        import SimpleITK as sitk
+
+        from .errors import Cancelled
+        from .registration import register
+        from .settings import Settings
+
+        folder = Path(job["folder"])
+
+        def progress(stage: str, fraction: float, message: str) -> None:
+            if job["job"] in self._cancelled:
+                raise Cancelled("Cancelled.")
+            self._send("progress", job=job["job"], stage=stage, fraction=round(fraction, 4), message=message)
+
+        progress("Reading", 0.0, "")
+        extra: dict[str, Any] = {
+            name: sitk.ReadImage(str(path)) for name in _INPUTS if (path := folder / f"{name}.nrrd").exists()
+        }
+        initial = folder / "initial_transform.h5"
+        if initial.exists():
+            extra["initial_transform"] = sitk.ReadTransform(str(initial))
+        registration = register(
+            sitk.ReadImage(str(folder / "fixed.nrrd")),
+            sitk.ReadImage(str(folder / "moving.nrrd")),
+            Settings.from_dict(job.get("settings", {})),
+            progress,
+            **extra,
+        )
+        progress("Writing", 1.0, "")
+        result = folder / "result"
+        result.mkdir(exist_ok=True)
+        registration.save(result)
+        return result
+
+    def _send(self, event: str, **content: Any) -> None:
+        with self._lock:
+            self._sink.write(json.dumps({"event": event, **content}) + "\n")
+            self._sink.flush()
+
+
+def _about() -> dict[str, Any]:
+    """Imports torch, and says on what it will run."""
+    import torch
+
+    from .machine import choose_device, keep_freed_memory
+
+    keep_freed_memory()
+    device = choose_device("auto")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple GPU"}.get(device.type, "CPU")
+    return {"device": name, "device_type": device.type, "torch": torch.__version__}
+
+
+def _gist(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no details'}"
+
+
+def main() -> int:
+    """Keep standard output for the protocol; whatever else prints goes to standard error."""
+    protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    source = os.fdopen(os.dup(0), "r", encoding="utf-8", errors="replace")
+    return Worker(source, protocol).run(float(os.environ.get("WAVEMORPH_IDLE_SECONDS", IDLE_SECONDS)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
