@@ -145,6 +145,21 @@ def test_only_what_is_asked_for_is_made(headless, random_registration):
     assert headless.scene.GetNumberOfNodesByClass("vtkMRMLTransformNode") == 0
 
 
+def test_nodes_that_are_given_are_filled_anew(headless, random_registration, registered):
+    _registration, first, fixedNode, movingNode = registered
+    again = random_registration(3)
+    count = headless.scene.GetNumberOfNodes()
+    into = {"transform": first.transform, "warped": first.warped}
+    second = nodes.addRegistrationToScene(again, fixedNode, movingNode, ("transform", "warped"), into)
+    assert (second.transform, second.warped) == (first.transform, first.warped)
+    assert headless.scene.GetNumberOfNodes() == count
+    points = pointsOf(again.fixed, 100)
+    forward = movedByNode(first.transform.GetTransformFromParent(), points)
+    assert np.linalg.norm(forward - moved(again.transform, points), axis=1).max() < 0.01
+    held = sitk.GetArrayFromImage(nodes.imageFromVolumeNode(first.warped))
+    assert np.array_equal(held, sitk.GetArrayFromImage(again.warped))
+
+
 def test_the_inputs_are_not_changed(headless, random_registration):
     registration = random_registration(2)
     inputs = [addVolume(headless, image, "v") for image in (registration.fixed, registration.moving)]
@@ -157,7 +172,7 @@ def test_the_inputs_are_not_changed(headless, random_registration):
         assert node.GetParentTransformNode() is None
 
 
-@pytest.mark.parametrize("step", ["_addVolume", "_inverseTransform", "_placeBeside"])
+@pytest.mark.parametrize("step", ["_inverseTransform", "updateVolumeNodeFromImage", "placeBeside"])
 def test_a_failure_midway_leaves_the_scene_as_it_was(headless, random_registration, monkeypatch, step):
     registration = random_registration(1)
     fixedNode = addVolume(headless, registration.fixed, "F")
@@ -168,6 +183,7 @@ def test_a_failure_midway_leaves_the_scene_as_it_was(headless, random_registrati
         raise RuntimeError("midway")
 
     monkeypatch.setattr(nodes, step, fail)
+    monkeypatch.setitem(nodes._CONTENTS, "inverse", lambda registration: nodes._inverseTransform(registration))
     with pytest.raises(RuntimeError, match="midway"):
         nodes.addRegistrationToScene(registration, fixedNode, fixedNode, nodes.OUTPUTS)
     assert sorted(scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())) == before
@@ -180,7 +196,7 @@ def test_a_linear_parent_transform_is_folded_in(headless):
     matrix = np.eye(4)
     matrix[:3, :3] = phantoms.rotation((10, 20, 30))
     matrix[:3, 3] = (5, 6, 7)
-    parent.SetMatrixTransformToParent(nodes._vtkMatrix(matrix))
+    parent.SetMatrixTransformToParent(nodes.vtkMatrix(matrix))
     node.SetAndObserveTransformNodeID(parent.GetID())
     moved_ = nodes.imageFromVolumeNode(node)
     flip = np.array([-1.0, -1.0, 1.0])
@@ -199,7 +215,7 @@ def test_a_shearing_or_deforming_parent_transform_is_refused(headless, random_re
     shear = headless.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "shear")
     matrix = np.eye(4)
     matrix[0, 1] = 0.3
-    shear.SetMatrixTransformToParent(nodes._vtkMatrix(matrix))
+    shear.SetMatrixTransformToParent(nodes.vtkMatrix(matrix))
     node.SetAndObserveTransformNodeID(shear.GetID())
     with pytest.raises(InputError, match="sheared"):
         nodes.imageFromVolumeNode(node, "fixed volume")

@@ -53,7 +53,24 @@ def jacobianColours(scene):
     return node
 
 
-def showGrid(transformNode, regionNode, spacingMm: float = GRID_SPACING_MM, visible: bool = True) -> None:
+def showLegend(jacobianNode, colorLogic, visible: bool = True):
+    """The colour legend of a Jacobian in the slice views; its display node."""
+    legend = colorLogic.GetColorLegendDisplayNode(jacobianNode)
+    if legend is None:
+        legend = colorLogic.AddDefaultColorLegendDisplayNode(jacobianNode)
+        legend.SetTitleText(_("Jacobian"))
+        legend.SetLabelFormat("%.2f")
+        legend.SetNumberOfLabels(5)
+        legend.SetPosition(0.97, 0.5)
+        legend.SetSize(0.12, 0.5)
+    legend.SetVisibility(visible)
+    legend.SetVisibility2D(visible)
+    return legend
+
+
+def showGrid(
+    transformNode, regionNode, spacingMm: float = GRID_SPACING_MM, visible: bool = True, visible3D: bool = False
+) -> None:
     """The deformation grid in the slice views. It shows where moving anatomy goes, as Slicer draws all transforms.
 
     regionNode bounds the grid in 3D views, where it stays off until asked for, because it is slow to draw.
@@ -65,9 +82,9 @@ def showGrid(transformNode, regionNode, spacingMm: float = GRID_SPACING_MM, visi
     displayNode.SetGridSpacingMm(spacingMm)
     displayNode.SetGridResolutionMm(spacingMm / 5)
     displayNode.SetGridLineDiameterMm(spacingMm / 20)
-    displayNode.SetVisibility(visible)
+    displayNode.SetVisibility(visible or visible3D)
     displayNode.SetVisibility2D(visible)
-    displayNode.SetVisibility3D(False)
+    displayNode.SetVisibility3D(visible3D)
 
 
 def showResult(nodes, fixedNode) -> None:

@@ -9,7 +9,7 @@ import slicer
 from PIL import Image, ImageDraw, ImageFont
 from vtk.util import numpy_support
 
-from .display import showJacobian
+from .display import showJacobian, showLegend
 from .offscreenSliceView import OffscreenSliceView
 from .scene import ijkToWorld
 from .translation import _
@@ -33,7 +33,7 @@ class ResultPicture:
             for name, plane in _VIEWS
         ]
         showJacobian(nodes.jacobian)
-        self._legend = _addLegend(headlessScene.logics["Colors"], nodes.jacobian)
+        self._legend = showLegend(nodes.jacobian, headlessScene.logics["Colors"])
 
     def write(self, path: str) -> None:
         """Draw and save as .png."""
@@ -74,18 +74,6 @@ class ResultPicture:
 
     def _drawGrid(self) -> list:
         return self._draw(self._nodes.warped, grid=True)
-
-
-def _addLegend(colorLogic, jacobianNode):
-    legend = colorLogic.AddDefaultColorLegendDisplayNode(jacobianNode)
-    legend.SetTitleText(_("Jacobian"))
-    legend.SetLabelFormat("%.2f")
-    legend.SetNumberOfLabels(5)
-    legend.SetPosition(0.97, 0.5)
-    legend.SetSize(0.12, 0.5)
-    legend.SetVisibility(True)
-    legend.SetVisibility2D(True)
-    return legend
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def register(
         clock.start("Affine", 0.02)
         affine, initial = _affine_stage(pair, settings, initial_transform, clock)
         _check_overlap(pair, affine)
-        spacing, warnings = settings.spacing_mm or _SPACING_MM, []
+        spacing, warnings = settings.spacing_mm or _spacing_for(pair), []
         while True:
             try:
                 budget = settings.max_voxels or int(0.6 * free_memory(device) / _BYTES_PER_VOXEL)
@@ -154,6 +154,11 @@ def _check_overlap(pair: Pair, affine: sitk.AffineTransform) -> None:
             f"The fixed and the moving image do not overlap in space after the initial alignment ({shared} voxels in "
             "common): check that they show the same part of the body, or let the affine stage align them."
         )
+
+
+def _spacing_for(pair: Pair) -> float:
+    """1 mm, or two thirds of the finest voxel side of the two images where all of them are coarser than that."""
+    return max(_SPACING_MM, min(*pair.fixed.GetSpacing(), *pair.moving.GetSpacing()) / 1.5)
 
 
 def _grid_within_budget(pair: Pair, spacing: float, budget: int, model) -> WorkingGrid:

@@ -26,7 +26,8 @@ class Settings:
     threads: CPU threads; None leaves the choice to torch.
     weights: "auto" (the default model if one is installed, otherwise none), "none", a model's name, or a file.
     affine: False when the pair is already aligned: the initial transform (or identity) is then kept as it is.
-    spacing_mm: spacing of the working grid in mm; None means 1 mm, coarser when `max_voxels` demands it.
+    spacing_mm: spacing of the working grid in mm; None means 1 mm, more where all voxels are coarser or `max_voxels`
+        demands it.
     max_voxels: the most voxels that the working grid may have; None derives it from the device's free memory.
     seed: seeds every random choice; the same inputs on the same device give the same transform,
         but for rounding in the order in which threads add up.

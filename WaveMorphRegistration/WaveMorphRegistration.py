@@ -1,0 +1,144 @@
+"""The module WaveMorph Registration: what Slicer loads. What it does is in WaveMorphRegistrationLib."""
+
+import os
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+
+class WaveMorphRegistration(ScriptedLoadableModule):
+    """Title, category and help, as Slicer shows them."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("WaveMorph Registration")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["The WaveMorph authors"]
+        self.parent.helpText = _(
+            "Deformable registration of two volumes in seconds to a minute, without folding. Choose the volume that "
+            "stays (fixed) and the one that is aligned to it (moving), and press Register. The deformation grid shows "
+            "where moving anatomy goes; in the Jacobian, red is moving tissue that is larger."
+        )
+        self.parent.acknowledgementText = _(
+            "The network follows Zhang et al., Wavelet-Guided Multi-Scale ConvNeXt for Unsupervised Medical Image "
+            "Registration, Bioengineering 2025, 12(4), 406. Research software; not a medical device."
+        )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData() -> None:
+    """Pairs to try the module with, in the module Sample Data."""
+    from WaveMorphRegistrationLib.sampleData import registerPairs
+
+    registerPairs(os.path.join(os.path.dirname(__file__), "Resources", "Icons"))
+
+
+class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Loads the .ui file and hands it to the panel; follows the scene as it closes and opens."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = self.panel = None
+
+    def setup(self):
+        """Called when the user opens the module for the first time."""
+        ScriptedLoadableModuleWidget.setup(self)
+        from WaveMorphRegistrationLib.panel import Panel
+
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/WaveMorphRegistration.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = WaveMorphRegistrationLogic()
+        self.panel = Panel(self.ui, self.logic.registration, self.logic.getParameterNode)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneChanged)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneChanged)
+        self.panel.bind()
+
+    def cleanup(self):
+        """Called when the application closes and when the module is reloaded."""
+        self.removeObservers()
+        if self.panel is not None:
+            self.panel.close()
+            self.panel = None
+
+    def enter(self):
+        """Called each time the user opens the module."""
+        if self.panel is not None:
+            self.panel.bind()
+
+    def exit(self):
+        """Called each time the user opens another module; a registration goes on."""
+        if self.panel is not None:
+            self.panel.unbind()
+
+    def onReload(self):
+        """Developer mode: the library beside this file is loaded anew, too."""
+        import sys
+
+        for name in [name for name in sys.modules if name.split(".")[0] in ("WaveMorphRegistrationLib", "wavemorph")]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def onSceneStartClose(self, caller=None, event=None):
+        """The parameter node is about to be reset."""
+        self.panel.onSceneClosing()
+
+    def onSceneChanged(self, caller=None, event=None):
+        """A new wrapper around the parameter node: the old one would go on reading what has gone."""
+        self.panel.bind()
+
+
+class WaveMorphRegistrationLogic(ScriptedLoadableModuleLogic):
+    """For scripts and other modules, without the panel.
+
+    >>> logic = slicer.util.getModuleLogic("WaveMorphRegistration")
+    >>> outcome = logic.process(fixedNode, movingNode, preset="Balanced")
+    >>> print(outcome.report["folding"], outcome.nodes.transform.GetName())
+    """
+
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        from WaveMorphRegistrationLib.registrationLogic import RegistrationLogic
+
+        self.registration = RegistrationLogic()
+
+    def getParameterNode(self):
+        """A new wrapper around the module's parameter node."""
+        from WaveMorphRegistrationLib.parameters import WaveMorphParameters
+
+        return WaveMorphParameters(super().getParameterNode())
+
+    def process(self, fixedVolume, movingVolume, **choices):
+        """`RegistrationLogic.process`: register, wait, and return the outcome."""
+        return self.registration.process(fixedVolume, movingVolume, **choices)
+
+    def close(self):
+        """Stop the worker process."""
+        self.registration.close()
+
+
+class WaveMorphRegistrationTest(ScriptedLoadableModuleTest):
+    """The self-test, run from the module's developer section or by ctest inside Slicer."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        """Every part in turn; nothing is left out by a flag."""
+        from WaveMorphRegistrationLib.selfTest import SelfTest
+
+        self.setUp()
+        SelfTest(WaveMorphRegistrationLogic, self.delayDisplay).run()

@@ -1,0 +1,86 @@
+"""A result used elsewhere: put on other nodes, hardened, or written to a file for other programs."""
+
+from __future__ import annotations
+
+import os
+
+import slicer
+from wavemorph.errors import InputError, OutputError
+from wavemorph.outputs import IMAGE_EXTENSIONS, TRANSFORM_EXTENSIONS, Outputs, write_image
+
+from .scene import imageFromVolumeNode, interpolateLinearly, sampledField
+from .translation import _
+
+FILE_FILTER = "ITK transform (*.h5 *.tfm);;Displacement field (*.nii.gz *.nrrd *.mha)"
+
+def conventions() -> str:
+    """What a file holds, for the reader who has to choose one."""
+    return _(
+        "Files hold fixed points -> moving points (the resampling direction of ITK and ANTs) in LPS millimetres; the "
+        "inverse holds moving points -> fixed points. Fields in .nii.gz, .nrrd and .mha are vector images on the "
+        "lattice of the fixed volume, for the inverse on that of the moving one."
+    )
+
+
+def applyTransform(transformNode, nodes, harden: bool = False) -> None:
+    """Put nodes that lie in the moving volume's space under the transform, and harden it if asked for.
+
+    Volumes keep their own lattice when hardened; the registered volume is the one on the fixed lattice. Raises
+    InputError, before anything is touched, for a node that lies under another transform.
+    """
+    for node in nodes:
+        parent = node.GetParentTransformNode()
+        if node is transformNode:
+            raise InputError(_("A transform cannot be applied to itself; choose other nodes."))
+        if parent is not None and parent is not transformNode:
+            raise InputError(
+                _("{node} lies under the transform {parent}; harden that first, or take the node out.").format(
+                    node=node.GetName(), parent=parent.GetName()
+                )
+            )
+    for node in nodes:
+        node.SetAndObserveTransformNodeID(transformNode.GetID())
+        if harden:
+            node.HardenTransform()
+
+
+def towardsMoving(transformNode):
+    """A new transform node that carries what lies in the fixed volume's space to the moving volume."""
+    scene = transformNode.GetScene()
+    name = _("{name}, for nodes in the fixed space").format(name=transformNode.GetName())
+    node = scene.GetFirstNode(name, "vtkMRMLTransformNode") or scene.AddNewNodeByClass("vtkMRMLTransformNode", name)
+    node.SetAndObserveTransformToParent(transformNode.GetTransformFromParent())
+    return node
+
+
+def exportTransform(transformNode, path: str | os.PathLike, overVolumeNode=None) -> None:
+    """Write the transform as .h5, .tfm, .txt, or as a displacement field over the volume. Raises OutputError.
+
+    Written whole or not at all, by the engine's own writers where a field is wanted.
+    """
+    isField = str(path).lower().endswith(IMAGE_EXTENSIONS)
+    if isField and overVolumeNode is None:
+        raise OutputError(_("A displacement field needs a volume to lie over; choose one, or write .h5."))
+
+    def write(node, target: str) -> None:
+        if isField:
+            image = imageFromVolumeNode(overVolumeNode)
+            write_image(sampledField(node, image, min(image.GetSpacing())), target)
+            return
+        storage = slicer.vtkMRMLTransformStorageNode()
+        storage.SetFileName(str(target))
+        if not storage.WriteData(node):
+            raise OutputError(_('The transform could not be written to "{path}".').format(path=path))
+
+    files = Outputs()
+    files.add(path, write, TRANSFORM_EXTENSIONS, "transform")
+    files.write(transformNode)
+
+
+def importTransform(path: str | os.PathLike, transformLogic, scene):
+    """Read a transform file into the scene, interpolated as ITK does. Raises InputError."""
+    node = transformLogic.AddTransform(str(path), scene)
+    if node is None:
+        raise InputError(_('"{path}" cannot be read as a transform.').format(path=path))
+    interpolateLinearly(node)
+    return node
