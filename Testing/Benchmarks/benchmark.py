@@ -83,7 +83,8 @@ def measure(method: str, case: Case, affine: str, folder: Path, threads: int) ->
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{method} failed on {case.name}")
-    return output, time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6
+    wall = time.perf_counter() - began
+    return output, wall, usage.ru_utime + usage.ru_stime, int(Path(f"{output}.peak_kb").read_text()) / 1e6
 
 
 def score(case: Case, path: str) -> dict[str, float]:

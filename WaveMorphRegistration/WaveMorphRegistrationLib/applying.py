@@ -8,7 +8,7 @@ import slicer
 from wavemorph.errors import InputError, OutputError
 from wavemorph.outputs import IMAGE_EXTENSIONS, TRANSFORM_EXTENSIONS, Outputs, write_image
 
-from .scene import imageFromVolumeNode, interpolateLinearly, sampledField
+from .scene import exactField, imageFromVolumeNode, sampledField
 from .translation import _
 
 FILE_FILTER = "ITK transform (*.h5 *.tfm);;Displacement field (*.nii.gz *.nrrd *.mha)"
@@ -54,18 +54,18 @@ def towardsMoving(transformNode):
 
 
 def exportTransform(transformNode, path: str | os.PathLike, overVolumeNode=None) -> None:
-    """Write the transform as .h5, .tfm, .txt, or as a displacement field over the volume. Raises OutputError.
+    """Write the transform as .h5, .tfm, .txt, or as a displacement field. Raises OutputError.
 
-    Written whole or not at all, by the engine's own writers where a field is wanted.
+    A grid is written as it is; another transform is sampled over the volume. Written whole or not at all.
     """
     isField = str(path).lower().endswith(IMAGE_EXTENSIONS)
-    if isField and overVolumeNode is None:
+    field = exactField(transformNode) if isField else None
+    if isField and field is None and overVolumeNode is None:
         raise OutputError(_("A displacement field needs a volume to lie over; choose one, or write .h5."))
 
     def write(node, target: str) -> None:
         if isField:
-            image = imageFromVolumeNode(overVolumeNode)
-            write_image(sampledField(node, image, min(image.GetSpacing())), target)
+            write_image(field if field is not None else _overVolume(node, overVolumeNode), target)
             return
         storage = slicer.vtkMRMLTransformStorageNode()
         storage.SetFileName(str(target))
@@ -77,10 +77,6 @@ def exportTransform(transformNode, path: str | os.PathLike, overVolumeNode=None)
     files.write(transformNode)
 
 
-def importTransform(path: str | os.PathLike, transformLogic, scene):
-    """Read a transform file into the scene, interpolated as ITK does. Raises InputError."""
-    node = transformLogic.AddTransform(str(path), scene)
-    if node is None:
-        raise InputError(_('"{path}" cannot be read as a transform.').format(path=path))
-    interpolateLinearly(node)
-    return node
+def _overVolume(transformNode, volumeNode):
+    image = imageFromVolumeNode(volumeNode)
+    return sampledField(transformNode, image, min(image.GetSpacing()))

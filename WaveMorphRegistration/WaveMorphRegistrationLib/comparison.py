@@ -75,7 +75,10 @@ class Comparison:
         shown = any({c.GetBackgroundVolumeID(), c.GetForegroundVolumeID()} & ids for c in self._composites())
         for node in helpers:
             if node.GetScene() is not None:
+                displayNode = node.GetDisplayNode()
                 self._scene.RemoveNode(node)
+                if displayNode is not None:
+                    self._scene.RemoveNode(displayNode)
         self._checkerNode = self._morphNode = self._morphTransformNode = None
         if shown and self._warpedNode is not None and self._warpedNode.GetScene() is not None:
             self._showLayers(self._warpedNode)

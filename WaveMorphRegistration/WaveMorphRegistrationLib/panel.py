@@ -13,6 +13,7 @@ from .dependencies import ensureDependencies
 from .job import JobState
 from .registrationLogic import OUTPUTS, RegistrationChoice, missingChoice
 from .resultPanel import ResultPanel
+from .scene import FIXED_ROLE, MOVING_ROLE
 from .translation import _
 
 POLL_MS = 100
@@ -34,7 +35,7 @@ class Panel:
     def __init__(self, ui, logic, getParameterNode):
         self.ui, self.logic, self._getParameterNode = ui, logic, getParameterNode
         self.parameters = self._guiTag = None
-        self._preparing = False
+        self._preparing, self._said, self._closed = False, "", False
         self.result = ResultPanel(ui)
         self._timer = qt.QTimer()
         self._timer.interval = POLL_MS
@@ -55,8 +56,8 @@ class Panel:
             if widget.property("SlicerParameterName")
         }
         self._guiTag = self.parameters.connectParametersToGui(named)
-        for selector, name in self._maskSelectors():
-            selector.setCurrentNode(getattr(self.parameters, name))
+        self._showMasks()
+        qt.QTimer.singleShot(0, self._showMasks)  # while a scene is read, selectors learn of its nodes last
         self._fillModels()
         self.update()
 
@@ -67,6 +68,7 @@ class Panel:
 
     def close(self) -> None:
         """The panel goes away: nothing may be left running."""
+        self._closed = True
         self._timer.stop()
         self.result.close()
         self.unbind()
@@ -80,6 +82,8 @@ class Panel:
 
     def update(self) -> None:
         """Texts, enabled states and progress as things stand."""
+        if self._closed:
+            return
         job, ui = self.logic.job, self.ui
         active = job.active or self._preparing
         missing = self._missing()
@@ -94,7 +98,7 @@ class Panel:
             section.enabled = not active
         ui.progressBar.visible = active
         ui.progressBar.value = round(100 * job.fraction)
-        ui.statusLabel.text = job.status if job.active else job.error or self._intention()
+        ui.statusLabel.text = job.status if job.active else self._said or self._intention()
         ui.logText.plainText = "\n".join(job.log)
         ui.deviceLabel.text = _("Found: {device}").format(device=job.device) if job.device else ""
 
@@ -103,7 +107,7 @@ class Panel:
         if self.logic.job.active:
             self.logic.cancel()
             return
-        self._preparing = True
+        self._preparing, self._said = True, ""
         self.update()
         try:
             ensureDependencies()
@@ -143,11 +147,36 @@ class Panel:
 
     def _onChoice(self) -> None:
         """The parameter node is written by its own connection, at this event or just after."""
-        qt.QTimer.singleShot(0, self.update)
+        qt.QTimer.singleShot(0, self._onChosen)
+
+    def _onChosen(self) -> None:
+        if self._closed:
+            return
+        self._said = ""
+        self._releaseOutputs()
+        self.update()
+
+    def _releaseOutputs(self) -> None:
+        """Nodes that hold the result of another pair are not to be filled with that of this one."""
+        p = self.parameters
+        if p is None or self.logic.job.active:
+            return
+        for name in _OUTPUT_NAMES.values():
+            node = getattr(p, f"output{name}")
+            if node is None:
+                continue
+            fixed, moving = node.GetNodeReference(FIXED_ROLE), node.GetNodeReference(MOVING_ROLE)
+            if fixed is not None and (fixed is not p.fixedVolume or moving is not p.movingVolume):
+                setattr(p, f"output{name}", None)
 
     def _maskSelectors(self) -> tuple:
         """Two classes of nodes may be masks, and the connection of a parameter to a selector would allow one only."""
         return (self.ui.fixedMaskSelector, "fixedMask"), (self.ui.movingMaskSelector, "movingMask")
+
+    def _showMasks(self) -> None:
+        if self.parameters is not None and not self._closed:
+            for selector, name in self._maskSelectors():
+                selector.setCurrentNode(getattr(self.parameters, name))
 
     def _onMask(self, name: str, node) -> None:
         if self.parameters is not None:
@@ -219,16 +248,21 @@ class Panel:
                 if node is not None:
                     setattr(self.parameters, f"output{name}", node)
         self.result.show(outcome)
+        report = outcome.report
+        self._said = _("Done in {seconds:.0f} s; {folded} folded voxels.").format(
+            seconds=report["seconds"]["total"], folded=report["folding"]["central_voxels"]
+        )
+        if report["warnings"]:
+            self._said += " " + _("Read the warning below before you use it.")
 
     def _onFailed(self, sentence: str) -> None:
-        self.update()
         self._complain(sentence)
 
     def _onCancelled(self) -> None:
+        self._said = _("Cancelled; the scene is as it was.")
         self.update()
-        self.ui.statusLabel.text = _("Cancelled; the scene is as it was.")
 
     def _complain(self, sentence: str) -> None:
-        self.logic.job.error = sentence
-        self.ui.statusLabel.text = sentence
+        self._said = sentence
+        self.update()
         slicer.util.errorDisplay(sentence)

@@ -114,12 +114,18 @@ def transformFromNode(transformNode, image: sitk.Image, leastSpacingMm: float = 
         affine.SetMatrix(lps[:3, :3].ravel().tolist())
         affine.SetTranslation(lps[:3, 3].tolist())
         return affine
+    field = exactField(transformNode)
+    if field is None:
+        field = sampledField(transformNode, image, leastSpacingMm)
+    return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+
+
+def exactField(transformNode) -> sitk.Image | None:
+    """The displacement image in LPS mm of a node that holds one grid from parent; None for any other node."""
     grid = transformNode.GetTransformFromParentAs("vtkOrientedGridTransform", False, False)
-    if grid is not None and not grid.GetInverseFlag() and transformNode.GetParentTransformNode() is None:
-        field = _fieldFromGrid(grid)
-    else:
-        field = sitk.Cast(sampledField(transformNode, image, leastSpacingMm), sitk.sitkVectorFloat64)
-    return sitk.DisplacementFieldTransform(field)
+    if grid is None or grid.GetInverseFlag() or transformNode.GetParentTransformNode() is not None:
+        return None
+    return _fieldFromGrid(grid)
 
 
 def sampledField(transformNode, image: sitk.Image, leastSpacingMm: float) -> sitk.Image:
@@ -148,8 +154,8 @@ def sampledField(transformNode, image: sitk.Image, leastSpacingMm: float) -> sit
 def _fieldFromGrid(grid) -> sitk.Image:
     """The displacement image in LPS mm of a vtkOrientedGridTransform: `gridTransform` backwards."""
     data = grid.GetDisplacementGrid()
-    vectors = numpy_support.vtk_to_numpy(data.GetPointData().GetScalars()).astype(np.float64)
-    vectors = vectors.reshape(*data.GetDimensions()[::-1], 3) * grid.GetDisplacementScale() * _FLIP
+    vectors = numpy_support.vtk_to_numpy(data.GetPointData().GetScalars()).astype(np.float32)
+    vectors = vectors.reshape(*data.GetDimensions()[::-1], 3) * np.float32(grid.GetDisplacementScale() * _FLIP)
     matrix = np.eye(4)
     matrix[:3, :3] = _array(grid.GetGridDirectionMatrix())[:3, :3] * np.array(data.GetSpacing())
     matrix[:3, 3] = data.GetOrigin()

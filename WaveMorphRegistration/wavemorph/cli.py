@@ -128,7 +128,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contrast", default="auto", help=f"{', '.join(CONTRASTS)} (default: auto, which measures it)")
     parser.add_argument("--similarity", default="auto", help=f"{', '.join(SIMILARITIES)} (default: auto, by contrast)")
     parser.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)} (default: auto)")
-    parser.add_argument("--spacing", type=float, metavar="MM", help="of the working grid (default: 1, more if voxels are)")
+    parser.add_argument("--spacing", type=float, metavar="MM", help="of the working grid (default: 1, or more)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--weights", default="auto", metavar="W", help="a model's name, a file, none, auto (default)")
     parser.add_argument("--quiet", action="store_true", help="no progress")

@@ -118,7 +118,10 @@ def _length(force: torch.Tensor, weight: torch.Tensor) -> float:
 
 
 def settle(
-    displacement: torch.Tensor, largest: float = 0.07, rounds: int = 3
+    displacement: torch.Tensor,
+    largest: float = 0.07,
+    rounds: int = 3,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(u, w, c): the displacement without folds, and an inverse that the lattice can hold (`field.invert_twice`).
 
@@ -126,8 +129,9 @@ def settle(
     there only. Three rounds leave next to none of these places, and cost less overlap than a stiffer field everywhere.
     """
     displacement, inverse = unfold(displacement), None
-    for _ in range(rounds):
+    for attempt in range(rounds):
         inverse, correction, error = field.invert_twice(displacement, inverse)
+        progress((attempt + 1) / (rounds + 1))
         sharp = error > largest
         if not bool(sharp.any()):
             return displacement, inverse, correction

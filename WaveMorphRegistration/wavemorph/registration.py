@@ -198,11 +198,13 @@ def _deformable_stages(pair, grid, affine, initial, settings, model, device, clo
                 plan,
                 _similarity_maker(settings.similarity, same),
                 displacement,
-                lambda fraction: clock.report(0.25 + 0.6 * fraction, "refining the deformation"),
+                lambda fraction: clock.report(0.25 + 0.35 * fraction, "refining the deformation"),
             )
-        clock.start("Finishing", 0.85)
-        displacement, inverse, correction = settle(displacement)
-        clock.report(0.92, "measuring")
+        clock.start("Finishing", 0.6)
+        displacement, inverse, correction = settle(
+            displacement, progress=lambda fraction: clock.report(0.6 + 0.35 * fraction, "inverting the deformation")
+        )
+        clock.report(0.95, "measuring")
         jacobian = field.jacobian_determinant(displacement) * float(
             np.linalg.det(np.reshape(affine.GetMatrix(), (3, 3)))
         )

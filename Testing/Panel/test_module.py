@@ -1,0 +1,133 @@
+"""The module as Slicer loads it: its self-test, its sample data, its use from a script, its packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import types
+
+import pytest
+import slicer
+from wavemorph.errors import InputError, WaveMorphError
+from WaveMorphRegistrationLib import dependencies, sampleData
+
+
+def test_the_self_test_of_the_module_passes(headless):
+    import WaveMorphRegistration
+
+    test = WaveMorphRegistration.WaveMorphRegistrationTest()
+    test.runTest()
+    assert test.said[-1] == "All parts passed."
+    assert len(test.said) == 5
+
+
+def test_loading_the_module_imports_nothing_heavy(headless):
+    import WaveMorphRegistration
+
+    parent = types.SimpleNamespace()
+    WaveMorphRegistration.WaveMorphRegistration(parent)
+    assert parent.title == "WaveMorph Registration"
+    assert parent.categories == ["Registration"]
+    assert slicer.app.connected["startupCompleted()"] is WaveMorphRegistration.registerSampleData
+
+
+def test_sample_data_are_registered_with_checksums_and_made_on_the_spot(headless, monkeypatch):
+    import WaveMorphRegistration
+
+    sources = []
+
+    class Logic:
+        registerCustomSampleDataCategory = staticmethod(lambda *arguments, **named: None)
+        registerCustomSampleDataSource = staticmethod(lambda **source: sources.append(source))
+
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=Logic))
+    WaveMorphRegistration.registerSampleData()
+    assert {source["sampleName"] for source in sources} == {*sampleData.PAIRS, sampleData.SYNTHETIC}
+    for source in sources:
+        if "uris" in source:
+            assert len(source["uris"]) == len(source["fileNames"]) == len(source["nodeNames"]) == 2
+            for uri, checksum in zip(source["uris"], source["checksums"]):
+                assert uri.endswith(checksum.split(":")[1])
+    (local,) = [source for source in sources if "customDownloader" in source]
+    nodes = local["customDownloader"](None)
+    assert [node.GetClassName() for node in nodes] == ["vtkMRMLScalarVolumeNode"] * 2
+
+
+def test_a_script_registers_without_a_panel(headless, tiny_pair):
+    from sceneVolumes import addVolume
+
+    import WaveMorphRegistration
+
+    fixed, moving = (addVolume(headless, image, name) for image, name in zip(tiny_pair, "FM"))
+    logic = WaveMorphRegistration.WaveMorphRegistrationLogic()
+    try:
+        outcome = logic.process(fixed, moving, outputs=("warped",), spacing_mm=4.0, weights="none")
+        assert [node.GetName() for node in outcome.nodes.all()] == ["M registered"]
+        with pytest.raises(InputError, match="must not be the same"):
+            logic.process(fixed, fixed)
+        with pytest.raises(WaveMorphError, match="Unknown output"):
+            logic.process(fixed, moving, outputs=("everything",))
+        with pytest.raises(WaveMorphError, match="Unknown setting"):
+            logic.process(fixed, moving, speed="fast")
+    finally:
+        logic.close()
+
+
+class PyTorchUtils(types.ModuleType):
+    """The logic of the PyTorch extension, as far as it is asked; `answer` is what installing does."""
+
+    def __init__(self, answer):
+        super().__init__("PyTorchUtils")
+        self.asked = []
+
+        def installTorch(logic, **arguments):
+            self.asked.append(arguments)
+            return answer()
+
+        self.PyTorchUtilsLogic = type("PyTorchUtilsLogic", (), {"installTorch": installTorch})
+
+
+def failing():
+    raise RuntimeError("[WinError 206] The filename or extension is too long")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(failing, "could not be installed .*WinError 206"), (lambda: None, "WaveMorph needs PyTorch; press Register")],
+)
+def test_torch_is_offered_through_its_extension_and_a_refusal_is_a_sentence(monkeypatch, answer, words):
+    utils = PyTorchUtils(answer)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", utils)
+    monkeypatch.setattr(dependencies.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(dependencies.DependencyError, match=words):
+        dependencies.ensureDependencies()
+    assert utils.asked == [{"askConfirmation": True, "torchVersionRequirement": ">=2.1"}]
+
+
+@pytest.mark.parametrize(("version", "words"), [(None, "only in part"), ("1.13.1", "1.13.1 is too old; .* 2.1")])
+def test_a_torch_that_cannot_do_is_named(monkeypatch, version, words):
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        dependencies.importlib.metadata, "version", lambda name: version if name == "torch" else real(name)
+    )
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    with pytest.raises(dependencies.DependencyError, match=words):
+        dependencies.ensureDependencies()
+
+
+def test_missing_packages_are_asked_for_and_a_refusal_is_a_sentence(monkeypatch):
+    installed = []
+    monkeypatch.setattr(dependencies, "_read", lambda path: ["surely-not-installed>=3"])
+    monkeypatch.setattr(slicer.util, "pip_install", installed.append, raising=False)
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: False, raising=False)
+    with pytest.raises(dependencies.DependencyError, match="surely-not-installed>=3, which was not installed"):
+        dependencies.ensureDependencies()
+    assert installed == []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: True)
+    with pytest.raises(dependencies.DependencyError, match="was not installed"):
+        dependencies.ensureDependencies()
+    assert installed == [["surely-not-installed>=3"]]
+
+
+def test_what_is_there_is_not_asked_for():
+    dependencies.ensureDependencies()

@@ -1,0 +1,353 @@
+"""The panel as a user drives it: choose, register through a real worker, look, judge, use; and what may go wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+import slicer
+from sceneVolumes import addVolume
+from WaveMorphRegistrationLib import dependencies
+from WaveMorphRegistrationLib import scene as nodes
+from WaveMorphRegistrationLib.job import JobState
+
+
+def composite(opened):
+    return opened.scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
+
+
+@pytest.fixture
+def withSlice(opened):
+    """A slice composite node, as every slice view has one."""
+    node = opened.scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    node.SetLayoutName("Red")
+    return opened
+
+
+def test_the_button_says_what_is_missing(opened, tiny_pair):
+    ui = opened.ui
+    assert (ui.registerButton.text, ui.registerButton.enabled) == ("Select fixed and moving volumes", False)
+    fixed, moving = (addVolume(opened.headless, image, name) for image, name in zip(tiny_pair, ("F", "M")))
+    ui.fixedSelector.setCurrentNode(fixed)
+    opened.turn()
+    assert ui.registerButton.text == "Select a moving volume"
+    ui.movingSelector.setCurrentNode(fixed)
+    opened.turn()
+    assert ui.registerButton.text == "Fixed and moving volume must not be the same"
+    assert not ui.registerButton.enabled
+    ui.movingSelector.setCurrentNode(moving)
+    opened.turn()
+    assert (ui.registerButton.text, ui.registerButton.enabled) == ("Register", True)
+    assert ui.statusLabel.text == "M will be aligned to F."
+    for name in ("Transform", "Warped", "Jacobian"):
+        getattr(ui, f"want{name}CheckBox").checked = False
+    opened.turn()
+    assert (ui.registerButton.text, ui.registerButton.enabled) == ("Select at least one output", False)
+
+
+def test_a_click_registers_and_shows_nodes_table_and_layers(withSlice, tiny_pair):
+    opened = withSlice
+    fixed, moving = opened.choose(*tiny_pair)
+    before = [nodes.imageFromVolumeNode(node) for node in (fixed, moving)]
+    opened.register()
+    assert opened.dialogs == []
+    outcome = opened.logic.outcome
+    made = outcome.nodes
+    names = [node.GetName() for node in made.all()]
+    assert names == ["Atlas to Patient", "Atlas registered", "Atlas to Patient Jacobian"]
+    point = np.array(made.transform.GetTransformFromParent().TransformPoint((0.0, 0.0, 0.0)))
+    assert np.linalg.norm(point - (-4.0, 0.0, 3.0)) < 1.0  # RAS of 4 mm to the left and 3 mm up
+    assert composite(opened).GetBackgroundVolumeID() == fixed.GetID()
+    assert composite(opened).GetForegroundVolumeID() == made.warped.GetID()
+    assert made.transform.GetDisplayNode().GetVisibility2D()
+    table = opened.ui.tableView.mrmlTableNode().GetTable()
+    rows = [[table.GetValue(row, column).ToString() for column in (0, 1)] for row in range(table.GetNumberOfRows())]
+    assert ["Folded voxels", "0 / 0"] in rows
+    assert opened.ui.statusLabel.text.startswith("Done in ")
+    assert opened.ui.resultSection.enabled
+    assert opened.parameters.outputTransform is made.transform
+    for node, image in zip((fixed, moving), before):
+        assert np.array_equal(
+            sitk.GetArrayFromImage(nodes.imageFromVolumeNode(node)), sitk.GetArrayFromImage(image)
+        )
+        assert node.GetParentTransformNode() is None
+
+
+def test_a_second_click_fills_the_same_nodes_with_a_warm_worker(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    opened.register()
+    first, worker, before = opened.logic.outcome, opened.job.workerProcessId, opened.nodeIds()
+    opened.register()
+    assert opened.job.workerProcessId == worker
+    assert opened.nodeIds() == before
+    assert opened.logic.outcome.nodes.transform is first.nodes.transform
+
+
+def test_another_pair_does_not_fill_the_nodes_of_the_last(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    opened.register()
+    other = addVolume(opened.headless, tiny_pair[1], "Other")
+    opened.ui.movingSelector.setCurrentNode(other)
+    opened.turn()
+    assert opened.parameters.outputTransform is None
+    assert opened.parameters.outputWarped is None
+
+
+def test_one_output_alone_is_made_alone(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    for name, wanted in (("Transform", False), ("Warped", False), ("Jacobian", False), ("Inverse", True)):
+        getattr(opened.ui, f"want{name}CheckBox").checked = wanted
+    opened.turn()
+    opened.register()
+    assert opened.dialogs == []
+    assert [node.GetName() for node in opened.logic.outcome.nodes.all()] == ["Patient to Atlas"]
+    assert opened.ui.exportInverseButton.enabled
+    assert not opened.ui.gridCheckBox.enabled
+
+
+def test_cancelling_answers_within_two_seconds_and_leaves_the_scene(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    before = opened.nodeIds()
+    opened.ui.registerButton.click()
+    assert opened.ui.registerButton.text == "Cancel"
+    opened.until(lambda: opened.job.stage == "Affine")
+    began = time.monotonic()
+    opened.ui.registerButton.click()
+    opened.until(lambda: not opened.job.active)
+    assert time.monotonic() - began < 2.0
+    assert opened.nodeIds() == before
+    assert opened.ui.statusLabel.text == "Cancelled; the scene is as it was."
+    opened.register()
+    assert opened.logic.outcome is not None
+    assert opened.dialogs == []
+
+
+def test_a_worker_that_does_not_answer_a_cancellation_is_killed(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    opened.ui.registerButton.click()
+    opened.until(lambda: opened.job.stage == "Affine")
+    worker = opened.job.workerProcessId
+    os.kill(worker, signal.SIGSTOP)  # hangs, as a driver may
+    began = time.monotonic()
+    opened.ui.registerButton.click()
+    opened.until(lambda: not opened.job.active)
+    assert time.monotonic() - began < 2.0
+    assert not isRunning(worker)
+
+
+def test_a_worker_that_dies_is_reported_and_replaced(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    before = opened.nodeIds()
+    opened.ui.registerButton.click()
+    opened.until(lambda: opened.job.stage == "Affine")
+    os.kill(opened.job.workerProcessId, signal.SIGKILL)
+    opened.until(lambda: not opened.job.active)
+    assert opened.job.state is JobState.Failed
+    assert len(opened.dialogs) == 1
+    assert "stopped in the middle" in opened.dialogs[0]
+    assert opened.nodeIds() == before
+    opened.register()
+    assert opened.logic.outcome is not None
+
+
+def test_a_scene_that_closes_takes_the_job_with_it(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    opened.ui.registerButton.click()
+    opened.until(lambda: opened.job.stage == "Affine")
+    opened.scene.Clear(0)
+    opened.until(lambda: not opened.job.active)
+    opened.turn()
+    assert opened.dialogs == []
+    assert opened.ui.registerButton.text == "Select fixed and moving volumes"
+    assert opened.scene.GetNumberOfNodesByClass("vtkMRMLGridTransformNode") == 0
+    opened.choose(*tiny_pair)
+    opened.register()
+    assert opened.logic.outcome is not None
+
+
+def test_a_volume_deleted_in_the_meantime_ends_the_job_with_a_sentence(opened, tiny_pair):
+    _fixed, moving = opened.choose(*tiny_pair)
+    opened.ui.registerButton.click()
+    opened.until(lambda: opened.job.stage == "Affine")
+    opened.scene.RemoveNode(moving)
+    opened.until(lambda: not opened.job.active)
+    assert opened.dialogs == [
+        "The result could not be brought into the scene: the moving volume was deleted while the registration ran, and "
+        "its result with it"
+    ]
+    assert opened.scene.GetNumberOfNodesByClass("vtkMRMLGridTransformNode") == 0
+
+
+def test_no_worker_is_left_when_the_panel_goes_away(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    opened.ui.registerButton.click()
+    opened.until(lambda: opened.job.stage == "Affine")
+    worker = opened.job.workerProcessId
+    opened.panel.close()
+    assert not isRunning(worker)
+    assert not opened.job.active
+
+
+def test_missing_torch_is_said_and_nothing_begins(opened, tiny_pair, monkeypatch):
+    opened.choose(*tiny_pair)
+    monkeypatch.setattr(dependencies.importlib.util, "find_spec", lambda name: None)
+    opened.ui.registerButton.click()
+    assert len(opened.dialogs) == 1
+    assert "PyTorch is not installed." in opened.dialogs[0]
+    assert "Extensions Manager" in opened.dialogs[0]
+    assert not opened.job.active
+    assert opened.ui.registerButton.text == "Register"
+
+
+def test_a_settings_error_of_the_engine_reaches_the_user(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    opened.parameters.preset = type(opened.parameters.preset).Instant
+    opened.turn()
+    opened.register()
+    assert len(opened.dialogs) == 1
+    assert "Instant needs a model" in opened.dialogs[0]
+    assert opened.ui.statusLabel.text == opened.dialogs[0]
+
+
+def test_the_choices_come_back_with_the_scene(opened, tiny_pair, tmp_path):
+    opened.choose(*tiny_pair)
+    opened.parameters.preset = type(opened.parameters.preset).Precise
+    opened.ui.alignedCheckBox.checked = True
+    opened.ui.wantInverseCheckBox.checked = True
+    mask = addVolume(
+        opened.headless, sitk.Cast(tiny_pair[0] > 300, sitk.sitkUInt8), "Mask", "vtkMRMLLabelMapVolumeNode"
+    )
+    opened.ui.fixedMaskSelector.setCurrentNode(mask)
+    opened.turn()
+    opened.headless.saveBundle(tmp_path / "case.mrb")
+    opened.scene.Clear(0)
+    opened.turn()
+    assert opened.parameters.fixedVolume is None
+    opened.headless.loadBundle(tmp_path / "case.mrb")
+    opened.turn()
+    p = opened.parameters
+    assert (p.fixedVolume.GetName(), p.movingVolume.GetName()) == ("Patient", "Atlas")
+    assert p.preset.name == "Precise"
+    assert opened.ui.presetComboBox.currentText == "Precise (longer)"
+    assert opened.ui.fixedSelector.currentNode() is p.fixedVolume
+    assert opened.ui.fixedMaskSelector.currentNode().GetName() == "Mask"
+    assert opened.ui.alignedCheckBox.checked
+    assert opened.ui.wantInverseCheckBox.checked
+    assert opened.ui.registerButton.enabled
+
+
+def test_swapping_exchanges_volumes_and_masks(opened, tiny_pair):
+    fixed, moving = opened.choose(*tiny_pair)
+    opened.ui.swapButton.click()
+    opened.turn()
+    assert (opened.parameters.fixedVolume, opened.parameters.movingVolume) == (moving, fixed)
+    assert opened.ui.statusLabel.text == "Patient will be aligned to Atlas."
+
+
+def test_masks_and_an_initial_transform_reach_the_engine(opened, tiny_pair, monkeypatch):
+    fixed, _moving = opened.choose(*tiny_pair)
+    labels = addVolume(
+        opened.headless, sitk.Cast(tiny_pair[0] > 300, sitk.sitkUInt8), "L", "vtkMRMLLabelMapVolumeNode"
+    )
+    segmentation = opened.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Brain")
+    slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, segmentation)
+    start = opened.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Start")
+    matrix = np.eye(4)
+    matrix[:3, 3] = (4.0, 0.0, -3.0)  # to parent, RAS: brings the moving volume onto the fixed one
+    start.SetMatrixTransformToParent(nodes.vtkMatrix(matrix))
+    opened.ui.fixedMaskSelector.setCurrentNode(segmentation)
+    opened.ui.initialTransformSelector.setCurrentNode(start)
+    opened.ui.alignedCheckBox.checked = True
+    opened.turn()
+    requests = []
+    begin = opened.job.start
+    monkeypatch.setattr(opened.job, "start", lambda request: (requests.append(request), begin(request)))
+    opened.register()
+    (request,) = requests
+    assert np.array_equal(sitk.GetArrayFromImage(request.fixedMask), sitk.GetArrayFromImage(tiny_pair[0] > 300))
+    assert np.allclose(request.initialTransform.TransformPoint((0.0, 0.0, 0.0)), (4.0, 0.0, 3.0))
+    assert opened.dialogs == []
+    forward = opened.logic.outcome.nodes.transform.GetTransformFromParent()
+    assert np.linalg.norm(np.array(forward.TransformPoint((0.0, 0.0, 0.0))) - (-4.0, 0.0, 3.0)) < 1.0
+    assert opened.logic.outcome.fixedNode is fixed
+
+
+def huge(lattice_spacing):
+    image = phantoms.head(phantoms.regular())
+    image.SetSpacing([lattice_spacing] * 3)
+    return image
+
+
+MISTAKES = {
+    "a slice or two": (lambda: phantoms.head(phantoms.regular((48, 52, 6))), "only 6 voxels along one axis"),
+    "spacing in metres": (lambda: huge(0.0018), "which no part of a body does"),
+    "spacing lost in a conversion": (lambda: huge(80.0), "which no part of a body does"),
+    "an empty scan": (lambda: phantoms.head(phantoms.regular()) * 0, "constant"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_volume_that_cannot_be_right_is_refused_before_the_work(opened, tiny_pair, mistake):
+    make, words = MISTAKES[mistake]
+    opened.choose(tiny_pair[0], make())
+    before = opened.nodeIds()
+    opened.ui.registerButton.click()
+    opened.turn()
+    assert len(opened.dialogs) == 1
+    assert words in opened.dialogs[0]
+    assert opened.dialogs[0].count(".") <= 8 and "Traceback" not in opened.dialogs[0]
+    assert not opened.job.active
+    assert opened.nodeIds() == before
+
+
+def test_a_segmentation_is_not_offered_as_a_volume_and_refused_from_a_script(opened, tiny_pair):
+    fixed, _moving = opened.choose(*tiny_pair)
+    labels = addVolume(
+        opened.headless, sitk.Cast(tiny_pair[0] > 300, sitk.sitkUInt8), "Labels", "vtkMRMLLabelMapVolumeNode"
+    )
+    opened.ui.movingSelector.setCurrentNode(labels)
+    assert opened.ui.movingSelector.currentNode() is not labels
+    with pytest.raises(Exception, match="Labels is a segmentation or label map, not an image"):
+        opened.logic.process(fixed, labels)
+
+
+def test_a_volume_under_a_deformation_is_refused_and_under_a_shift_taken_as_it_lies(opened, tiny_pair):
+    fixed, moving = opened.choose(*tiny_pair)
+    shift = opened.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Shift")
+    matrix = np.eye(4)
+    matrix[:3, 3] = (0.0, 10.0, 0.0)
+    shift.SetMatrixTransformToParent(nodes.vtkMatrix(matrix))
+    moving.SetAndObserveTransformNodeID(shift.GetID())
+    opened.register()
+    assert opened.dialogs == []
+    forward = opened.logic.outcome.nodes.transform.GetTransformFromParent()
+    assert np.linalg.norm(np.array(forward.TransformPoint((0.0, 0.0, 0.0))) - (-4.0, 10.0, 3.0)) < 1.0
+    fixed.SetAndObserveTransformNodeID(opened.logic.outcome.nodes.transform.GetID())
+    opened.ui.registerButton.click()
+    opened.turn()
+    assert "non-linear transform" in opened.dialogs[0]
+
+
+def test_another_part_of_the_body_is_doubted_in_words(opened, tiny_pair):
+    noise = sitk.GetImageFromArray(np.random.default_rng(0).uniform(100, 200, (44, 52, 48)).astype(np.float32))
+    noise.CopyInformation(tiny_pair[0])
+    opened.choose(tiny_pair[0], noise)
+    opened.ui.alignedCheckBox.checked = True
+    opened.turn()
+    opened.register()
+    if not opened.dialogs:  # refused at once, or done and doubted: never silent
+        assert opened.ui.warningLabel.text
+        assert "Read the warning" in opened.ui.statusLabel.text
+
+
+def isRunning(processId: int) -> bool:
+    try:
+        with open(f"/proc/{processId}/stat", encoding="ascii") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,258 @@
+"""What can be done with a result: look at it, judge it, use it elsewhere, without touching the inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import phantoms
+import pytest
+import qt
+import SimpleITK as sitk
+import slicer
+from sceneVolumes import addVolume
+from wavemorph.errors import InputError, OutputError
+from WaveMorphRegistrationLib import scene as nodes
+from WaveMorphRegistrationLib.applying import applyTransform, exportTransform
+
+SHIFT_RAS = np.array([-4.0, 0.0, 3.0])  # of the tiny pair, fixed -> moving
+
+
+@pytest.fixture
+def done(opened, tiny_pair):
+    """A finished registration, with a slice composite node to look through."""
+    opened.scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode").SetLayoutName("Red")
+    opened.choose(*tiny_pair)
+    opened.ui.wantInverseCheckBox.checked = True
+    opened.turn()
+    opened.register()
+    assert opened.dialogs == []
+    opened.outcome = opened.logic.outcome
+    opened.ui.measureBox.collapsed = opened.ui.useBox.collapsed = False
+    return opened
+
+
+def layers(opened):
+    composite = opened.scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
+    find = opened.scene.GetNodeByID
+    return find(composite.GetBackgroundVolumeID()), find(composite.GetForegroundVolumeID() or ""), composite
+
+
+def rowsOf(tableNode):
+    table = tableNode.GetTable()
+    columns = range(table.GetNumberOfColumns())
+    return [[table.GetValue(row, column).ToString() for column in columns] for row in range(table.GetNumberOfRows())]
+
+
+def test_flickering_shows_the_moving_volume_before_and_after(done):
+    ui, outcome = done.ui, done.outcome
+    ui.flickerButton.checked = True
+    seen = set()
+    for _ in range(2):
+        done.panel.result._onFlicker()
+        seen.add((layers(done)[1].GetName(), ui.flickerButton.text))
+    assert seen == {("Atlas", "Before / after: before"), ("Atlas registered", "Before / after: after")}
+    ui.flickerButton.checked = False
+    assert layers(done)[1] is outcome.nodes.warped
+
+
+def test_the_opacity_slider_goes_to_the_slices(done):
+    done.ui.opacitySlider.value = 0.2
+    assert layers(done)[2].GetForegroundOpacity() == pytest.approx(0.2)
+
+
+def test_the_checkerboard_holds_both_volumes_and_goes_away_again(done):
+    before = done.nodeIds()
+    done.ui.checkerboardCheckBox.checked = True
+    board, _none, _composite = layers(done)
+    array = slicer.util.arrayFromVolume(board)
+    fixed = slicer.util.arrayFromVolume(done.outcome.fixedNode)
+    assert array.shape == fixed.shape
+    assert 0 <= array.min() < array.max() <= 1
+    done.ui.checkerboardCheckBox.checked = False
+    assert layers(done)[0] is done.outcome.fixedNode
+    assert done.nodeIds() == before
+
+
+def test_the_warp_slider_goes_from_the_moving_volume_to_the_registered_one(done):
+    transform = done.outcome.nodes.transform.GetTransformFromParent()
+    placed = []
+    for value in (0.0, 50.0):
+        done.ui.morphSlider.value = value
+        shown = layers(done)[1]
+        on = shown.GetParentTransformNode().GetTransformFromParent()
+        placed.append(np.array(on.TransformPoint((0.0, 0.0, 0.0))))
+        assert transform.GetDisplacementScale() == 1.0
+    assert np.allclose(placed[0], 0, atol=1e-6)
+    assert np.allclose(placed[1], 0.5 * np.array(transform.TransformPoint((0.0, 0.0, 0.0))), atol=1e-3)
+    assert done.outcome.movingNode.GetParentTransformNode() is None
+    done.ui.morphSlider.value = 100.0
+    assert layers(done)[1] is done.outcome.nodes.warped
+
+
+def test_the_grid_goes_on_and_off_in_2d_and_3d_with_its_spacing(done):
+    shown = done.outcome.nodes.transform.GetDisplayNode()
+    done.ui.gridSpacingSlider.value = 15.0
+    assert shown.GetGridSpacingMm() == 15.0
+    done.ui.grid3DCheckBox.checked = True
+    assert shown.GetVisibility3D() and shown.GetVisibility2D()
+    done.ui.gridCheckBox.checked = False
+    assert shown.GetVisibility3D() and not shown.GetVisibility2D()
+    done.ui.grid3DCheckBox.checked = False
+    assert not shown.GetVisibility()
+
+
+def test_the_jacobian_comes_in_front_with_a_legend_and_goes_again(done):
+    jacobian = done.outcome.nodes.jacobian
+    done.ui.jacobianCheckBox.checked = True
+    done.ui.jacobianOpacitySlider.value = 0.4
+    legend = done.headless.logics["Colors"].GetColorLegendDisplayNode(jacobian)
+    assert layers(done)[1] is jacobian
+    assert layers(done)[2].GetForegroundOpacity() == pytest.approx(0.4)
+    assert legend.GetVisibility()
+    done.ui.jacobianCheckBox.checked = False
+    assert layers(done)[1] is done.outcome.nodes.warped
+    assert not legend.GetVisibility()
+
+
+def segmented(done, image, name, threshold=300):
+    labels = addVolume(done.headless, sitk.Cast(image > threshold, sitk.sitkUInt8), name, "vtkMRMLLabelMapVolumeNode")
+    segmentation = done.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, segmentation)
+    segmentation.GetSegmentation().GetNthSegment(0).SetName("brain")
+    return segmentation
+
+
+def test_structures_landmarks_and_volumes_are_measured(done, tiny_pair):
+    ui = done.ui
+    ui.fixedSegmentationSelector.setCurrentNode(segmented(done, tiny_pair[0], "drawn on patient"))
+    ui.movingSegmentationSelector.setCurrentNode(segmented(done, tiny_pair[1], "drawn on atlas"))
+    for selector, offset in ((ui.fixedLandmarksSelector, 0.0), (ui.movingLandmarksSelector, 1.0)):
+        points = done.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+        for place in ((10.0, 5.0, 0.0), (-8.0, 4.0, 6.0)):
+            points.AddControlPointWorld(*(np.array(place) + offset * SHIFT_RAS))
+        selector.setCurrentNode(points)
+    ui.measureButton.click()
+    assert done.dialogs == []
+    overlap = rowsOf(ui.tableView.mrmlTableNode())
+    assert overlap[0][0] == "brain"
+    before, after = float(overlap[0][1]), float(overlap[0][2])
+    assert after > max(before + 0.05, 0.95)
+    landmarks = rowsOf(done.scene.GetFirstNodeByName("Atlas to Patient landmarks"))
+    assert float(landmarks[-1][1]) == pytest.approx(5.0, abs=0.01)
+    assert float(landmarks[-1][2]) < 1.0
+    volumes = rowsOf(done.scene.GetFirstNodeByName("Atlas to Patient volumes"))
+    assert volumes[0][0] == "brain"
+    assert abs(float(volumes[0][3])) < 8.0
+
+
+def test_measuring_nothing_says_what_to_choose(done):
+    done.ui.measureButton.click()
+    assert "Choose a segmentation" in done.dialogs[0]
+
+
+def test_ticked_nodes_are_put_under_the_transform_and_hardened(done, tiny_pair):
+    points = done.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Landmarks on the atlas")
+    points.AddControlPointWorld(*SHIFT_RAS)
+    ui = done.ui
+    ui.refreshNodesButton.click()
+    names = [ui.nodeList.item(row).text() for row in range(ui.nodeList.count)]
+    assert "Landmarks on the atlas" in names
+    assert "Atlas registered" not in names
+    ui.nodeList.item(names.index("Landmarks on the atlas")).setCheckState(qt.Qt.Checked)
+    ui.hardenCheckBox.checked = True
+    ui.applyButton.click()
+    assert done.dialogs == []
+    assert points.GetParentTransformNode() is None
+    place = [0.0] * 3
+    points.GetNthControlPointPositionWorld(0, place)
+    assert np.linalg.norm(place) < 1.0
+
+
+def test_nodes_in_the_fixed_space_are_carried_the_other_way(done):
+    points = done.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Landmarks on the patient")
+    points.AddControlPointWorld(0.0, 0.0, 0.0)
+    ui = done.ui
+    ui.refreshNodesButton.click()
+    names = [ui.nodeList.item(row).text() for row in range(ui.nodeList.count)]
+    ui.nodeList.item(names.index("Landmarks on the patient")).setCheckState(qt.Qt.Checked)
+    ui.fixedSpaceCheckBox.checked = True
+    ui.applyButton.click()
+    place = [0.0] * 3
+    points.GetNthControlPointPositionWorld(0, place)
+    assert np.linalg.norm(np.array(place) - SHIFT_RAS) < 1.0
+
+
+def test_a_node_under_another_transform_is_refused_before_anything_is_touched(done):
+    other = done.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Other")
+    free, bound = (done.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name) for name in ("free", "bound"))
+    bound.SetAndObserveTransformNodeID(other.GetID())
+    with pytest.raises(InputError, match="bound lies under the transform Other"):
+        applyTransform(done.outcome.nodes.transform, [free, bound])
+    assert free.GetParentTransformNode() is None
+
+
+@pytest.mark.parametrize("extension", [".h5", ".tfm", ".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_what_is_exported_moves_points_for_simpleitk_as_in_the_scene(done, tmp_path, extension, inverse):
+    outcome = done.outcome
+    node, over = (
+        (outcome.nodes.inverse, outcome.movingNode) if inverse else (outcome.nodes.transform, outcome.fixedNode)
+    )
+    path = tmp_path / f"Übung 1{extension}"
+    exportTransform(node, path, over)
+    if extension in (".h5", ".tfm"):
+        read = sitk.ReadTransform(str(path))
+    else:
+        read = sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
+    flip = np.array([-1.0, -1.0, 1.0])
+    # the inverse has three parts, which one field over the moving volume's voxels of 1.8 mm can only sample
+    tolerance = 0.05 if inverse and extension not in (".h5", ".tfm") else 0.01
+    inScene = node.GetTransformFromParent()
+    for point in np.random.default_rng(0).uniform(-25, 25, (50, 3)):
+        expected = np.array(inScene.TransformPoint(point * flip)) * flip
+        assert np.linalg.norm(read.TransformPoint(point.tolist()) - expected) < tolerance
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_an_export_that_cannot_be_written_is_one_sentence(done, tmp_path):
+    with pytest.raises(OutputError, match="must end in one of"):
+        exportTransform(done.outcome.nodes.transform, tmp_path / "t.xyz")
+    with pytest.raises(OutputError, match="needs a volume to lie over"):
+        exportTransform(done.outcome.nodes.inverse, tmp_path / "t.nrrd")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leaving_takes_away_everything_that_only_served_to_look(done):
+    before = done.nodeIds()
+    done.ui.checkerboardCheckBox.checked = True
+    done.ui.morphSlider.value = 30.0
+    assert done.nodeIds() > before
+    done.panel.result.close()
+    assert done.nodeIds() == before
+
+
+def test_a_bent_transform_of_any_kind_can_be_where_it_starts(headless):
+    """A composite is sampled; a grid is taken as it is; both move points as the node does."""
+    import vtk
+
+    fixed = phantoms.head(phantoms.random_geometry(3))
+    field = sitk.GetImageFromArray(
+        np.random.default_rng(0).normal(0, 1.0, (30, 36, 40, 3)).astype(np.float32), isVector=True
+    )
+    field.CopyInformation(fixed)
+    field = sitk.SmoothingRecursiveGaussian(field, 8.0)
+    grid = headless.scene.AddNewNodeByClass("vtkMRMLGridTransformNode")
+    grid.SetAndObserveTransformFromParent(nodes.gridTransform(field))
+    whole = vtk.vtkGeneralTransform()
+    whole.Concatenate(nodes.gridTransform(field))
+    matrix = np.eye(4)
+    matrix[:3, :3] = phantoms.rotation((0, 0, 10))
+    whole.Concatenate(nodes.vtkMatrix(matrix))
+    composite = headless.scene.AddNewNodeByClass("vtkMRMLTransformNode")
+    composite.SetAndObserveTransformFromParent(whole)
+    flip = np.array([-1.0, -1.0, 1.0])
+    centre = phantoms.centre_of(fixed)
+    for node, tolerance in ((grid, 1e-4), (composite, 0.02)):
+        made = nodes.transformFromNode(node, fixed)
+        for point in centre + np.random.default_rng(1).uniform(-20, 20, (30, 3)):
+            expected = np.array(node.GetTransformFromParent().TransformPoint(point * flip)) * flip
+            assert np.linalg.norm(np.subtract(made.TransformPoint(point.tolist()), expected)) < tolerance
