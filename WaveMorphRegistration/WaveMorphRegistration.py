@@ -98,7 +98,7 @@ class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     def onSceneChanged(self, caller=None, event=None):
         """A new wrapper around the parameter node: the old one would go on reading what has gone."""
-        self.panel.bind()
+        self.panel.bindAgain()
 
 
 class WaveMorphRegistrationLogic(ScriptedLoadableModuleLogic):

@@ -252,6 +252,10 @@ class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):
             if child.isWidgetType():
                 child.setVisible(not folded)
 
+    def showEvent(self, event) -> None:
+        self._fold(not self.isChecked())
+        super().showEvent(event)
+
     collapsed = Property(bool, lambda self: not self.isChecked(), lambda self, value: self._fold(value))
 
 

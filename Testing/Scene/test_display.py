@@ -138,3 +138,8 @@ def test_what_has_been_folded_is_marked_in_the_folding_map(headless, random_regi
     marked = sitk.GetArrayFromImage(nodes.imageFromVolumeNode(result.folding))
     assert marked.any()
     assert np.array_equal(marked != 0, jacobian <= 0)
+    segmentation = display.foldingSegmentation(result.folding)
+    assert segmentation.GetNodeReference(nodes.FIXED_ROLE) is fixedNode
+    assert result.folding.GetScene() is None
+    drawn = sitk.GetArrayFromImage(nodes.labelsFromNode(segmentation, fixedNode))
+    assert np.array_equal(drawn != 0, jacobian <= 0)

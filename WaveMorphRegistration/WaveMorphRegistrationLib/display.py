@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import slicer
 
+from .scene import FIXED_ROLE, MOVING_ROLE
 from .translation import _
 
 JACOBIAN_WINDOW = (0.25, 1.75)
@@ -85,6 +86,22 @@ def showGrid(
     displayNode.SetVisibility(visible or visible3D)
     displayNode.SetVisibility2D(visible)
     displayNode.SetVisibility3D(visible3D)
+
+
+def foldingSegmentation(labelNode):
+    """A segmentation in place of a label map of folded voxels, in red; the label map is removed."""
+    scene, name = labelNode.GetScene(), labelNode.GetName()
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labelNode, node)
+    segment = node.GetSegmentation().GetNthSegment(0)
+    segment.SetName(_("folded"))
+    segment.SetColor(1.0, 0.0, 0.0)
+    for role in (FIXED_ROLE, MOVING_ROLE):
+        node.SetNodeReferenceID(role, labelNode.GetNodeReferenceID(role))
+    node.CreateDefaultDisplayNodes()
+    for old in (labelNode, labelNode.GetDisplayNode()):
+        scene.RemoveNode(old)
+    return node
 
 
 def showResult(nodes, fixedNode) -> None:

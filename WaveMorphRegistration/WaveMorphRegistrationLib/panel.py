@@ -56,10 +56,19 @@ class Panel:
             if widget.property("SlicerParameterName")
         }
         self._guiTag = self.parameters.connectParametersToGui(named)
-        self._showMasks()
-        qt.QTimer.singleShot(0, self._showMasks)  # while a scene is read, selectors learn of its nodes last
+        for selector, name in self._maskSelectors():
+            selector.setCurrentNode(getattr(self.parameters, name))
         self._fillModels()
         self.update()
+
+    def bindAgain(self) -> None:
+        """After a scene was closed or read: now, and once the selectors know its nodes, which they learn last."""
+        self.bind()
+        qt.QTimer.singleShot(0, self._onSettled)
+
+    def _onSettled(self) -> None:
+        if self.parameters is not None and not self._closed:
+            self.bind()
 
     def unbind(self) -> None:
         if self.parameters is not None and self._guiTag is not None:
@@ -172,11 +181,6 @@ class Panel:
     def _maskSelectors(self) -> tuple:
         """Two classes of nodes may be masks, and the connection of a parameter to a selector would allow one only."""
         return (self.ui.fixedMaskSelector, "fixedMask"), (self.ui.movingMaskSelector, "movingMask")
-
-    def _showMasks(self) -> None:
-        if self.parameters is not None and not self._closed:
-            for selector, name in self._maskSelectors():
-                selector.setCurrentNode(getattr(self.parameters, name))
 
     def _onMask(self, name: str, node) -> None:
         if self.parameters is not None:

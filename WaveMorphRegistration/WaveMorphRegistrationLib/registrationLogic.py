@@ -13,6 +13,7 @@ from wavemorph.images import validate_image, validate_mask
 from wavemorph.result import Registration
 from wavemorph.settings import Settings
 
+from .display import foldingSegmentation
 from .job import JobRequest, RegistrationJob
 from .reportTable import addReportTable
 from .scene import (
@@ -150,6 +151,8 @@ class RegistrationLogic:
         if "jacobian" in outputs and registration.report["folding"]["central_voxels"]:
             outputs.append("folding")
         nodes = addRegistrationToScene(registration, choice.fixedNode, choice.movingNode, outputs, into)
+        if nodes.folding is not None:
+            nodes.folding = foldingSegmentation(nodes.folding)
         tableNode = addReportTable(registration.report, choice.fixedNode, choice.movingNode)
         self.outcome = Outcome(nodes, tableNode, registration.report, choice.fixedNode, choice.movingNode)
         self.onFinished(self.outcome)

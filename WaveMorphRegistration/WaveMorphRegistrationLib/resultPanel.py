@@ -15,6 +15,7 @@ from .qualityTable import addLandmarkTable, addOverlapTable, addVolumeTable
 from .translation import _
 
 FLICKER_MS = 600
+_CARRIED = tuple(f"vtkMRML{kind}Node" for kind in ("Volume", "Segmentation", "Model", "Markups", "Transform"))
 
 
 class ResultPanel:
@@ -212,6 +213,8 @@ class ResultPanel:
         for index in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformableNode")):
             node = scene.GetNthNodeByClass(index, "vtkMRMLTransformableNode")
             if node.GetHideFromEditors() or node in own or node is self._outcome.fixedNode:
+                continue
+            if not any(node.IsA(className) for className in _CARRIED):
                 continue
             item = qt.QListWidgetItem(node.GetName())
             item.setData(qt.Qt.UserRole, node.GetID())

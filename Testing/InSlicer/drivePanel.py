@@ -1,0 +1,123 @@
+"""Drives the panel in a real Slicer as a user would, with a screenshot of the main window at each step.
+
+    Slicer --python-script Testing/InSlicer/drivePanel.py FIXED MOVING FOLDER
+
+Loads the pair, chooses it, presses Register, waits, shows grid and Jacobian, exports the transform and saves the scene.
+Writes FOLDER/01-loaded.png and so on, and ends Slicer with 0, or with 1 after FOLDER/failure.txt says why. The module
+must be known to Slicer (installed, or its folder among the additional module paths).
+"""
+
+import os
+import sys
+import time
+import traceback
+
+import qt
+import slicer
+
+TIMEOUT_SECONDS = 1800
+
+
+class Drive:
+    """One visit, step by step."""
+
+    def __init__(self, fixedPath, movingPath, folder):
+        self.fixedPath, self.movingPath, self.folder = fixedPath, movingPath, folder
+        self.step = 0
+
+    def run(self):
+        os.makedirs(self.folder, exist_ok=True)
+        fixed, moving = slicer.util.loadVolume(self.fixedPath), slicer.util.loadVolume(self.movingPath)
+        slicer.util.selectModule("WaveMorphRegistration")
+        widget = slicer.modules.WaveMorphRegistrationWidget
+        ui, job = widget.ui, widget.logic.registration.job
+        self.see("loaded")
+
+        ui.fixedSelector.setCurrentNode(fixed)
+        ui.movingSelector.setCurrentNode(moving)
+        self.turn()
+        require(ui.registerButton.enabled, f"Register is off: {ui.registerButton.text}")
+        self.see("chosen")
+
+        ui.registerButton.click()
+        self.turn()
+        require(job.active, f"no registration began: {ui.statusLabel.text}")
+        self.see("running")
+        deadline = time.time() + TIMEOUT_SECONDS
+        while job.active:
+            require(time.time() < deadline, "the registration took too long")
+            self.turn(0.1)
+        self.turn(1.0)
+        outcome = widget.logic.registration.outcome
+        require(outcome is not None, f"no result: {job.error}")
+        require(outcome.report["folding"]["strict_voxels"] == 0, "voxels are folded")
+        self.see("registered")
+
+        ui.gridCheckBox.checked = False
+        self.turn(0.5)
+        self.see("without-grid")
+        ui.gridCheckBox.checked = True
+        ui.grid3DCheckBox.checked = True
+        self.turn(0.5)
+        self.see("grid-in-3d")
+        ui.grid3DCheckBox.checked = False
+        ui.jacobianCheckBox.checked = True
+        self.turn(0.5)
+        self.see("jacobian")
+        ui.jacobianCheckBox.checked = False
+        ui.checkerboardCheckBox.checked = True
+        self.turn(0.5)
+        self.see("checkerboard")
+        ui.checkerboardCheckBox.checked = False
+        ui.morphSlider.value = 50
+        self.turn(0.5)
+        self.see("half-way")
+        ui.morphSlider.value = 100
+
+        from WaveMorphRegistrationLib.applying import exportTransform
+
+        for name in ("transform.h5", "transform.nii.gz"):
+            exportTransform(outcome.nodes.transform, os.path.join(self.folder, name), fixed)
+        scene = os.path.join(self.folder, "scene.mrb")
+        require(slicer.util.saveScene(scene), "the scene could not be saved")
+        slicer.mrmlScene.Clear()
+        self.turn(0.5)
+        require(slicer.util.loadScene(scene), "the scene could not be read back")
+        self.turn(1.0)
+        require(widget.panel.parameters.fixedVolume is not None, "the choice did not come back with the scene")
+        self.see("read-back")
+
+    def see(self, name):
+        self.step += 1
+        self.turn(0.2)
+        slicer.util.mainWindow().grab().save(os.path.join(self.folder, f"{self.step:02d}-{name}.png"))
+
+    @staticmethod
+    def turn(seconds=0.0):
+        until = time.time() + seconds
+        while True:
+            slicer.app.processEvents()
+            if time.time() >= until:
+                return
+            time.sleep(0.02)
+
+
+def require(right, otherwise):
+    if not right:
+        raise RuntimeError(otherwise)
+
+
+def main():
+    folder = sys.argv[-1]
+    try:
+        Drive(sys.argv[-3], sys.argv[-2], folder).run()
+    except Exception:
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, "failure.txt"), "w", encoding="utf-8") as file:
+            file.write(traceback.format_exc())
+        slicer.util.exit(1)
+    else:
+        slicer.util.exit(0)
+
+
+qt.QTimer.singleShot(1000, main)

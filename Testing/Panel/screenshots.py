@@ -1,0 +1,140 @@
+"""Draws Resources/Screenshots/panel.png and views.png: the demo's pair registered through the panel.
+
+    .venv/bin/python Testing/Panel/screenshots.py
+
+The panel is drawn by Qt with look-alikes of Slicer's widgets; the views by Slicer's own displayable managers.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "WaveMorphRegistration"), str(ROOT / "Testing"), str(Path(__file__).parent)]
+
+import pythonQt
+import slicer
+import slicer.util
+import slicerModules
+import vtk
+from PIL import Image
+from sceneVolumes import addVolume
+from vtk.util import numpy_support
+from wavemorph.demo import built_in_pair
+from WaveMorphRegistrationLib.headlessScene import HeadlessScene
+from WaveMorphRegistrationLib.offscreenSliceView import OffscreenSliceView
+
+TILE = (460, 400)
+MANAGERS_3D = (
+    "vtkMRMLCameraDisplayableManager",
+    "vtkMRMLViewDisplayableManager",
+    "vtkMRMLModelDisplayableManager",
+    "vtkMRMLThreeDReformatDisplayableManager",
+    "vtkMRMLTransformsDisplayableManager3D",
+    "vtkMRMLLinearTransformsDisplayableManager",
+)
+
+
+class View3D:
+    def __init__(self, headless):
+        self.renderer, self.window = vtk.vtkRenderer(), vtk.vtkRenderWindow()
+        self.window.SetOffScreenRendering(1)
+        self.window.SetMultiSamples(4)
+        self.window.SetSize(*TILE)
+        self.window.AddRenderer(self.renderer)
+        self.interactor = vtk.vtkRenderWindowInteractor()
+        self.interactor.SetRenderWindow(self.window)
+        factory = slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance()
+        factory.SetMRMLApplicationLogic(headless.applicationLogic)
+        for name in MANAGERS_3D:
+            if not factory.IsDisplayableManagerRegistered(name):
+                factory.RegisterDisplayableManager(name)
+        self.group = slicer.vtkMRMLDisplayableManagerGroup()
+        self.group.SetRenderer(self.renderer)
+        self.group.Initialize(factory, self.renderer)
+        self.logic = slicer.vtkMRMLViewLogic()
+        self.logic.SetMRMLApplicationLogic(headless.applicationLogic)
+        headless.applicationLogic.GetViewLogics().AddItem(self.logic)
+        self.logic.SetMRMLScene(headless.scene)
+        self.node = self.logic.AddViewNode("1")
+        self.group.SetMRMLDisplayableNode(self.node)
+
+    def image(self):
+        self.window.Render()
+        self.renderer.ResetCamera()
+        camera = self.renderer.GetActiveCamera()
+        camera.Azimuth(35)
+        camera.Elevation(20)
+        camera.Zoom(1.3)
+        self.renderer.ResetCameraClippingRange()
+        self.window.Render()
+        grabber = vtk.vtkWindowToImageFilter()
+        grabber.SetInput(self.window)
+        grabber.SetInputBufferTypeToRGB()
+        grabber.ReadFrontBufferOff()
+        grabber.Update()
+        width, height, _ = grabber.GetOutput().GetDimensions()
+        scalars = numpy_support.vtk_to_numpy(grabber.GetOutput().GetPointData().GetScalars())
+        return scalars.reshape(height, width, 3)[::-1].copy()
+
+
+def main() -> None:
+    application = pythonQt.install()
+    slicerModules.install(application)
+    headless = HeadlessScene()
+    slicer.modules.colors = types.SimpleNamespace(logic=lambda: headless.logics["Colors"])
+    slicer.util.errorDisplay = lambda text, *_: print("dialog:", text)
+    views = [
+        OffscreenSliceView(headless.scene, headless.applicationLogic, name, plane, TILE)
+        for name, plane in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal"))
+    ]
+    space = View3D(headless)
+    import WaveMorphRegistration
+
+    widget = WaveMorphRegistration.WaveMorphRegistrationWidget()
+    widget.setup()
+    ui, job = widget.ui, widget.logic.registration.job
+    pair = built_in_pair()
+    fixed, moving = (
+        addVolume(headless, image, name)
+        for image, name in ((pair.fixed, "MNI template"), (pair.moving, "Deformed head"))
+    )
+    ui.fixedSelector.setCurrentNode(fixed)
+    ui.movingSelector.setCurrentNode(moving)
+    ui.resultSection.collapsed = True
+    application.processEvents()
+    ui.registerButton.click()
+    while job.active:
+        application.processEvents()
+        time.sleep(0.02)
+    ui.logSection.collapsed = True
+    ui.resultSection.collapsed = False
+    ui.grid3DCheckBox.checked = True
+    ui.gridSpacingSlider.value = 12.0
+    parent = widget.parent
+    parent.resize(480, 1180)
+    parent.show()
+    for _ in range(20):
+        application.processEvents()
+    folder = ROOT / "Resources" / "Screenshots"
+    parent.grab().save(str(folder / "panel.png"))
+    outcome = widget.logic.registration.outcome
+    for view in views:
+        view.lookAt(fixed, (0.0, -15.0, 10.0))
+        view.composite.SetForegroundVolumeID(outcome.nodes.warped.GetID())
+        view.composite.SetForegroundOpacity(0.5)
+        view.node.SetSliceVisible(True)
+    tiles = [views[0].image(), space.image(), views[1].image(), views[2].image()]
+    width, height = TILE
+    picture = Image.new("RGB", (2 * width + 6, 2 * height + 6))
+    for index, tile in enumerate(tiles):
+        picture.paste(Image.fromarray(tile), ((index % 2) * (width + 6), (index // 2) * (height + 6)))
+    picture.save(folder / "views.png", optimize=True)
+    widget.cleanup()
+
+
+if __name__ == "__main__":
+    main()
