@@ -40,10 +40,12 @@ if [ -z "$python" ]; then
 fi
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
     system_packages "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
-# the scene is drawn off-screen by Mesa
-if [ "$(uname -s)" = Linux ] && ! "$python" -c 'import ctypes; ctypes.CDLL("libEGL.so.1"); ctypes.CDLL("libGL.so.1")' 2>/dev/null; then
-    system_packages libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri ||
-        say "going on without: everything works but the pictures"
+# the scene is drawn off-screen by Mesa, and the panel of the tests by Qt
+needed='import ctypes; [ctypes.CDLL(f"lib{name}") for name in
+    ("EGL.so.1", "GL.so.1", "xkbcommon.so.0", "fontconfig.so.1", "dbus-1.so.3", "glib-2.0.so.0")]'
+if [ "$(uname -s)" = Linux ] && ! "$python" -c "$needed" 2>/dev/null; then
+    system_packages libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libxkbcommon0 libfontconfig1 libdbus-1-3 libglib2.0-0 ||
+        say "going on without: everything works but the pictures and the tests of the panel"
 fi
 
 say "making $venv with $("$python" --version)"

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 import slicer
 from sceneVolumes import addVolume
-from WaveMorphRegistrationLib import dependencies
+from WaveMorphRegistrationLib import dependencies, panel
 from WaveMorphRegistrationLib import scene as nodes
 from WaveMorphRegistrationLib.job import JobState
 
@@ -331,6 +331,19 @@ def test_a_volume_under_a_deformation_is_refused_and_under_a_shift_taken_as_it_l
     opened.ui.registerButton.click()
     opened.turn()
     assert "non-linear transform" in opened.dialogs[0]
+
+
+def test_a_volume_too_large_for_the_memory_is_worked_on_more_coarsely_and_the_panel_says_so(
+    opened, tiny_pair, monkeypatch
+):
+    choice = panel.RegistrationChoice
+    monkeypatch.setattr(panel, "RegistrationChoice", lambda f, m, s, *r: choice(f, m, {**s, "max_voxels": 5000}, *r))
+    opened.choose(*tiny_pair)
+    opened.register()
+    assert opened.dialogs == []
+    assert "coarsened" in opened.ui.warningLabel.text
+    assert "at most 5000 voxels" in opened.ui.warningLabel.text
+    assert "Read the warning" in opened.ui.statusLabel.text
 
 
 def test_another_part_of_the_body_is_doubted_in_words(opened, tiny_pair):
