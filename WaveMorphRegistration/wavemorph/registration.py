@@ -33,8 +33,10 @@ _PLANS = {
 # Descriptors of different contrasts agree less exactly, least of all at full resolution: held stiffer, the true error
 # of synthetic pairs is less, and two scans of one head are bent half as much.
 _PLANS_ACROSS_CONTRASTS = {
-    "Balanced": RefinementPlan(levels=(Level(4, 50), Level(2, 40)), field_sigma=1.5),
-    "Precise": RefinementPlan(levels=(Level(4, 80), Level(2, 80), Level(1, 10)), field_sigma=1.5, tolerance=5e-4),
+    "Balanced": RefinementPlan(levels=(Level(4, 50), Level(2, 40)), force_sigma=3.0, field_sigma=1.0),
+    "Precise": RefinementPlan(
+        levels=(Level(4, 80), Level(2, 80), Level(1, 10)), force_sigma=3.0, field_sigma=1.0, tolerance=5e-4
+    ),
 }
 _SPACING_MM = 1.0
 _MARGIN_MM = 10.0
