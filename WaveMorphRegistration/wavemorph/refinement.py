@@ -126,8 +126,8 @@ def settle(
     """(u, w, c): the displacement without folds, and an inverse that the lattice can hold (`field.invert_twice`).
 
     Where there and back ends more than `largest` voxels off, the map bends too sharply for its lattice, and is smoothed
-    there only, and mildly: strong smoothing makes new bends around the patch. Five rounds leave few of these places, and
-    cost less overlap than a stiffer field everywhere.
+    there only, and mildly: strong smoothing makes new bends around the patch. Five rounds leave few of these places,
+    and cost less overlap than a stiffer field everywhere.
     """
     displacement, inverse = unfold(displacement), None
     for attempt in range(rounds):
