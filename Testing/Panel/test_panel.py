@@ -216,6 +216,22 @@ def test_no_worker_is_left_when_the_panel_goes_away(opened, tiny_pair):
     assert not opened.job.active
 
 
+def test_a_reloaded_module_takes_up_where_the_last_one_was(opened, tiny_pair):
+    """Reload: the old widget is cleaned up, its worker gone, and a new one shows the same choice."""
+    fixed, moving = opened.choose(*tiny_pair)
+    opened.register()
+    worker = opened.job.workerProcessId
+    opened.widget.cleanup()
+    assert not isRunning(worker)
+    again = type(opened.widget)()
+    again.setup()
+    opened.turn()
+    assert (again.panel.parameters.fixedVolume, again.panel.parameters.movingVolume) == (fixed, moving)
+    assert again.ui.registerButton.enabled
+    again.cleanup()
+    again.parent.setMRMLScene(None)
+
+
 def test_missing_torch_is_said_and_nothing_begins(opened, tiny_pair, monkeypatch):
     opened.choose(*tiny_pair)
     monkeypatch.setattr(dependencies.importlib.util, "find_spec", lambda name: None)

@@ -216,10 +216,10 @@ class ResultPanel:
                 continue
             if not any(node.IsA(className) for className in _CARRIED):
                 continue
-            item = qt.QListWidgetItem(node.GetName())
+            self.ui.nodeList.addItem(node.GetName())
+            item = self.ui.nodeList.item(self.ui.nodeList.count - 1)
             item.setData(qt.Qt.UserRole, node.GetID())
             item.setCheckState(qt.Qt.Unchecked)
-            self.ui.nodeList.addItem(item)
 
     def _apply(self) -> None:
         scene = self._outcome.fixedNode.GetScene()
