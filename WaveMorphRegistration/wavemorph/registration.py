@@ -41,7 +41,7 @@ _PLANS_ACROSS_CONTRASTS = {
 _SPACING_MM = 1.0
 _MARGIN_MM = 10.0
 _BYTES_PER_VOXEL = 220  # measured peak of a refinement at the finest level
-_SAME_CONTRAST = 0.5  # agreement above which brighter may be expected to meet brighter: T1 pairs reach 0.7, T1-PD 0.2
+_SAME_CONTRAST = 0.5  # agreement above which brighter may be expected to meet brighter: T1 pairs reach 0.7, T1-PD 0.4
 _COARSER = 1.5
 
 
@@ -176,7 +176,7 @@ def _grid_within_budget(pair: Pair, spacing: float, budget: int, model) -> Worki
 def _deformable_stages(pair, grid, affine, initial, settings, model, device, clock, warnings) -> Registration:
     working = prepare(pair, grid, affine, device)
     fixed, moving = working.fixed, working.moving
-    agreement = working.contrast_agreement()
+    agreement = working.contrast_agreement(max(grid.spacing))
     same = agreement > _SAME_CONTRAST if settings.contrast == "auto" else settings.contrast == "same"
     displacement = grid.from_mm(initial).to(device) if initial is not None else None
     velocity = None
