@@ -39,10 +39,10 @@ class Case:
 
 
 def built_in_cases(folder: Path) -> list[Case]:
-    """The template against itself under three known diffeomorphisms, once with reversed contrast."""
+    """The template against itself under two known diffeomorphisms, the second with reversed contrast."""
     template = sitk.Cast(sitk.ReadImage(str(demo.template_path())), sitk.sitkFloat32)
     cases = []
-    for seed, reversed_contrast in ((0, False), (1, False), (2, True)):
+    for seed, reversed_contrast in ((0, False), (2, True)):
         pair = make_pair(template, Difference(spacing_mm=(1.0, 1.0, 1.5), reversed_contrast=reversed_contrast), seed)
         paths = [str(folder / f"{seed}-{role}.nii.gz") for role in ("fixed", "moving")]
         write_image(pair.fixed, paths[0])
