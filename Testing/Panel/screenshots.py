@@ -20,7 +20,7 @@ import slicer
 import slicer.util
 import slicerModules
 import vtk
-from PIL import Image
+from PIL import Image, ImageChops
 from sceneVolumes import addVolume
 from vtk.util import numpy_support
 from wavemorph.demo import built_in_pair
@@ -81,6 +81,14 @@ class View3D:
         return scalars.reshape(height, width, 3)[::-1].copy()
 
 
+def crop(path: Path, margin: int = 16) -> None:
+    """Take away the empty part below."""
+    image = Image.open(path).convert("RGB")
+    empty = Image.new("RGB", image.size, image.getpixel((0, 0)))
+    bottom = ImageChops.difference(image, empty).getbbox()[3]
+    image.crop((0, 0, image.width, min(image.height, bottom + margin))).save(path, optimize=True)
+
+
 def main() -> None:
     application = pythonQt.install()
     slicerModules.install(application)
@@ -121,6 +129,7 @@ def main() -> None:
         application.processEvents()
     folder = ROOT / "Resources" / "Screenshots"
     parent.grab().save(str(folder / "panel.png"))
+    crop(folder / "panel.png")
     outcome = widget.logic.registration.outcome
     for view in views:
         view.lookAt(fixed, (0.0, -15.0, 10.0))
