@@ -64,6 +64,12 @@ class Comparison:
             composite.SetBackgroundVolumeID(self._checkerNode.GetID())
             composite.SetForegroundVolumeID(None)
 
+    def showOver(self, node, opacity: float) -> None:
+        """Another volume, such as the Jacobian, over the fixed one."""
+        self._showLayers(node)
+        for composite in self._composites():
+            composite.SetForegroundOpacity(opacity)
+
     def showMorph(self, share: float) -> None:
         """The moving volume on its way: 0 where its file puts it, 1 registered."""
         self._showLayers(self._morphed(share))

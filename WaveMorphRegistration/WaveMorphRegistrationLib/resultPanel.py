@@ -180,11 +180,7 @@ class ResultPanel:
             return
         showJacobian(jacobian)
         showLegend(jacobian, colorLogic, True)
-        scene = jacobian.GetScene()
-        for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
-            composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
-            composite.SetForegroundVolumeID(jacobian.GetID())
-            composite.SetForegroundOpacity(self.ui.jacobianOpacitySlider.value)
+        self._comparison.showOver(jacobian, self.ui.jacobianOpacitySlider.value)
 
     def _measure(self) -> None:
         """Every table for which there is something to measure."""
