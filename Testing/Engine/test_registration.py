@@ -392,7 +392,7 @@ class OneStep:
         self.network, self.voxels = self, voxels
         self.config = NetworkConfig(output="displacement")
 
-    def predict_symmetric(self, fixed, moving):
+    def decode_symmetric(self, fixed, moving):
         step = torch.zeros(1, 3, *fixed.shape[2:])
         axes = [torch.linspace(-1, 1, n) for n in fixed.shape[2:]]
         k, j, i = torch.meshgrid(*axes, indexing="ij")
@@ -426,7 +426,7 @@ def test_a_bent_initial_transform_is_kept_and_continued_on_the_fixed_side(monkey
     points = brain_points()
     step = np.zeros_like(points)
     if voxels:
-        field = model.predict_symmetric(torch.zeros(1, 1, *result.working_jacobian.GetSize()[::-1]), None)[0, 0]
+        field = model.decode_symmetric(torch.zeros(1, 1, *result.working_jacobian.GetSize()[::-1]), None)[0, 0]
         at = [result.working_jacobian.TransformPhysicalPointToContinuousIndex(point.tolist()) for point in points]
         i, j, k = np.round(np.transpose(at)).astype(int)
         step[:, 2] = 2.0 * field.numpy()[k, j, i]

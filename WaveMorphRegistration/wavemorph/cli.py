@@ -16,6 +16,7 @@ from .errors import Cancelled, InputError, OutOfMemoryError, SettingsError, Wave
 from .progress import TerminalProgress, spoken
 from .result import Registration, warp_image
 from .settings import CONTRASTS, DEVICES, PRESETS, SIMILARITIES, Settings
+from .training.commands import add_commands as add_training_commands
 
 _INTERPOLATORS = {
     "linear": sitk.sitkLinear,
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--report", metavar="R", help="the numbers as .json")
     evaluate.set_defaults(run=_evaluate)
 
+    add_training_commands(commands)
     models = commands.add_parser("models", help="list the models that are installed")
     models.add_argument("--complexity", action="store_true", help="parameters and multiply-adds of the network instead")
     models.set_defaults(run=_models)

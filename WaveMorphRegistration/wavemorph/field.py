@@ -50,7 +50,7 @@ def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
 def exponentiate(velocity: torch.Tensor, steps: int | None = None) -> torch.Tensor:
     """exp(v) by scaling and squaring; `steps` squarings, or as many as bring the first step below 1/8 voxel."""
     if steps is None:
-        longest = float(velocity.abs().amax())
+        longest = float(velocity.detach().abs().amax())
         steps = max(0, math.ceil(math.log2(max(longest, 1e-12) * 8)))
     displacement = velocity / 2**steps
     for _ in range(steps):
@@ -134,6 +134,17 @@ def resize(displacement: torch.Tensor, size: tuple[int, int, int]) -> torch.Tens
     ratio = [new / old for new, old in zip(size, displacement.shape[2:])]
     resized = F.interpolate(displacement, size=tuple(size), mode="trilinear", align_corners=False)
     return resized * torch.tensor(ratio, device=displacement.device).view(1, 3, 1, 1, 1)
+
+
+def border_taper(size: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+    """0 on the outermost voxels, 1 from three voxels inside: the displacement ends where the lattice ends."""
+    taper = torch.ones(1, 1, *size, device=device)
+    for axis, n in enumerate(size):
+        ramp = torch.minimum(torch.arange(n, device=device), torch.arange(n - 1, -1, -1, device=device)) / 3
+        shape = [1] * 5
+        shape[axis + 2] = n
+        taper = taper * ramp.clamp(max=1).view(shape)
+    return taper
 
 
 def gradient(image: torch.Tensor) -> torch.Tensor:

@@ -80,7 +80,7 @@ def refine(
 def _refine_level(fixed, moving, weight, displacement, plan, level, make_similarity, progress) -> torch.Tensor:
     similarity = make_similarity(fixed, weight, level.factor)
     features = similarity.features(moving)
-    border = _border_taper(tuple(fixed.shape[2:]), fixed.device)
+    border = field.border_taper(tuple(fixed.shape[2:]), fixed.device)
     momentum = torch.zeros_like(displacement)
     # were the two aligned already, the first force would be noise: the scale is never that of less than half the force
     # by which the fixed image resists a shift of one voxel along each axis
@@ -167,14 +167,3 @@ def _patch(marked: torch.Tensor, reach: int) -> torch.Tensor:
 
 def _pool(image: torch.Tensor, factor: int) -> torch.Tensor:
     return image if factor == 1 else F.avg_pool3d(image, factor)
-
-
-def _border_taper(size: tuple[int, int, int], device: torch.device) -> torch.Tensor:
-    """0 on the outermost voxels, 1 from three voxels inside: the displacement ends where the lattice ends."""
-    taper = torch.ones(1, 1, *size, device=device)
-    for axis, n in enumerate(size):
-        ramp = torch.minimum(torch.arange(n, device=device), torch.arange(n - 1, -1, -1, device=device)) / 3
-        shape = [1] * 5
-        shape[axis + 2] = n
-        taper = taper * ramp.clamp(max=1).view(shape)
-    return taper

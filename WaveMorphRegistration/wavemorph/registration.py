@@ -16,6 +16,7 @@ from .errors import InputError, OutOfMemoryError, SettingsError
 from .geometry import WorkingGrid, image_from_tensor, make_working_grid
 from .images import validate_image, validate_mask
 from .machine import choose_device, free_memory
+from .network.passes import predict
 from .preprocessing import Pair, bounding_box, prepare
 from .refinement import Level, RefinementPlan, refine, settle
 from .report import doubts, provenance, quality
@@ -91,7 +92,7 @@ def register(
         while True:
             try:
                 budget = settings.max_voxels or int(0.6 * free_memory(device) / _BYTES_PER_VOXEL)
-                grid = _grid_within_budget(pair, spacing, budget, model)
+                grid = _grid_within_budget(pair, spacing, budget)
                 if max(grid.spacing) > 1.05 * spacing:
                     warnings.append(
                         f"The working grid was coarsened to {max(grid.spacing):.2f} mm to hold at most "
@@ -163,13 +164,12 @@ def _spacing_for(pair: Pair) -> float:
     return max(_SPACING_MM, min(*pair.fixed.GetSpacing(), *pair.moving.GetSpacing()) / 1.5)
 
 
-def _grid_within_budget(pair: Pair, spacing: float, budget: int, model) -> WorkingGrid:
+def _grid_within_budget(pair: Pair, spacing: float, budget: int) -> WorkingGrid:
     box = bounding_box(pair.fixed_mask if pair.fixed_mask is not None else pair.fixed_foreground)
-    divisor = max(8, model.network.config.divisor) if model is not None else 8
-    grid = make_working_grid(pair.fixed, box, spacing, _MARGIN_MM, divisor)
+    grid = make_working_grid(pair.fixed, box, spacing, _MARGIN_MM)
     while grid.voxels > budget and min(grid.size) > 16:
         spacing *= max(1.02, (grid.voxels / budget) ** (1 / 3))
-        grid = make_working_grid(pair.fixed, box, spacing, _MARGIN_MM, divisor)
+        grid = make_working_grid(pair.fixed, box, spacing, _MARGIN_MM)
     return grid
 
 
@@ -183,12 +183,14 @@ def _deformable_stages(pair, grid, affine, initial, settings, model, device, clo
     with torch.inference_mode():
         if model is not None:
             clock.start("Network", 0.2)
-            seen = moving if displacement is None else field.warp(moving, displacement)
-            predicted = model.network.predict_symmetric(fixed, seen)
-            exponential = model.network.config.output == "velocity"
-            step = field.exponentiate(predicted) if exponential else predicted
-            velocity = predicted if exponential and displacement is None else None
-            displacement = step if displacement is None else field.compose(displacement, step)
+            displacement, velocity = predict(
+                model.network,
+                fixed,
+                moving,
+                max(grid.spacing),
+                displacement,
+                lambda fraction: clock.report(0.2 + 0.05 * fraction, "the network aligns the two"),
+            )
         plan = (_PLANS if same else _PLANS_ACROSS_CONTRASTS).get(settings.preset)
         if plan is not None:
             velocity = None

@@ -10,6 +10,7 @@ from ..errors import SettingsError
 DOWNSAMPLINGS = ("max", "merging", "wavelet", "mswf")
 UPSAMPLINGS = ("nearest", "trilinear", "dysample")
 OUTPUTS = ("velocity", "displacement")
+INPUTS = ("pair", "pair+force")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,16 @@ class NetworkConfig:
     flow_deviation: standard deviation of the flow head's first weights, so that training begins near the identity
         (ours; VoxelMorph's).
     output: "velocity", a stationary velocity field whose exponential is the map (ours), or "displacement" (paper 3.7).
+    inputs: "pair", both volumes (paper 3.3), or "pair+force", with the slope of their local correlation along each axis
+        beside them, as learned optimisers have it (ours; GraDIRN, Qiu et al., MIDL 2022).
+    stem: a convolution on the full lattice before the first halving; without it the first halving sees the inputs
+        themselves (ours), which leaves nothing to compute on the full lattice and needs flow_level >= 1.
+    passes_mm: the network is applied once on the lattice it is given (empty, the paper), or once on each of these
+        spacings in turn, each time to what the last pass has left to do (ours).
+    flow_sigma: Gaussian that smooths each flow, in voxels of the lattice where it is decoded; 0 for none (ours).
+    pass_sigma: Gaussian in voxels that smooths the displacement after each of these passes (ours).
+    symmetric: each prediction is the mean over both directions, at twice the cost, so that swapped inputs give the
+        inverse (ours).
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 96, 128)
@@ -44,11 +55,23 @@ class NetworkConfig:
     flow_level: int = 1
     flow_deviation: float = 1e-5
     output: str = "velocity"
+    inputs: str = "pair"
+    stem: bool = True
+    passes_mm: tuple[float, ...] = ()
+    flow_sigma: float = 0.0
+    pass_sigma: float = 0.8
+    symmetric: bool = True
 
     def __post_init__(self):
         for name in ("channels", "kernels"):
             object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))
-        for name, choices in (("downsampling", DOWNSAMPLINGS), ("upsampling", UPSAMPLINGS), ("output", OUTPUTS)):
+        object.__setattr__(self, "passes_mm", tuple(float(mm) for mm in self.passes_mm))
+        for name, choices in (
+            ("downsampling", DOWNSAMPLINGS),
+            ("upsampling", UPSAMPLINGS),
+            ("output", OUTPUTS),
+            ("inputs", INPUTS),
+        ):
             if getattr(self, name) not in choices:
                 raise SettingsError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
         if len(self.channels) < 2 or min(self.channels) < 1:
@@ -57,6 +80,12 @@ class NetworkConfig:
             raise SettingsError(f"The network needs four odd kernel sides, not {self.kernels}.")
         if not 0 <= self.flow_level < self.halvings:
             raise SettingsError(f"The flow level must lie between 0 and {self.halvings - 1}, not {self.flow_level}.")
+        if not self.stem and self.flow_level == 0:
+            raise SettingsError("Without a stem there is nothing to decode the flow from at level 0; choose level 1.")
+        if self.passes_mm and self.output != "velocity":
+            raise SettingsError("Passes compose maps, which needs the output velocity, not displacement.")
+        if any(not 0.1 <= mm <= 50 for mm in self.passes_mm):
+            raise SettingsError(f"The spacings of the passes must lie between 0.1 and 50 mm, not {self.passes_mm}.")
         if self.upsampling == "dysample" and any(c % self.dysample_groups for c in self.channels[1:]):
             raise SettingsError(
                 f"DySample with {self.dysample_groups} groups needs channels it can divide, not {self.channels[1:]}."
@@ -65,6 +94,10 @@ class NetworkConfig:
     @property
     def halvings(self) -> int:
         return len(self.channels) - 1
+
+    @property
+    def input_channels(self) -> int:
+        return 2 if self.inputs == "pair" else 5
 
     @property
     def divisor(self) -> int:

@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..field import resize
+from ..field import resize, smooth
 from .config import NetworkConfig
 from .convnext import ChannelNorm, ConvNextBlock
 from .dysample import make_upsampling
+from .force import correlation_force
 from .mswf import make_downsampling
 
 
@@ -22,8 +23,11 @@ class WaveMorphNetwork(nn.Module):
     def __init__(self, config: NetworkConfig | None = None):
         super().__init__()
         self.config = config or NetworkConfig()
-        channels = self.config.channels
-        self.stem = _convolution(2, channels[0])
+        channels = list(self.config.channels)
+        if self.config.stem:
+            self.stem = _convolution(self.config.input_channels, channels[0])
+        else:
+            self.stem, channels[0] = nn.Identity(), self.config.input_channels
         self.down = nn.ModuleList(
             make_downsampling(self.config, fine, coarse) for fine, coarse in zip(channels, channels[1:])
         )
@@ -47,8 +51,15 @@ class WaveMorphNetwork(nn.Module):
 
         Raises InputError where shapes differ or a side is no multiple of the divisor.
         """
+        return resize(self.decode(fixed, moving), tuple(fixed.shape[2:]))
+
+    def decode(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+        """What `forward` gives, on the lattice where it is decoded and in its voxels: sides over 2^flow_level."""
         self._check(fixed, moving)
-        x = self.stem(torch.cat([fixed, moving], 1))
+        seen = [fixed, moving]
+        if self.config.inputs == "pair+force":
+            seen.append(correlation_force(fixed, moving))
+        x = self.stem(torch.cat(seen, 1))
         skips = []
         for down in self.down:
             skips.append(x)
@@ -56,14 +67,18 @@ class WaveMorphNetwork(nn.Module):
         x = self.bottleneck(x)
         for up, merge in zip(self.up, self.merge):
             x = merge(torch.cat([up(x), skips.pop()], 1))
-        return resize(self.flow(x), tuple(fixed.shape[2:]))
+        return smooth(self.flow(x), self.config.flow_sigma)
 
-    def predict_symmetric(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+    def decode_symmetric(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """Half the difference of both directions: swapped inputs give the negative, bit for bit.
 
-        For a velocity the map of the swapped pair is thereby the inverse (ours).
+        For a velocity the map of the swapped pair is thereby the inverse (ours). On the lattice of `decode`.
         """
-        return (self(fixed, moving) - self(moving, fixed)) / 2
+        return (self.decode(fixed, moving) - self.decode(moving, fixed)) / 2
+
+    def predict_symmetric(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+        """`decode_symmetric` on the whole lattice, in its voxels."""
+        return resize(self.decode_symmetric(fixed, moving), tuple(fixed.shape[2:]))
 
     def _check(self, fixed: torch.Tensor, moving: torch.Tensor) -> None:
         divisor = self.config.divisor

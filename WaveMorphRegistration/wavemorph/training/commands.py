@@ -1,0 +1,151 @@
+"""`wavemorph train`, `wavemorph protocol` and `wavemorph ablation`. Torch is imported only when one of them runs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+from ..errors import InputError, SettingsError, WeightsError
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    train = commands.add_parser("train", help="train a network, in slices if wanted; goes on where it stopped")
+    train.add_argument("--recipe", required=True, choices=("wavemorph", "ixi", "oasis"), help="what and how")
+    train.add_argument("--data", metavar="FOLDER", help="the data set, for ixi and oasis")
+    train.add_argument("--output", required=True, metavar="FOLDER", help="for the checkpoint, losses.csv, the model")
+    train.add_argument("--minutes", type=float, metavar="M", help="stop after so long; call again to go on")
+    _add_training(train)
+    train.add_argument("--name", help="of the model; by default the recipe's")
+    train.set_defaults(run=_train)
+
+    protocol = commands.add_parser("protocol", help="the paper's table over the test pairs of a data set")
+    protocol.add_argument("--data-set", required=True, choices=("ixi", "oasis"))
+    protocol.add_argument("--data", required=True, metavar="FOLDER")
+    protocol.add_argument("--weights", nargs="*", default=[], metavar="W", help="models by name or file")
+    protocol.add_argument("--device", default="auto")
+    protocol.set_defaults(run=_protocol)
+
+    ablation = commands.add_parser("ablation", help="the twelve combinations of the paper, trained alike and scored")
+    ablation.add_argument("--data-set", required=True, choices=("ixi", "oasis"))
+    ablation.add_argument("--data", required=True, metavar="FOLDER")
+    ablation.add_argument("--output", required=True, metavar="FOLDER", help="checkpoints and table.txt")
+    _add_training(ablation)
+    ablation.set_defaults(run=_ablation)
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pairs", type=int, metavar="N", help="how many pairs are seen in all")
+    parser.add_argument("--config", metavar="FILE", help="JSON with other values of the recipe and of its network")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--device", default="auto")
+
+
+def _train(options: argparse.Namespace, progress: object) -> None:
+    from ..machine import choose_device
+    from ..weights import ModelCard, save_model
+    from .anatomy import SyntheticPairs, load_template
+    from .loop import Trainer
+
+    recipe = _recipe(options, options.recipe)
+    device = choose_device(options.device)
+    if recipe.data == "synthetic":
+        source = SyntheticPairs(load_template(), recipe.seed, device)
+    else:
+        from .datasets import DataPairs
+
+        source = DataPairs(_data(recipe.data, options.data), recipe.seed, device)
+    trainer = Trainer(recipe, source, Path(options.output), device)
+    show = _progress() if progress is not None else (lambda *_: None)
+    if not trainer.run(options.minutes, progress=show):
+        print(f"stopped at pair {trainer.pair} of {recipe.pairs}; the same command goes on from there")
+        return
+    card = ModelCard(
+        options.name or recipe.name,
+        f"Trained by the recipe {recipe.name} on {recipe.pairs} pairs",
+        {},
+        training=f"wavemorph train --recipe {recipe.name}; seed {recipe.seed}",
+        extra={"recipe": recipe.to_dict()},
+    )
+    print(f"written: {save_model(trainer.network, card, options.output)}")
+
+
+def _protocol(options: argparse.Namespace, progress: object) -> None:
+    from ..machine import choose_device
+    from ..weights import resolve
+    from .protocol import HEADER, evaluate
+
+    device = choose_device(options.device)
+    data = _data(options.data_set, options.data)
+    models = [(name, resolve(name, device)) for name in options.weights]
+    if any(model is None for _, model in models):
+        raise WeightsError("The default model is not installed; give the name or the file of another.")
+    print(HEADER)
+    print(evaluate(None, data, "as they lie", device).row())
+    for _, model in models:
+        print(evaluate(model.network, data, model.card.name, device).row())
+
+
+def _ablation(options: argparse.Namespace, progress: object) -> None:
+    from ..machine import choose_device
+    from .protocol import ablation
+
+    device = choose_device(options.device)
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+
+    ablation(_recipe(options, options.data_set), _data(options.data_set, options.data), folder, device, say)
+    (folder / "table.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _recipe(options: argparse.Namespace, name: str):
+    from .recipe import RECIPES, Recipe
+
+    values = RECIPES[name].to_dict()
+    if options.config:
+        try:
+            changes = json.loads(Path(options.config).read_text(encoding="utf-8"))
+            network = {**values["network"], **changes.pop("network", {})}
+            values = {**values, **changes, "network": network}
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise InputError(f'The configuration "{options.config}" cannot be read ({error}).') from error
+    for field in ("pairs", "seed"):
+        if getattr(options, field) is not None:
+            values[field] = getattr(options, field)
+    unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(Recipe)})
+    if unknown:
+        raise SettingsError(f'"{unknown[0]}" is no value of a recipe; see training/recipe.py.')
+    return Recipe.from_dict(values)
+
+
+def _data(name: str, folder: str | None):
+    from .datasets import DATA_SETS
+
+    if not folder:
+        raise SettingsError(f"The data set {name} must be on this machine; give its folder as --data.")
+    return DATA_SETS[name](Path(folder))
+
+
+def _progress():
+    """A line that is written over in a terminal, now and then a line elsewhere."""
+    began, first = time.monotonic(), None
+
+    def show(pair: int, pairs: int, loss: float) -> None:
+        nonlocal first
+        first = pair - 1 if first is None else first
+        left = (time.monotonic() - began) / (pair - first) * (pairs - pair)
+        text = f"pair {pair} of {pairs}, loss {loss:.4f}, {left / 60:.0f} min left"
+        if sys.stderr.isatty():
+            print(f"\r{text}    ", end="" if pair < pairs else "\n", file=sys.stderr, flush=True)
+        elif pair % 50 == 0 or pair == pairs:
+            print(text, file=sys.stderr, flush=True)
+
+    return show

@@ -1,0 +1,200 @@
+"""The training loop: stops after a time or a number of pairs, and goes on exactly where it stopped.
+
+Pair number n is the same in every run, so a checkpoint holds the weights, the optimiser and n, and nothing random.
+Under `torchrun` every process takes its share of the pairs, and gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed as distributed
+
+from .. import field
+from ..errors import InputError
+from ..network import WaveMorphNetwork
+from ..network.passes import lattice, one_pass, pool
+from .anatomy import TrainingPair
+from .losses import diffusion_loss, local_correlation_loss
+from .recipe import Recipe
+
+_CHECKPOINT = "checkpoint.pt"
+_COLUMNS = ("pair", "pass", "loss", "similarity", "intensity", "smoothness", "rate", "seconds")
+
+
+class PairSource(Protocol):
+    """Pair n of a training, the same at every call; `spacing_mm` is that of its lattice."""
+
+    spacing_mm: float
+
+    def __getitem__(self, index: int) -> TrainingPair: ...
+
+
+class Trainer:
+    """Trains the network of `recipe` on `source`, in `folder`; goes on from the checkpoint there, if there is one.
+
+    Raises InputError where the checkpoint belongs to another recipe or cannot be read.
+    """
+
+    def __init__(self, recipe: Recipe, source: PairSource, folder: Path, device: torch.device | str = "cpu"):
+        self.recipe, self.folder = recipe, Path(folder)
+        self._source, self._device = source, torch.device(device)
+        self._rank, self._world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        if self._world > 1 and not distributed.is_initialized():
+            distributed.init_process_group("nccl" if self._device.type == "cuda" else "gloo")
+        torch.manual_seed(recipe.seed)
+        self.network = WaveMorphNetwork(recipe.network).to(self._device)
+        self._optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
+        self.pair = 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    def run(
+        self,
+        minutes: float | None = None,
+        until_pair: int | None = None,
+        progress: Callable[[int, int, float], None] = lambda pair, pairs, loss: None,
+    ) -> bool:
+        """Train until the recipe is done (True), or until `minutes` have passed or `until_pair` is reached (False).
+
+        A checkpoint is written every two minutes and at the end, between two pairs. progress(pair, pairs, loss).
+        """
+        began = saved = time.monotonic()
+        end = min(self.recipe.pairs, until_pair if until_pair is not None else self.recipe.pairs)
+        self.network.train()
+        with _Log(self.folder, self.pair, self._rank == 0) as log:
+            while self.pair < end and not self._out_of_time(began, minutes):
+                loss = self._train_pair(log)
+                self.pair += 1
+                progress(self.pair, self.recipe.pairs, loss)
+                if time.monotonic() - saved > 120:
+                    self.save()
+                    saved = time.monotonic()
+        self.save()
+        return self.pair >= self.recipe.pairs
+
+    def _train_pair(self, log: _Log) -> float:
+        """Each pass is a step of the optimiser: it learns to improve on what the passes before it have left."""
+        recipe, since = self.recipe, time.monotonic()
+        pair = self._source[self.pair * self._world + self._rank]
+        size, displacement, loss = tuple(pair.fixed.shape[2:]), None, torch.zeros(())
+        for group in self._optimiser.param_groups:
+            group["lr"] = recipe.rate(self.pair)
+        for number, mm in enumerate(recipe.network.passes_mm or (self._source.spacing_mm,)):
+            here = lattice(size, mm / self._source.spacing_mm)
+            fixed, moving, fixed_anatomy, moving_anatomy, weight = (
+                pool(image, here)
+                for image in (pair.fixed, pair.moving, pair.fixed_anatomy, pair.moving_anatomy, pair.weight)
+            )
+            before = None if displacement is None else field.resize(displacement, here)
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                given, after = one_pass(self.network, fixed, moving, before)
+            given, after = given.float(), after.float()
+            warped = field.warp(moving_anatomy, after)
+            similarity = local_correlation_loss(fixed_anatomy, warped, weight, recipe.window, recipe.noise)
+            intensity = ((fixed_anatomy - warped) ** 2 * weight).sum() / weight.sum()
+            regular = given if recipe.network.output == "velocity" and not recipe.network.passes_mm else after
+            smoothness = diffusion_loss(regular)
+            loss = similarity + recipe.intensity * intensity + recipe.smoothness * smoothness
+            self._optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self._share_gradients()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
+            self._optimiser.step()
+            displacement = after.detach()
+            parts = [float(part.detach()) for part in (loss, similarity, intensity, smoothness)]
+            log.write(self.pair, number, *parts, recipe.rate(self.pair), time.monotonic() - since)
+        return float(loss.detach())
+
+    def _share_gradients(self) -> None:
+        if self._world > 1:
+            for parameter in self.network.parameters():
+                if parameter.grad is not None:
+                    distributed.all_reduce(parameter.grad)
+                    parameter.grad /= self._world
+
+    def _out_of_time(self, began: float, minutes: float | None) -> bool:
+        """The same answer in all processes."""
+        if minutes is None:
+            return False
+        over = torch.tensor(float(time.monotonic() - began > 60 * minutes), device=self._device)
+        if self._world > 1:
+            distributed.all_reduce(over)
+        return bool(over > 0)
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        if self._rank:
+            return
+        path = self.folder / _CHECKPOINT
+        aside = path.with_suffix(".part")
+        state = {
+            "recipe": self.recipe.to_dict(),
+            "pair": self.pair,
+            "network": self.network.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+        }
+        torch.save(state, aside)
+        os.replace(aside, path)
+
+    def _resume(self) -> None:
+        path = self.folder / _CHECKPOINT
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self._device, weights_only=True)
+            recipe = Recipe.from_dict(state["recipe"])
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(f'The checkpoint "{path}" cannot be read; remove it to begin again.') from error
+        if dataclasses.replace(recipe, pairs=self.recipe.pairs) != self.recipe:
+            raise InputError(f'The checkpoint "{path}" belongs to another recipe; choose another folder.')
+        self.network.load_state_dict(state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.pair = state["pair"]
+
+
+class _Log:
+    """losses.csv, a line a pass, cut back to where the checkpoint is; and TensorBoard's files where it is installed."""
+
+    def __init__(self, folder: Path, pair: int, active: bool):
+        self._path, self._pair, self._active, self._board = folder / "losses.csv", pair, active, None
+
+    def __enter__(self) -> _Log:
+        if not self._active:
+            return self
+        kept = []
+        if self._path.exists():
+            with self._path.open(newline="") as file:
+                kept = [row for row in list(csv.reader(file))[1:] if int(row[0]) < self._pair]
+        self._file = self._path.open("w", newline="")
+        self._writer = csv.writer(self._file)
+        self._writer.writerows([_COLUMNS, *kept])
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return self
+        self._board = SummaryWriter(str(self._path.parent), purge_step=self._pair)
+        return self
+
+    def write(self, pair: int, number: int, *values: float) -> None:
+        if not self._active:
+            return
+        self._writer.writerow([pair, number, *(f"{value:.6g}" for value in values)])
+        self._file.flush()
+        if self._board is not None:
+            for name, value in zip(_COLUMNS[2:], values):
+                self._board.add_scalar(f"{name}/pass {number + 1}", value, pair)
+
+    def __exit__(self, *error) -> None:
+        if self._active:
+            self._file.close()
+            if self._board is not None:
+                self._board.close()

@@ -1,0 +1,98 @@
+"""Named training configurations: the paper's two protocols, and ours for the default model."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from ..errors import SettingsError
+from ..network import NetworkConfig
+
+DATA = ("synthetic", "ixi", "oasis")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. "Ours" marks what the paper's known parts leave open.
+
+    data: "ixi" (atlas to patient) or "oasis" (inter-patient), as in the paper, or "synthetic" (ours).
+    pairs: how many pairs are seen in all; an epoch of IXI is 403 patients, and there are 500 epochs.
+    learning_rate: Adam's, at the start. decay: "polynomial", power 0.9 as in TransMorph (ours for the paper), "cosine".
+    window: side of the windows of local correlation in voxels (9). noise: variance added in each window.
+    intensity: weight of the mean squared difference beside it (0 in the paper).
+    smoothness: weight of the diffusion loss on the displacement, or on the velocity where one pass gives one.
+    clip: largest norm of the gradient. precision: "float32", or "bfloat16" autocast.
+    """
+
+    name: str
+    data: str
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    pairs: int = 500 * 403
+    learning_rate: float = 1e-4
+    decay: str = "polynomial"
+    window: int = 9
+    noise: float = 1e-5
+    intensity: float = 0.0
+    smoothness: float = 1.0
+    clip: float = 1.0
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, value, choices in (
+            ("data", self.data, DATA),
+            ("decay", self.decay, ("polynomial", "cosine")),
+            ("precision", self.precision, ("float32", "bfloat16")),
+        ):
+            if value not in choices:
+                raise SettingsError(f"Unknown {name} {value!r}; choose one of {', '.join(choices)}.")
+        if self.pairs < 1 or self.window < 3 or self.window % 2 == 0:
+            raise SettingsError(f"Training needs pairs >= 1 and an odd window >= 3, not {self.pairs}, {self.window}.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate at the pair `step` of `pairs`."""
+        left = max(0.0, 1 - step / self.pairs)
+        if self.decay == "polynomial":
+            return self.learning_rate * left**0.9
+        warm = min(1.0, (step + 1) / 20)
+        return self.learning_rate * warm * (0.02 + 0.98 * left**1.5)
+
+    def to_dict(self) -> dict:
+        return {**dataclasses.asdict(self), "network": self.network.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Recipe:
+        return cls(**{**values, "network": NetworkConfig.from_dict(values["network"])})
+
+
+# Our default model: without a stem, decoded on half the lattice, small enough to train for an hour on two CPU cores
+DEFAULT_NETWORK = NetworkConfig(
+    channels=(8, 32, 64, 96),
+    kernels=(5, 3, 3, 1),
+    bottleneck_kernel=5,
+    flow_level=1,
+    inputs="pair+force",
+    stem=False,
+    passes_mm=(4.0, 4.0, 2.0, 2.0, 2.0),
+    flow_sigma=0.8,
+    symmetric=False,
+)
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("ixi", "ixi", NetworkConfig(symmetric=False)),
+        Recipe("oasis", "oasis", NetworkConfig(symmetric=False), pairs=500 * 394),
+        Recipe(
+            "wavemorph",
+            "synthetic",
+            DEFAULT_NETWORK,
+            pairs=850,
+            learning_rate=1.5e-3,
+            decay="cosine",
+            window=5,
+            noise=1e-3,
+            intensity=3.0,
+            smoothness=3.0,
+        ),
+    )
+}
