@@ -390,7 +390,7 @@ class OneStep:
 
     def __init__(self, voxels: float):
         self.network, self.voxels = self, voxels
-        self.config = NetworkConfig(output="displacement")
+        self.config = NetworkConfig(channels=(4, 8), flow_level=0, output="displacement")
 
     def decode_symmetric(self, fixed, moving):
         step = torch.zeros(1, 3, *fixed.shape[2:])

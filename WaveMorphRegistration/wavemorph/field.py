@@ -76,46 +76,6 @@ def invert(displacement: torch.Tensor, iterations: int = 12, tolerance: float = 
     return inverse
 
 
-def invert_twice(
-    displacement: torch.Tensor, guess: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(w, c, e) on the lattice of u: (id + c)(id + w)(id + u) is the identity but for e, (1, 1, D-1, H-1, W-1) voxels.
-
-    The inverse is solved for on half the lattice, brought to the whole one, and improved by what is left there and
-    back; `guess`, an inverse of almost the same u, takes the place of the first two. No inverse sampled on a lattice is
-    good where the map compresses, because it is steep there: one of its cells holds many voxels of the forward side.
-    Seen from that side the error is small and smooth, and c takes it away. What remains is least at the nodes and most
-    in the middle of the cells, so c shares it out between the two; e is its length in the middle of each cell.
-    """
-    size = tuple(displacement.shape[2:])
-    if guess is None:
-        guess = resize(invert(resize(displacement, tuple(max(n // 2, 2) for n in size))), size)
-    inverse = compose(_correction(displacement, guess), guess)
-    there_and_back = compose(inverse, displacement)
-    correction = -there_and_back  # exact where it is small
-    at_nodes = compose(correction, there_and_back)
-    in_cells = _there_and_back_in_cells(displacement, inverse, correction)
-    around_nodes = F.avg_pool3d(F.pad(in_cells, (1,) * 6, mode="replicate"), 2, 1)
-    correction = correction - 0.5 * (at_nodes + around_nodes)
-    left = _there_and_back_in_cells(displacement, inverse, correction)
-    return inverse, correction, left.norm(dim=1, keepdim=True)
-
-
-def _there_and_back_in_cells(displacement: torch.Tensor, *back: torch.Tensor) -> torch.Tensor:
-    """Where the middle of each cell ends, less where it began: (1, 3, D-1, H-1, W-1)."""
-    moved = F.avg_pool3d(displacement, 2, 1)
-    for step in back:
-        at = F.pad(moved, (0, 1) * 3, mode="replicate") + 0.5  # from the first node of each cell
-        moved = moved + warp(step, at)[:, :, :-1, :-1, :-1]
-    return moved
-
-
-def _correction(displacement: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-    """c with (id + c)(id + w)(id + u) nearly the identity at the nodes: two steps of a fixed point."""
-    there_and_back = compose(inverse, displacement)
-    return -warp(there_and_back, -there_and_back)
-
-
 def _inverse_jacobian(displacement: torch.Tensor) -> torch.Tensor:
     """(1, 3, D, H, W) -> (1, 9, D, H, W), the matrices (I + du/dx)^-1 row by row, kept finite where nearly singular."""
     columns = [torch.gradient(displacement[0], dim=axis + 1)[0] for axis in range(3)]

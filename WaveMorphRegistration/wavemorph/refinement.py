@@ -2,9 +2,9 @@
 
 At each iteration the force of the similarity, dS/dw * grad(w) at the warped image w, is smoothed (the fluid part),
 scaled to a step of at most half a voxel, composed with the displacement so far, and the displacement is smoothed
-slightly (the elastic part). Each step is a small diffeomorphism, so the whole stays one; `unfold` makes that certain on
-the lattice. Smoothing at a fixed rate against an unnormalised force is diffusion regularity at its equilibrium
-(paper section 3.8): strong edges move, flat tissue follows its surroundings.
+slightly (the elastic part). Each step is a small diffeomorphism, so the whole stays one; `finishing.unfold` makes
+that certain on the lattice. Smoothing at a fixed rate against an unnormalised force is diffusion regularity at its
+equilibrium (paper section 3.8): strong edges move, flat tissue follows its surroundings.
 """
 
 from __future__ import annotations
@@ -115,54 +115,6 @@ def _force(similarity, features: torch.Tensor, displacement: torch.Tensor, sigma
 def _length(force: torch.Tensor, weight: torch.Tensor) -> float:
     """Root mean square over the weighted voxels."""
     return float((force.pow(2).sum(1, keepdim=True) * weight).sum() / weight.sum()) ** 0.5
-
-
-def settle(
-    displacement: torch.Tensor,
-    largest: float = 0.06,
-    rounds: int = 5,
-    progress: Callable[[float], None] = lambda fraction: None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(u, w, c): the displacement without folds, and an inverse that the lattice can hold (`field.invert_twice`).
-
-    Where there and back ends more than `largest` voxels off, the map bends too sharply for its lattice, and is smoothed
-    there only, and mildly: strong smoothing makes new bends around the patch. Five rounds leave few of these places,
-    and cost less overlap than a stiffer field everywhere.
-    """
-    displacement, inverse = unfold(displacement), None
-    for attempt in range(rounds):
-        inverse, correction, error = field.invert_twice(displacement, inverse)
-        progress((attempt + 1) / (rounds + 1))
-        sharp = error > largest
-        if not bool(sharp.any()):
-            return displacement, inverse, correction
-        patch = _patch(F.pad(sharp.float(), (0, 1) * 3), 1)
-        displacement = unfold(displacement + patch * (field.smooth(displacement, 1.3) - displacement))
-    inverse, correction, _ = field.invert_twice(displacement, inverse)
-    return displacement, inverse, correction
-
-
-def unfold(displacement: torch.Tensor, least: float = 0.02, rounds: int = 40) -> torch.Tensor:
-    """Smooth the displacement only where a corner Jacobian falls below `least`, until none does.
-
-    The patch grows with the rounds; should folding outlive them all, the whole displacement is scaled down, which ends
-    at the identity at the latest.
-    """
-    for attempt in range(rounds):
-        folded = field.least_corner_jacobian(displacement) < least
-        if not bool(folded.any()):
-            return displacement
-        reach = 2 + attempt // 4
-        patch = _patch(folded[None, None].float(), reach)
-        displacement = displacement + patch * (field.smooth(displacement, 1.0) - displacement)
-    while bool((field.least_corner_jacobian(displacement) < least).any()):
-        displacement = displacement * 0.9
-    return displacement
-
-
-def _patch(marked: torch.Tensor, reach: int) -> torch.Tensor:
-    """1 within `reach` voxels of what is marked, fading to 0 around."""
-    return field.smooth(F.max_pool3d(marked, 2 * reach + 1, 1, reach), 1.0)
 
 
 def _pool(image: torch.Tensor, factor: int) -> torch.Tensor:

@@ -13,12 +13,13 @@ import torch
 from . import field
 from .affine import estimate_affine, linear_part
 from .errors import InputError, OutOfMemoryError, SettingsError
+from .finishing import settle
 from .geometry import WorkingGrid, image_from_tensor, make_working_grid
 from .images import validate_image, validate_mask
 from .machine import choose_device, free_memory
 from .network.passes import predict
 from .preprocessing import Pair, bounding_box, prepare
-from .refinement import Level, RefinementPlan, refine, settle
+from .refinement import Level, RefinementPlan, refine
 from .report import doubts, provenance, quality
 from .result import Registration
 from .settings import Settings
