@@ -18,8 +18,8 @@ def read(path: str) -> sitk.Image:
     return sitk.ReadImage(path, sitk.sitkFloat32)
 
 
-def wavemorph_preset(preset: str):
-    """`wavemorph.register` from the common affine start; weights are used where they are installed."""
+def wavemorph_preset(preset: str, weights: str = "auto"):
+    """`wavemorph.register` from the common affine start."""
 
     def run(fixed: str, moving: str, affine: str, output: str, threads: int) -> None:
         import wavemorph
@@ -27,7 +27,7 @@ def wavemorph_preset(preset: str):
         from wavemorph.outputs import write_transform
 
         keep_freed_memory()
-        settings = wavemorph.Settings(preset=preset, threads=threads, affine=False, device="cpu")
+        settings = wavemorph.Settings(preset=preset, weights=weights, threads=threads, affine=False, device="cpu")
         start = sitk.ReadTransform(affine)
         write_transform(wavemorph.register(read(fixed), read(moving), settings, initial_transform=start), output)
 
@@ -102,7 +102,9 @@ METHODS = {
     "demons": demons,
     "syn": syn,
     "greedy": greedy,
+    "instant": wavemorph_preset("Instant"),
     "balanced": wavemorph_preset("Balanced"),
+    "balanced-zero": wavemorph_preset("Balanced", "none"),
     "precise": wavemorph_preset("Precise"),
 }
 NAMES = {
@@ -110,8 +112,10 @@ NAMES = {
     "demons": "SimpleITK diffeomorphic demons",
     "syn": "ANTs SyN, antspyx default",
     "greedy": "greedy, NCC 2x2x2, 100x50x10",
-    "balanced": "WaveMorph Balanced, no weights",
-    "precise": "WaveMorph Precise, no weights",
+    "instant": "WaveMorph Instant",
+    "balanced": "WaveMorph Balanced",
+    "balanced-zero": "WaveMorph Balanced, no weights",
+    "precise": "WaveMorph Precise",
 }
 NEEDS = {"syn": "ants", "greedy": "picsl_greedy"}
 

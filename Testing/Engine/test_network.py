@@ -9,13 +9,15 @@ import pytest
 import pywt
 import torch
 import torch.nn.functional as F
-from wavemorph import field
 from wavemorph.errors import InputError, SettingsError
+from wavemorph.field import border_taper, compose, exponentiate, resize, smooth, warp
 from wavemorph.network import NetworkConfig, WaveMorphNetwork, complexity, wavelet
 from wavemorph.network.config import DOWNSAMPLINGS, UPSAMPLINGS
 from wavemorph.network.convnext import ChannelNorm, ConvNextBlock
 from wavemorph.network.dysample import DySample
+from wavemorph.network.force import correlation_force
 from wavemorph.network.mswf import WaveletFusion
+from wavemorph.network.passes import predict
 
 SMALL = {"channels": (4, 8, 8), "bottleneck_blocks": 1, "bottleneck_kernel": 3}
 
@@ -137,9 +139,9 @@ def test_swapped_inputs_give_the_exact_negative_and_so_the_inverse_map():
         there, back = network.predict_symmetric(fixed, moving), network.predict_symmetric(moving, fixed)
         assert torch.equal(there, -back)
         assert there.abs().max() > 0.05
-        there, back = (field.smooth(v, 3.0) for v in (there, back))  # as smooth as training makes it
+        there, back = (smooth(v, 3.0) for v in (there, back))  # as smooth as training makes it
         scale = 1.5 / there.abs().max()
-        round_trip = field.compose(field.exponentiate(back * scale), field.exponentiate(there * scale))
+        round_trip = compose(exponentiate(back * scale), exponentiate(there * scale))
     assert round_trip[..., 6:-6, 6:-6, 6:-6].abs().max() < 0.1
 
 
@@ -195,3 +197,90 @@ def test_the_complexity_table_lists_all_twelve(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 13
     assert all(line.endswith("G") for line in lines[1:])
+
+
+def small(**changes) -> WaveMorphNetwork:
+    torch.manual_seed(0)
+    values = {"channels": (4, 8, 8), "bottleneck_blocks": 1, "bottleneck_kernel": 3, "flow_deviation": 0.3}
+    return WaveMorphNetwork(NetworkConfig(**{**values, **changes})).eval()
+
+
+def volumes(size=(24, 20, 28)):
+    generator = torch.Generator().manual_seed(3)
+    return [smooth(torch.rand(1, 1, *size, generator=generator), 1.5).mul(3).sub(1).clamp(0, 1) for _ in range(2)]
+
+
+def test_the_force_is_the_slope_of_local_correlation_with_a_shift():
+    """Against autograd through the written-out correlation, with the same windows and noise."""
+    fixed, moving = volumes()
+    shift = torch.zeros(1, 3, 24, 20, 28, requires_grad=True)
+
+    def mean(x):
+        return F.avg_pool3d(x, 5, 1, 2)
+
+    warped = warp(moving, shift)
+    covariance = mean(fixed * warped) - mean(fixed) * mean(warped)
+    variances = [mean(x * x) - mean(x) ** 2 + 1e-3 for x in (fixed, warped)]
+    (covariance**2 / (variances[0] * variances[1])).sum().backward()
+    expected = 0.5 * shift.grad  # the force leaves out the factor of the square
+    force = torch.sinh(correlation_force(fixed, moving)) / 4.0
+    inside = (..., *(slice(4, -4),) * 3)
+    agreement = F.cosine_similarity(force[inside].flatten(), expected[inside].flatten(), dim=0)
+    assert agreement > 0.9  # one-sided slopes of the sampler against central differences
+    assert 0.7 < float(force[inside].norm() / expected[inside].norm()) < 1.1
+
+
+def test_without_a_stem_the_first_halving_sees_the_inputs_themselves():
+    network = small(stem=False, inputs="pair+force")
+    assert network.down[0].carry.in_channels == 8 * 5
+    assert network(*[v[..., :24, :20, :28] for v in volumes()]).shape == (1, 3, 24, 20, 28)
+    with pytest.raises(SettingsError, match="Without a stem"):
+        NetworkConfig(stem=False, flow_level=0)
+
+
+def test_one_pass_on_the_whole_lattice_is_the_exponential_of_the_flow():
+    network, (fixed, moving) = small(), volumes()
+    with torch.inference_mode():
+        displacement, velocity = predict(network, fixed, moving, 1.0)
+        flow = network.decode_symmetric(fixed, moving)
+        assert torch.allclose(velocity, resize(flow, (24, 20, 28)), atol=1e-6)
+        assert torch.allclose(displacement, resize(exponentiate(flow), (24, 20, 28)), atol=1e-5)
+
+
+def test_each_pass_goes_on_from_what_the_last_one_left():
+    whole, half = (40, 36, 32), (20, 18, 16)
+    network = small(passes_mm=(2.0, 1.0), pass_sigma=0.0, symmetric=False)
+    (fixed, moving), done = volumes(whole), []
+    with torch.inference_mode():
+        found, velocity = predict(network, fixed, moving, 1.0, progress=done.append)
+        padded = [F.pad(F.avg_pool3d(v, 2), (0, 0, 0, 2)) for v in (fixed, moving)]
+        first = resize(exponentiate(network.decode(*padded)), (20, 20, 16))[..., :18, :]
+        assert first.shape[2:] == half
+        first = resize(first, whole)
+        step = resize(exponentiate(network.decode(fixed, warp(moving, first))), whole)
+        expected = compose(first, step) * border_taper(whole, torch.device("cpu"))
+    assert velocity is None
+    assert done == [0.5, 1.0]
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_a_start_is_gone_on_from_and_sides_need_no_multiple_of_the_divisor():
+    network = small(passes_mm=(1.0,), pass_sigma=0.0, flow_deviation=0.0, symmetric=False)
+    fixed, moving = volumes((21, 19, 27))
+    start = torch.full((1, 3, 21, 19, 27), 0.5)
+    with torch.inference_mode():
+        found, _ = predict(network, fixed, moving, 1.0, start)
+    assert torch.allclose(found, start * border_taper((21, 19, 27), torch.device("cpu")), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"inputs": "triple"}, "Unknown inputs"),
+        ({"passes_mm": (2.0,), "output": "displacement"}, "needs the output velocity"),
+        ({"passes_mm": (0.0,)}, "between 0.1 and 50 mm"),
+    ],
+)
+def test_impossible_passes_are_refused(values, said):
+    with pytest.raises(SettingsError, match=said):
+        NetworkConfig(**values)

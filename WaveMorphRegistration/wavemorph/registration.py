@@ -32,6 +32,11 @@ _PLANS = {
     "Balanced": RefinementPlan(levels=(Level(4, 50), Level(2, 40), Level(1, 5))),
     "Precise": RefinementPlan(levels=(Level(4, 80), Level(2, 80), Level(1, 30)), tolerance=5e-4),
 }
+# After several passes of the network the coarse level has nothing left to do.
+_PLANS_AFTER_NETWORK = {
+    "Balanced": RefinementPlan(levels=(Level(2, 20), Level(1, 5))),
+    "Precise": RefinementPlan(levels=(Level(2, 60), Level(1, 30)), tolerance=5e-4),
+}
 # Descriptors of different contrasts agree less exactly, least of all at full resolution: held stiffer, the true error
 # of synthetic pairs is less, and two scans of one head are bent half as much.
 _PLANS_ACROSS_CONTRASTS = {
@@ -89,7 +94,7 @@ def register(
         clock.start("Affine", 0.02)
         affine, initial = _affine_stage(pair, settings, initial_transform, clock)
         _check_overlap(pair, affine)
-        spacing, warnings = settings.spacing_mm or _spacing_for(pair), []
+        spacing, warnings = settings.spacing_mm or _spacing_for(pair, settings, model), []
         while True:
             try:
                 budget = settings.max_voxels or int(0.6 * free_memory(device) / _BYTES_PER_VOXEL)
@@ -160,9 +165,15 @@ def _check_overlap(pair: Pair, affine: sitk.AffineTransform) -> None:
         )
 
 
-def _spacing_for(pair: Pair) -> float:
-    """1 mm, or two thirds of the finest voxel side of the two images where all of them are coarser than that."""
-    return max(_SPACING_MM, min(*pair.fixed.GetSpacing(), *pair.moving.GetSpacing()) / 1.5)
+def _spacing_for(pair: Pair, settings: Settings, model) -> float:
+    """1 mm, or two thirds of the finest voxel side of the two images where all of them are coarser than that.
+
+    What the network alone gives is no finer than its finest pass, and needs no finer lattice.
+    """
+    spacing = max(_SPACING_MM, min(*pair.fixed.GetSpacing(), *pair.moving.GetSpacing()) / 1.5)
+    if settings.preset == "Instant":
+        spacing = max(spacing, *model.network.config.passes_mm[-1:], 0.0)
+    return spacing
 
 
 def _grid_within_budget(pair: Pair, spacing: float, budget: int) -> WorkingGrid:
@@ -192,7 +203,9 @@ def _deformable_stages(pair, grid, affine, initial, settings, model, device, clo
                 displacement,
                 lambda fraction: clock.report(0.2 + 0.05 * fraction, "the network aligns the two"),
             )
-        plan = (_PLANS if same else _PLANS_ACROSS_CONTRASTS).get(settings.preset)
+        close = model is not None and bool(model.network.config.passes_mm)
+        plans = _PLANS_ACROSS_CONTRASTS if not same else _PLANS_AFTER_NETWORK if close else _PLANS
+        plan = plans.get(settings.preset)
         if plan is not None:
             velocity = None
             clock.start("Refinement", 0.25)
