@@ -21,7 +21,10 @@ def blocks(language: str) -> list[str]:
 def test_every_command_is_one_that_the_program_takes():
     lines = "\n".join(blocks("")).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("wavemorph ")]
-    assert {command[0] for command in commands} == {"register", "apply", "evaluate", "scene", "models"}
+    assert {command[0] for command in commands} == {
+        *("register", "apply", "evaluate", "scene", "models"),
+        *("train", "protocol", "ablation"),
+    }
     for command in commands:
         assert cli._parser().parse_args(command).run
 

@@ -291,8 +291,9 @@ def test_far_apart_volumes_are_brought_together_by_the_affine_stage(tiny_pair):
 
 
 @pytest.fixture
-def model_file(tmp_path):
-    """A small network that predicts a smooth nonzero velocity, saved as a model."""
+def model_file(tmp_path, monkeypatch):
+    """A small network that predicts a smooth nonzero velocity, saved as a model, and believed without a check."""
+    monkeypatch.setattr(registration, "_is_closer", lambda *_: True)
     config = NetworkConfig(channels=(4, 8, 8), kernels=(3, 3, 3, 1), bottleneck_blocks=1, dysample_groups=2)
     torch.manual_seed(0)
     network = WaveMorphNetwork(dataclasses.replace(config, flow_deviation=0.02))
@@ -400,6 +401,14 @@ class OneStep:
         return step
 
 
+def test_an_answer_that_brings_the_two_no_closer_is_put_aside_and_said(monkeypatch):
+    monkeypatch.setattr(registration, "resolve", lambda *_: OneStep(4.0))
+    fixed = phantoms.head(phantoms.regular((48, 48, 48), (2.0, 2.0, 2.0)), (0.0, 0.0, 0.0))
+    result = register(fixed, fixed, Settings(preset="Instant", spacing_mm=2.0, affine=False))
+    assert result.report["displacement_mm"]["max"] < 1e-3
+    assert any("did not bring the two closer" in warning for warning in result.report["warnings"])
+
+
 def turned_and_bent(lattice: sitk.Image) -> sitk.Transform:
     """x -> affine(bend(x)): 20 degrees, 12 mm, and a wave of 4 mm."""
     affine = sitk.AffineTransform(3)
@@ -417,6 +426,7 @@ def turned_and_bent(lattice: sitk.Image) -> sitk.Transform:
 def test_a_bent_initial_transform_is_kept_and_continued_on_the_fixed_side(monkeypatch, voxels):
     model = OneStep(voxels)
     monkeypatch.setattr(registration, "resolve", lambda *_: model)
+    monkeypatch.setattr(registration, "_is_closer", lambda *_: True)
     lattice = phantoms.regular((64, 64, 64), (2.0, 2.0, 2.0))
     initial = turned_and_bent(lattice)
     fixed = phantoms.head(lattice, (0.0, 0.0, 0.0))

@@ -246,6 +246,7 @@ def test_missing_torch_is_said_and_nothing_begins(opened, tiny_pair, monkeypatch
 def test_a_settings_error_of_the_engine_reaches_the_user(opened, tiny_pair):
     opened.choose(*tiny_pair)
     opened.parameters.preset = type(opened.parameters.preset).Instant
+    opened.parameters.model = "none"
     opened.turn()
     opened.register()
     assert len(opened.dialogs) == 1

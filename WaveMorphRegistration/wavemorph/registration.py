@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import SimpleITK as sitk
 import torch
+import torch.nn.functional as F
 
 from . import field
 from .affine import estimate_affine, linear_part
@@ -18,7 +19,7 @@ from .geometry import WorkingGrid, image_from_tensor, make_working_grid
 from .images import validate_image, validate_mask
 from .machine import choose_device, free_memory
 from .network.passes import predict
-from .preprocessing import Pair, bounding_box, prepare
+from .preprocessing import Pair, WorkingPair, bounding_box, prepare
 from .refinement import Level, RefinementPlan, refine
 from .report import doubts, provenance, quality
 from .result import Registration
@@ -195,7 +196,7 @@ def _deformable_stages(pair, grid, affine, initial, settings, model, device, clo
     with torch.inference_mode():
         if model is not None:
             clock.start("Network", 0.2)
-            displacement, velocity = predict(
+            predicted, velocity = predict(
                 model.network,
                 fixed,
                 moving,
@@ -203,6 +204,11 @@ def _deformable_stages(pair, grid, affine, initial, settings, model, device, clo
                 displacement,
                 lambda fraction: clock.report(0.2 + 0.05 * fraction, "the network aligns the two"),
             )
+            if _is_closer(working, displacement, predicted):
+                displacement = predicted
+            else:
+                velocity = None
+                warnings = [*warnings, "The network did not bring the two closer; what it gave was put aside."]
         close = model is not None and bool(model.network.config.passes_mm)
         plans = _PLANS_ACROSS_CONTRASTS if not same else _PLANS_AFTER_NETWORK if close else _PLANS
         plan = plans.get(settings.preset)
@@ -219,6 +225,8 @@ def _deformable_stages(pair, grid, affine, initial, settings, model, device, clo
                 lambda fraction: clock.report(0.25 + 0.35 * fraction, "refining the deformation"),
             )
         clock.start("Finishing", 0.6)
+        if displacement is None:
+            displacement = torch.zeros(1, 3, *grid.shape, device=device)
         displacement, inverse, correction = settle(
             displacement, progress=lambda fraction: clock.report(0.6 + 0.35 * fraction, "inverting the deformation")
         )
@@ -245,6 +253,15 @@ def _deformable_stages(pair, grid, affine, initial, settings, model, device, clo
         registration.report["warnings"] = warnings + doubts(registration.report)
     registration.report["seconds"] = clock.finish()
     return registration
+
+
+def _is_closer(working: WorkingPair, before: torch.Tensor | None, after: torch.Tensor) -> bool:
+    """Whether local correlation is higher after than before, on voxels twice as large."""
+    fixed, moving, weight = (F.avg_pool3d(t, 2) for t in (working.fixed, working.moving, working.weight))
+    similarity = LocalCorrelation(fixed, weight, signed=False)
+    size = tuple(fixed.shape[2:])
+    seen = [moving if u is None else field.warp(moving, field.resize(u, size)) for u in (before, after)]
+    return similarity(seen[1])[0] > similarity(seen[0])[0]
 
 
 def _similarity_maker(name: str, same_contrast: bool):
