@@ -6,7 +6,10 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import nibabel
 import numpy as np
@@ -18,7 +21,7 @@ from wavemorph import field
 from wavemorph.cli import main
 from wavemorph.demo import template_path
 from wavemorph.errors import InputError, SettingsError
-from wavemorph.network import NetworkConfig
+from wavemorph.network import NetworkConfig, WaveMorphNetwork
 from wavemorph.training import anatomy
 from wavemorph.training.datasets import IXI_LABELS, DataPairs, IxiData, OasisData, read_pickled
 from wavemorph.training.loop import Trainer
@@ -74,6 +77,16 @@ def config(tmp_path):
     return path
 
 
+class OnePair:
+    """The same pair again and again."""
+
+    def __init__(self, pair, spacing_mm=anatomy.SPACING_MM):
+        self._pair, self.spacing_mm = pair, spacing_mm
+
+    def __getitem__(self, index):
+        return self._pair
+
+
 def tiny_recipe(**changes):
     network = NetworkConfig.from_dict({**TINY, "symmetric": False})
     return dataclasses.replace(Recipe("tiny", "ixi", network, pairs=8, learning_rate=1e-3), **changes)
@@ -116,6 +129,32 @@ def test_training_that_was_killed_between_checkpoints_repeats_the_lost_pairs_exa
     assert again.pair == 2
     again.run()
     assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
+
+
+def test_two_processes_step_by_the_mean_of_their_gradients(ixi, tmp_path, config):
+    common = ["--data", str(ixi), "--config", str(config), "--pairs", "1", "--device", "cpu"]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "wavemorph.cli", "train"]
+    run = [sys.executable, *command, "--recipe", "ixi", "--output", str(tmp_path / "two"), *common]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(run, capture_output=True, text=True, check=False, env=one_thread)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    together = load(tmp_path / "two" / "ixi.safetensors", "cpu").network.state_dict()
+
+    changes = json.loads(config.read_text())
+    network = NetworkConfig.from_dict({**RECIPES["ixi"].network.to_dict(), **changes.pop("network")})
+    recipe = dataclasses.replace(RECIPES["ixi"], network=network, pairs=1, clip=1e9, **changes)
+    source, gradients = DataPairs(IxiData(ixi)), []
+    for index in range(2):
+        alone = Trainer(recipe, OnePair(source[index], 1.0), tmp_path / str(index))
+        alone.run()
+        gradients.append({name: p.grad.clone() for name, p in alone.network.named_parameters()})
+    torch.manual_seed(recipe.seed)
+    before = WaveMorphNetwork(network).state_dict()
+    for name, value in together.items():
+        mean = (gradients[0][name] + gradients[1][name]) / 2
+        moved, sure = value - before[name], mean.abs() > 1e-4 * mean.abs().max() + 1e-6
+        expected = -recipe.learning_rate * mean.sign()  # the first step of Adam
+        assert torch.allclose(moved[sure], expected[sure], rtol=0.05), name
 
 
 def test_a_time_slice_ends_between_two_pairs_and_says_that_it_is_not_done(ixi, tmp_path):
@@ -306,18 +345,6 @@ def test_a_template_file_that_is_none_is_refused(tmp_path):
     path.write_bytes(b"no template")
     with pytest.raises(InputError, match="cannot be read"):
         anatomy.load_template(path)
-
-
-class OnePair:
-    """The same pair again and again."""
-
-    spacing_mm = anatomy.SPACING_MM
-
-    def __init__(self, pair):
-        self._pair = pair
-
-    def __getitem__(self, index):
-        return self._pair
 
 
 def test_the_default_recipe_learns_a_pair_that_it_sees_often(synthetic, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -51,7 +52,7 @@ def _train(options: argparse.Namespace, progress: object) -> None:
     from .loop import Trainer
 
     recipe = _recipe(options, options.recipe)
-    device = choose_device(options.device)
+    device = _own_device(choose_device(options.device))
     if recipe.data == "synthetic":
         source = SyntheticPairs(load_template(), recipe.seed, device)
     else:
@@ -59,10 +60,16 @@ def _train(options: argparse.Namespace, progress: object) -> None:
 
         source = DataPairs(_data(recipe.data, options.data), recipe.seed, device)
     trainer = Trainer(recipe, source, Path(options.output), device)
-    show = _progress() if progress is not None else (lambda *_: None)
-    if not trainer.run(options.minutes, progress=show):
+    show = _progress() if progress is not None and trainer.leads else (lambda *_: None)
+    done = trainer.run(options.minutes, progress=show)
+    trainer.close()
+    if not trainer.leads:
+        return
+    if not done:
         print(f"stopped at pair {trainer.pair} of {recipe.pairs}; the same command goes on from there")
         return
+    if recipe.model_passes_mm:
+        trainer.network.config = dataclasses.replace(recipe.network, passes_mm=recipe.model_passes_mm)
     card = ModelCard(
         options.name or recipe.name,
         f"Trained by the recipe {recipe.name} on {recipe.pairs} pairs",
@@ -71,6 +78,17 @@ def _train(options: argparse.Namespace, progress: object) -> None:
         extra={"recipe": recipe.to_dict()},
     )
     print(f"written: {save_model(trainer.network, card, options.output)}")
+
+
+def _own_device(device):
+    """Under torchrun each process takes the GPU of its number."""
+    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    import torch
+
+    own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(own)
+    return own
 
 
 def _protocol(options: argparse.Namespace, progress: object) -> None:

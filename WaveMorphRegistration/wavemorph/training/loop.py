@@ -7,7 +7,6 @@ Under `torchrun` every process takes its share of the pairs, and gradients are a
 from __future__ import annotations
 
 import csv
-import dataclasses
 import os
 import pickle
 import time
@@ -57,6 +56,11 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files; of several that train together, one does."""
+        return self._rank == 0
+
     def run(
         self,
         minutes: float | None = None,
@@ -70,7 +74,7 @@ class Trainer:
         began = saved = time.monotonic()
         end = min(self.recipe.pairs, until_pair if until_pair is not None else self.recipe.pairs)
         self.network.train()
-        with _Log(self.folder, self.pair, self._rank == 0) as log:
+        with _Log(self.folder, self.pair, self.leads) as log:
             while self.pair < end and not self._out_of_time(began, minutes):
                 loss = self._train_pair(log)
                 self.pair += 1
@@ -80,6 +84,12 @@ class Trainer:
                     saved = time.monotonic()
         self.save()
         return self.pair >= self.recipe.pairs
+
+    def close(self) -> None:
+        """Part from the other processes, once all have come this far."""
+        if self._world > 1 and distributed.is_initialized():
+            distributed.barrier()
+            distributed.destroy_process_group()
 
     def _train_pair(self, log: _Log) -> float:
         """Each pass is a step of the optimiser: it learns to improve on what the passes before it have left."""
@@ -132,7 +142,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        if self._rank:
+        if not self.leads:
             return
         path = self.folder / _CHECKPOINT
         aside = path.with_suffix(".part")
@@ -154,7 +164,7 @@ class Trainer:
             recipe = Recipe.from_dict(state["recipe"])
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(f'The checkpoint "{path}" cannot be read; remove it to begin again.') from error
-        if dataclasses.replace(recipe, pairs=self.recipe.pairs) != self.recipe:
+        if not recipe.trains_like(self.recipe):
             raise InputError(f'The checkpoint "{path}" belongs to another recipe; choose another folder.')
         self.network.load_state_dict(state["network"])
         self._optimiser.load_state_dict(state["optimiser"])

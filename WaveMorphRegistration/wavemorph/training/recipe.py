@@ -21,6 +21,7 @@ class Recipe:
     window: side of the windows of local correlation in voxels (9). noise: variance added in each window.
     intensity: weight of the mean squared difference beside it (0 in the paper).
     smoothness: weight of the diffusion loss on the displacement, or on the velocity where one pass gives one.
+    model_passes_mm: the passes that the finished model makes, where they are not those of the training (ours).
     clip: largest norm of the gradient. precision: "float32", or "bfloat16" autocast.
     """
 
@@ -34,11 +35,13 @@ class Recipe:
     noise: float = 1e-5
     intensity: float = 0.0
     smoothness: float = 1.0
+    model_passes_mm: tuple[float, ...] = ()
     clip: float = 1.0
     precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self):
+        object.__setattr__(self, "model_passes_mm", tuple(float(mm) for mm in self.model_passes_mm))
         for name, value, choices in (
             ("data", self.data, DATA),
             ("decay", self.decay, ("polynomial", "cosine")),
@@ -57,8 +60,14 @@ class Recipe:
         warm = min(1.0, (step + 1) / 20)
         return self.learning_rate * warm * (0.02 + 0.98 * left**1.5)
 
+    def trains_like(self, other: Recipe) -> bool:
+        """Whether a checkpoint of one can be gone on with by the other."""
+        free = {"pairs": other.pairs, "model_passes_mm": other.model_passes_mm}
+        return dataclasses.replace(self, **free) == other
+
     def to_dict(self) -> dict:
-        return {**dataclasses.asdict(self), "network": self.network.to_dict()}
+        passes = list(self.model_passes_mm)
+        return {**dataclasses.asdict(self), "network": self.network.to_dict(), "model_passes_mm": passes}
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:
@@ -93,6 +102,7 @@ RECIPES = {
             noise=1e-3,
             intensity=3.0,
             smoothness=3.0,
+            model_passes_mm=(4.0, 4.0, 2.0, 2.0, 2.0, 1.5, 1.5),
         ),
     )
 }
