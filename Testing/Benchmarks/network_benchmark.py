@@ -1,6 +1,6 @@
 """What the network is worth, in tables: the start it gives, other contrasts, its parts, its speed in training.
 
-    network_benchmark.py start [--fixed F --moving M --fixed-labels FL --moving-labels ML] [--pairs 18]
+    network_benchmark.py start [--fixed F --moving M --fixed-labels FL --moving-labels ML] [--pairs 18] [--spacing 1.5]
     network_benchmark.py contrast --fixed T1 --moving PD [--pairs 5]
     network_benchmark.py ablation [--fixed ... as above] [--pairs 60]
     network_benchmark.py throughput [--device cuda]
@@ -74,7 +74,7 @@ def start(options: argparse.Namespace) -> None:
         affine = affine_of(fixed, moving)
         cells = [score(affine)]
         for preset, weights in (("Instant", "auto"), ("Balanced", "none"), ("Balanced", "auto")):
-            settings = wavemorph.Settings(preset=preset, weights=weights, affine=False)
+            settings = wavemorph.Settings(preset=preset, weights=weights, affine=False, spacing_mm=options.spacing)
             result = wavemorph.register(fixed, moving, settings, initial_transform=affine)
             cells += [score(result.transform), result.report["seconds"]["total"]]
         print(f"| {name} | {_cells(cells)} |", flush=True)
@@ -219,6 +219,7 @@ def main() -> None:
     for name in ("fixed", "moving", "fixed-labels", "moving-labels"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--pairs", type=int)
+    parser.add_argument("--spacing", type=float, help="mm of the working grid; by default as in everyday work")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     options.pairs = options.pairs or {"start": 18, "contrast": 5, "ablation": 60, "throughput": 3}[options.table]
