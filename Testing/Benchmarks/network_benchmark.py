@@ -117,7 +117,7 @@ def contrast(options: argparse.Namespace) -> None:
         ended = error(result.transform)
         print(
             f"| {seed} | {error(aligned).mean():.2f} | {error(result.affine).mean():.2f} | {ended.mean():.2f} | "
-            f"{np.percentile(ended, 95):.2f} | {result.report['folding']['strict']} |",
+            f"{np.percentile(ended, 95):.2f} | {result.report['folding']['strict_voxels']} |",
             flush=True,
         )
 

@@ -20,13 +20,16 @@ def predict(
     spacing_mm: float,
     start: torch.Tensor | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
+    finest_mm: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(displacement, velocity), each (1, 3, D, H, W) in voxels, that align `moving` to `fixed`, both (1, 1, D, H, W).
 
-    start: a displacement to begin with. The velocity is None unless the displacement is its exponential: after several
-    passes, from a start, or where the network gives displacements.
+    start: a displacement to begin with. finest_mm: finer passes are left out, but for the first. The velocity is None
+    unless the displacement is its exponential: after several passes, from a start, or where the network gives
+    displacements.
     """
-    spacings = network.config.passes_mm or (spacing_mm,)
+    passes = network.config.passes_mm
+    spacings = (*passes[:1], *(mm for mm in passes[1:] if mm >= finest_mm)) or (spacing_mm,)
     displacement, velocity = start, None
     size, shown = tuple(fixed.shape[2:]), None
     for index, mm in enumerate(spacings):
