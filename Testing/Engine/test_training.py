@@ -22,13 +22,14 @@ from wavemorph.cli import main
 from wavemorph.demo import template_path
 from wavemorph.errors import InputError, SettingsError
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
+from wavemorph.network.passes import predict
 from wavemorph.training import anatomy
 from wavemorph.training.datasets import IXI_LABELS, DataPairs, IxiData, OasisData, read_pickled
 from wavemorph.training.loop import Trainer
 from wavemorph.training.losses import diffusion_loss, local_correlation_loss
 from wavemorph.training.protocol import mean_dice
 from wavemorph.training.recipe import RECIPES, Recipe
-from wavemorph.weights import load
+from wavemorph.weights import DEFAULT_MODEL, load, resolve
 
 SIDE = 24
 TINY = {"channels": [4, 4, 8], "kernels": [3, 3, 3, 1], "bottleneck_blocks": 1, "bottleneck_kernel": 3}
@@ -357,3 +358,22 @@ def test_the_default_recipe_learns_a_pair_that_it_sees_often(synthetic, tmp_path
     with (tmp_path / "losses.csv").open(newline="") as file:
         similarity = [float(row["similarity"]) for row in csv.DictReader(file) if row["pass"] == "1"]
     assert min(similarity[-5:]) < 0.8 * similarity[0]
+
+
+def test_the_shipped_model_brings_pairs_closer_that_no_training_has_seen():
+    model = resolve("auto", "cpu")
+    assert model.card.name == DEFAULT_MODEL
+    trained = RECIPES[DEFAULT_MODEL]
+    assert dataclasses.replace(model.network.config, passes_mm=trained.network.passes_mm) == trained.network
+    unseen, errors, differences = anatomy.SyntheticPairs(anatomy.load_template(), seed=77, shapes=0.0), [], []
+    for index in range(3):
+        pair = unseen[index]
+        with torch.inference_mode():
+            found, _ = predict(model.network, pair.fixed, pair.moving, anatomy.SPACING_MM)
+        inside = pair.weight[:, 0] > 0
+        for displacement in (torch.zeros_like(found), found):
+            errors.append(float((displacement - pair.truth).norm(dim=1)[inside].mean()))
+            seen = field.warp(pair.moving_anatomy, displacement)
+            differences.append(float((seen - pair.fixed_anatomy).square()[:, 0][inside].mean()))
+    assert np.mean(errors[1::2]) < 0.85 * np.mean(errors[::2])
+    assert np.mean(differences[1::2]) < 0.6 * np.mean(differences[::2])
