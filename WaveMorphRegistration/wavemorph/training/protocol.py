@@ -36,7 +36,7 @@ class Score:
     def row(self) -> str:
         deviation = self.dice.std(ddof=1) if len(self.dice) > 1 else 0.0
         return (
-            f"{self.name:24} {self.dice.mean():6.3f} ± {deviation:.3f} {self.folded_percent.mean():10.3f} "
+            f"{self.name:24} {self.dice.mean():6.3f} +- {deviation:.3f} {self.folded_percent.mean():10.3f} "
             f"{self.seconds.mean():10.3f} {len(self.dice):6d}"
         )
 
