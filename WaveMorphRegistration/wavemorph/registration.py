@@ -35,7 +35,7 @@ _PLANS = {
 }
 # After several passes of the network the coarse level has nothing left to do.
 _PLANS_AFTER_NETWORK = {
-    "Balanced": RefinementPlan(levels=(Level(2, 20), Level(1, 5))),
+    "Balanced": RefinementPlan(levels=(Level(2, 40), Level(1, 5))),
     "Precise": RefinementPlan(levels=(Level(2, 60), Level(1, 30)), tolerance=5e-4),
 }
 # Descriptors of different contrasts agree less exactly, least of all at full resolution: held stiffer, the true error
