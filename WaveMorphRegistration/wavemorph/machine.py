@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,13 @@ import torch
 
 from .errors import DeviceError
 
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, MPS
+    "not enough memory",  # torch on Windows
+    "can't allocate memory",  # torch on Linux and macOS
+    "failed to allocate memory",  # ITK
+    "bad_alloc",
+)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
@@ -28,17 +36,25 @@ def choose_device(name: str) -> torch.device:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a job may hope for on the device; a share of the whole where the system does not say what is free."""
+    """Bytes that a job may hope for on the device; a share of the whole where the system does not say what is free.
+
+    On Linux not more than what a container (its control group) or a limit on the process (`ulimit -v`) leaves.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if sys.platform == "win32":
         return _windows_free_memory()
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+    if sys.platform == "linux":
+        bounds = [_free_in_system(), _free_in_groups(), _free_address_space()]
+        if known := [bound for bound in bounds if bound is not None]:
+            return max(min(known), 0)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: in Python, numpy, torch (on the CPU or the GPU) or SimpleITK."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
@@ -70,6 +86,65 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_M_TOP_PAD, 2**28)
+
+
+def _free_in_system(meminfo: str | os.PathLike = "/proc/meminfo") -> int | None:
+    return _kilobytes(meminfo, "MemAvailable")
+
+
+def _free_in_groups(
+    own: str | os.PathLike = "/proc/self/cgroup", root: str | os.PathLike = "/sys/fs/cgroup"
+) -> int | None:
+    """What the tightest of this process's control groups leaves, of version 2 or 1; None without a limit.
+
+    The limits of all groups above count too. A container sees its own group as the root, wherever it may be named to
+    lie. The page cache that the kernel would drop first is no use of memory.
+    """
+    bounds = []
+    for line in _text(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = Path(root), ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            top = Path(root) / "memory"
+        else:
+            continue
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if top == folder or top in folder.parents:
+                bounds.append(_left_in_group(folder, *names))
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _left_in_group(folder: Path, limit: str, usage: str, cache: str) -> int | None:
+    most, used = _text(folder / limit).strip(), _text(folder / usage).strip()
+    if not most.isdigit() or not used.isdigit():  # no such group, or "max"
+        return None
+    dropped = re.search(rf"^{cache} (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)
+    return int(most) - int(used) + (int(dropped.group(1)) if dropped else 0)
+
+
+def _free_address_space() -> int | None:
+    import resource  # absent on Windows
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    used = _kilobytes("/proc/self/status", "VmSize")
+    return None if limit == resource.RLIM_INFINITY or used is None else limit - used
+
+
+def _kilobytes(path: str | os.PathLike, name: str) -> int | None:
+    """Bytes, from a line such as "VmSize:   123 kB" in a file of /proc."""
+    found = re.search(rf"^{name}:\s+(\d+) kB$", _text(path), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
+
+
+def _text(path: str | os.PathLike) -> str:
+    """The contents, or nothing where there is no such file or it may not be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _windows_free_memory() -> int:
