@@ -6,7 +6,7 @@ import numpy as np
 import phantoms
 import pytest
 import SimpleITK as sitk
-from wavemorph.affine import estimate_affine, linear_part
+from wavemorph.affine import _shrunk, estimate_affine, linear_part
 from wavemorph.demo import template_path
 from wavemorph.errors import InputError
 from wavemorph.preprocessing import foreground
@@ -76,3 +76,19 @@ def test_a_field_has_no_linear_part_and_a_flat_matrix_is_refused():
     flat.SetMatrix((1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0))
     with pytest.raises(InputError, match="flattens space"):
         linear_part(flat)
+
+
+@pytest.mark.parametrize("pixel", [sitk.sitkInt16, sitk.sitkUInt8, sitk.sitkFloat32, sitk.sitkFloat64])
+@pytest.mark.parametrize(("size", "spacing"), [((37, 45, 131), 4.0), ((40, 33, 64), 2.5), ((30, 30, 97), 0.5)])
+def test_an_image_shrunk_in_slabs_is_the_image_shrunk_at_once(pixel, size, spacing):
+    lattice = phantoms.random_geometry(3, size=size, extent_mm=60.0)
+    values = np.random.default_rng(0).uniform(0, 250, size[::-1])
+    image = sitk.Cast(sitk.GetImageFromArray(values), pixel)
+    image.CopyInformation(lattice)
+    shrunk = _shrunk(image, 20.3, 200.6, spacing)
+    factors = [min(max(1, int(spacing / s + 0.3)), n // 8) for s, n in zip(lattice.GetSpacing(), size)]
+    clamped = sitk.Clamp(sitk.Cast(image, sitk.sitkFloat32), sitk.sitkFloat32, 20.3, 200.6)
+    plain = sitk.BinShrink(clamped, factors)
+    assert np.array_equal(sitk.GetArrayViewFromImage(shrunk), sitk.GetArrayViewFromImage(plain))
+    for geometry in ("GetSize", "GetOrigin", "GetSpacing", "GetDirection"):
+        assert np.allclose(getattr(shrunk, geometry)(), getattr(plain, geometry)(), rtol=0, atol=1e-12)

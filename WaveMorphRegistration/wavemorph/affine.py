@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from .errors import InputError
 
 _TILTS_DEGREES = (-20.0, 0.0, 20.0)  # nodding is what differs most between head positions
+_SLAB = 16  # planes of a shrunken image made at once
 _SHIFTS_MM = (-40.0, -20.0, 0.0, 20.0, 40.0)  # a neck in only one of the two moves its centre along the body
 
 
@@ -76,14 +77,14 @@ class _Comparison:
     """Mutual information between one fixed and one moving image, at several spacings."""
 
     def __init__(self, fixed: sitk.Image, moving: sitk.Image, masks, seed: int):
-        self._images = (_clipped(fixed), _clipped(moving))
+        self._images = tuple((image, *_usual_range(image)) for image in (fixed, moving))
         self._masks = masks
         self._seed = seed + 1  # 0 would mean: seed by the clock
         self._cache: dict[float, tuple[sitk.Image, sitk.Image]] = {}
 
     def _pair(self, spacing: float) -> tuple[sitk.Image, sitk.Image]:
         if spacing not in self._cache:
-            self._cache[spacing] = tuple(_shrink(image, spacing) for image in self._images)
+            self._cache[spacing] = tuple(_shrunk(*image, spacing) for image in self._images)
         return self._cache[spacing]
 
     def _method(self, spacing: float, samples: int) -> sitk.ImageRegistrationMethod:
@@ -159,18 +160,34 @@ def _about(affine: sitk.AffineTransform, centre: np.ndarray) -> sitk.AffineTrans
     return moved
 
 
-def _clipped(image: sitk.Image) -> sitk.Image:
-    """float32, without the few extreme values (metal, flow) that would waste the histogram's bins."""
+def _usual_range(image: sitk.Image) -> tuple[float, float]:
+    """The intensities without the few extreme ones (metal, flow) that would waste the histogram's bins."""
     low, high = np.percentile(sitk.GetArrayViewFromImage(image)[::2, ::2, ::2], (0.5, 99.5))
-    return sitk.Clamp(sitk.Cast(image, sitk.sitkFloat32), sitk.sitkFloat32, float(low), float(max(high, low + 1e-6)))
+    return float(low), float(max(high, low + 1e-6))
 
 
-def _shrink(image: sitk.Image, spacing: float) -> sitk.Image:
+def _shrunk(image: sitk.Image, low: float, high: float, spacing: float) -> sitk.Image:
+    """float32, clamped to [low, high], with voxels of about `spacing` mm, each the mean of whole voxels of the image.
+
+    Made in slabs, because a large volume need not be held as float32 too.
+    """
     factors = [
         min(max(1, int(spacing / own + 0.3)), max(1, size // 8))
         for own, size in zip(image.GetSpacing(), image.GetSize())
     ]
-    return sitk.BinShrink(image, factors)
+    planes = image.GetSize()[2] // factors[2] * factors[2]
+    thickness = _SLAB * factors[2]
+    slabs = [
+        sitk.BinShrink(
+            sitk.Clamp(image[:, :, first : min(first + thickness, planes)], sitk.sitkFloat32, low, high), factors
+        )
+        for first in range(0, planes, thickness)
+    ]
+    shrunk = sitk.GetImageFromArray(np.concatenate([sitk.GetArrayViewFromImage(slab) for slab in slabs]))
+    shrunk.SetSpacing(slabs[0].GetSpacing())
+    shrunk.SetOrigin(slabs[0].GetOrigin())
+    shrunk.SetDirection(slabs[0].GetDirection())
+    return shrunk
 
 
 def _points(mask: sitk.Image) -> np.ndarray:
