@@ -40,17 +40,25 @@ class PairSource(Protocol):
 class Trainer:
     """Trains the network of `recipe` on `source`, in `folder`; goes on from the checkpoint there, if there is one.
 
+    network: another one to train by the same recipe, with a `config` and a `decode` like ours.
     Raises InputError where the checkpoint belongs to another recipe or cannot be read.
     """
 
-    def __init__(self, recipe: Recipe, source: PairSource, folder: Path, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        recipe: Recipe,
+        source: PairSource,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        network: torch.nn.Module | None = None,
+    ):
         self.recipe, self.folder = recipe, Path(folder)
         self._source, self._device = source, torch.device(device)
         self._rank, self._world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         if self._world > 1 and not distributed.is_initialized():
             distributed.init_process_group("nccl" if self._device.type == "cuda" else "gloo")
         torch.manual_seed(recipe.seed)
-        self.network = WaveMorphNetwork(recipe.network).to(self._device)
+        self.network = (network or WaveMorphNetwork(recipe.network)).to(self._device)
         self._optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
         self.pair = 0
         self.folder.mkdir(parents=True, exist_ok=True)
