@@ -6,7 +6,8 @@ Physical points are LPS millimetres, as in SimpleITK. Tensors are (B, C, D, H, W
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -37,6 +38,15 @@ class WorkingGrid:
     @property
     def voxels(self) -> int:
         return math.prod(self.size)
+
+    def point(self, index: Sequence[float]) -> tuple[float, float, float]:
+        """LPS mm of the (continuous) index (i, j, k)."""
+        place = np.asarray(self.origin) + self.direction @ (np.asarray(self.spacing) * np.asarray(index))
+        return tuple(float(x) for x in place)
+
+    def slab(self, first: int, planes: int) -> WorkingGrid:
+        """The planes first, first + 1, ... along k as a grid of their own."""
+        return replace(self, size=(*self.size[:2], planes), origin=self.point((0, 0, first)) if first else self.origin)
 
     def resample(
         self, image: sitk.Image, transform: sitk.Transform | None = None, interpolator=sitk.sitkLinear, outside=0.0
@@ -136,7 +146,7 @@ def _nearest_axes(direction: np.ndarray) -> tuple[list[int], np.ndarray]:
 def tensor_from_array(array: np.ndarray) -> torch.Tensor:
     """A float32 tensor with its own copy, by the buffer protocol: torch's numpy bridge breaks where the ABIs differ."""
     array = np.ascontiguousarray(array, np.float32)
-    return torch.frombuffer(bytearray(array.tobytes()), dtype=torch.float32).reshape(array.shape)
+    return torch.frombuffer(bytearray(array.data), dtype=torch.float32).reshape(array.shape)
 
 
 def tensor_from_image(image: sitk.Image, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 
 from .errors import InputError
-from .geometry import WorkingGrid, tensor_from_image
+from .geometry import WorkingGrid, tensor_from_array, tensor_from_image
 from .similarity import LocalCorrelation
 
 _REACH_MM = 6.0
 _AGREEMENT_MM = 4.0
+_LARGE = 2**25  # voxels from which on a second copy as float32 is avoided
+_SLAB = 64
+_WIDEST = 18  # voxels that the smoothing kernel, of at most 16 and one, and linear interpolation reach
 
 
 class Pair:
@@ -64,9 +67,7 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
     """Both images and their masks on the working grid, normalised. Raises InputError where the masks leave nothing."""
 
     def intensities(image: sitk.Image, transform: sitk.Transform | None) -> torch.Tensor:
-        darkest = float(sitk.GetArrayViewFromImage(image).min())
-        image = _antialiased(sitk.Cast(image, sitk.sitkFloat32), max(grid.spacing))
-        return tensor_from_image(grid.resample(image, transform, sitk.sitkLinear, darkest), device)
+        return tensor_from_array(seen_on_grid(image, grid, transform))[None, None].to(device)
 
     def marked(mask: sitk.Image, transform: sitk.Transform | None) -> torch.Tensor:
         seen = grid.resample(mask, transform, sitk.sitkNearestNeighbor)
@@ -93,6 +94,43 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
     )
 
 
+def seen_on_grid(
+    image: sitk.Image, grid: WorkingGrid, transform: sitk.Transform | None, slab: int | None = None
+) -> np.ndarray:
+    """(D, H, W) float32: `image`, smoothed where the grid is coarser, at the grid's nodes; outside its darkest value.
+
+    transform: a linear one, grid points -> image points. Where the image is large, only what a slab of the grid needs
+    of it is held as float32; slab: planes of the grid in one, by default by the size of the image.
+    """
+    darkest = float(sitk.GetArrayViewFromImage(image).min())
+    spacing = max(grid.spacing)
+    if slab is None:
+        slab = grid.size[2] if image.GetNumberOfPixels() < _LARGE else _SLAB
+    seen = np.full(grid.shape, darkest, np.float32)
+    for first in range(0, grid.size[2], slab):
+        part = grid.slab(first, min(slab, grid.size[2] - first))
+        needed = _part_seen(image, part, transform) if part.size != grid.size else image
+        if needed is not None:
+            smooth = _antialiased(sitk.Cast(needed, sitk.sitkFloat32), spacing)
+            values = part.resample(smooth, transform, sitk.sitkLinear, darkest)
+            seen[first : first + slab] = sitk.GetArrayViewFromImage(values)
+    return seen
+
+
+def _part_seen(image: sitk.Image, grid: WorkingGrid, transform: sitk.Transform | None) -> sitk.Image | None:
+    """The box of the image that the grid lies in and the smoothing of `_antialiased` reaches; None if there is none."""
+    corners = []
+    for corner in np.ndindex(2, 2, 2):
+        point = grid.point(np.array(corner) * (np.array(grid.size) - 1))
+        point = transform.TransformPoint(point) if transform is not None else point
+        corners.append(image.TransformPhysicalPointToContinuousIndex(point))
+    first = np.maximum(np.floor(np.min(corners, axis=0)).astype(int) - _WIDEST, 0)
+    last = np.minimum(np.ceil(np.max(corners, axis=0)).astype(int) + _WIDEST, np.array(image.GetSize()) - 1)
+    if np.any(last < first):
+        return None
+    return sitk.RegionOfInterest(image, (last - first + 1).tolist(), first.tolist())
+
+
 def foreground(image: sitk.Image) -> sitk.Image:
     """A uint8 mask of the subject on the image's lattice.
 
@@ -107,12 +145,12 @@ def foreground(image: sitk.Image) -> sitk.Image:
         mask = array != background
     else:
         low, high = np.percentile(array[::2, ::2, ::2], (1, 99))
-        clipped = sitk.Clamp(sitk.Cast(image, sitk.sitkFloat32), sitk.sitkFloat32, float(low), float(high))
+        clipped = sitk.Clamp(image, sitk.sitkFloat32, float(low), float(high))
         brighter = sitk.OtsuThreshold(clipped, 0, 1)  # a view does not keep its image alive
         mask = sitk.GetArrayViewFromImage(brighter) > 0
         if not mask.any() or mask.all():
             mask = np.ones(array.shape, bool)
-    result = sitk.GetImageFromArray(mask.astype(np.uint8))
+    result = sitk.GetImageFromArray(mask.view(np.uint8))
     result.CopyInformation(image)
     return result
 
@@ -151,7 +189,7 @@ def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     sigmas = [0.5 * math.sqrt(max(spacing_mm**2 - own**2, 0.0)) for own in image.GetSpacing()]
     if max(sigma / own for sigma, own in zip(sigmas, image.GetSpacing())) < 0.35:
         return image
-    return sitk.DiscreteGaussian(image, [max(sigma, 1e-3) ** 2 for sigma in sigmas], 16, 0.02, True)
+    return sitk.DiscreteGaussian(image, [max(sigma, 1e-3) ** 2 for sigma in sigmas], _WIDEST - 2, 0.02, True)
 
 
 def _dilated(mask: torch.Tensor, reach: int) -> torch.Tensor:
