@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import phantoms
 import pytest
@@ -48,6 +50,20 @@ def test_contrast_bias_noise_and_geometry_change_as_asked(head):
     assert np.abs(direction - np.eye(3)).max() > 0.02
     assert pair.moving.GetPixelID() == sitk.sitkInt16
     assert sitk.GetArrayFromImage(pair.moving)[0].std() > 0
+
+
+def test_a_lesion_is_a_blob_of_another_intensity_in_the_moving_volume_only(head):
+    without = make_pair(head, ONLY_MOVED, seed=5)
+    pair = make_pair(head, dataclasses.replace(ONLY_MOVED, lesion_mm=7.0), seed=5)
+    assert np.array_equal(sitk.GetArrayFromImage(pair.fixed), sitk.GetArrayFromImage(without.fixed))
+    assert pair.error_mm(without.truth).max() == 0
+    before, after = (sitk.GetArrayFromImage(p.moving).astype(float) for p in (without, pair))
+    changed = np.abs(after - before) > 100
+    ball = 4 / 3 * np.pi * 7.0**3
+    assert 0.5 * ball < changed.sum() * 1.5**3 < 2 * ball
+    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(changed.astype(np.uint8))))
+    assert np.bincount(parts[changed]).max() > 0.9 * changed.sum()
+    assert before[changed].mean() - after[changed].mean() > 200
 
 
 def test_the_same_seed_gives_the_same_pair_and_another_gives_another(head):

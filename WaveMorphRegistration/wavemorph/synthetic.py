@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 
 from . import field
-from .geometry import WorkingGrid, make_working_grid
+from .geometry import WorkingGrid, array_from_tensor, make_working_grid
 from .preprocessing import bounding_box, foreground
 from .result import displacement_transform
 
@@ -25,6 +25,7 @@ class Difference:
     rotation, translation_mm, scale: spread of the affine. spacing_mm, obliqueness: the moving lattice.
     gamma: exponent that bends the intensities; reversed_contrast: bright tissue becomes dark, as from T1 to T2.
     bias, noise: shares of the brightest intensity.
+    lesion_mm: mean radius of an irregular blob of another intensity that only the moving volume has; 0 for none.
     """
 
     deformation_mm: float = 4.0
@@ -38,6 +39,7 @@ class Difference:
     reversed_contrast: bool = False
     bias: float = 0.3
     noise: float = 0.02
+    lesion_mm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def _rescanned(
     if difference.reversed_contrast:
         value = np.where(inside, 1.2 - value, 0.0)
     changed = value**difference.gamma
+    if difference.lesion_mm > 0:
+        changed = _with_lesion(changed, subject, difference.lesion_mm, generator)
     axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in array.shape], indexing="ij")
     slope = generator.uniform(-1, 1, 3)
     bias = 1 + difference.bias * sum(s * a for s, a in zip(slope / np.linalg.norm(slope), axes))
@@ -148,6 +152,25 @@ def _rescanned(
     image = sitk.GetImageFromArray(np.rint(1000 * scanned).astype(np.int16))
     image.CopyInformation(anatomy)
     return image
+
+
+def _with_lesion(
+    value: np.ndarray, subject: sitk.Image, radius_mm: float, generator: np.random.Generator
+) -> np.ndarray:
+    """A blob with a bent edge, as deep in the subject as its radius where there is room; bright where it was dark."""
+    depth = sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(subject, True, False, True))
+    places = np.argwhere(depth >= min(radius_mm, 0.8 * float(depth.max())))
+    centre = places[generator.integers(len(places))]
+    spacing = np.array(subject.GetSpacing())[::-1]
+    axes = [(np.arange(n) - c) * mm for n, c, mm in zip(value.shape, centre, spacing)]
+    distance = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))
+    noise = torch.from_numpy(generator.standard_normal((1, 1, *value.shape)).astype(np.float32))
+    bumps = field.smooth(noise, 0.5 * radius_mm / max(subject.GetSpacing()))
+    bumps = array_from_tensor(bumps / bumps.std())[0]
+    share = 1 / (1 + np.exp(np.clip((distance - radius_mm * (1 + 0.2 * bumps)) * 2, -30, 30)))
+    share *= sitk.GetArrayViewFromImage(subject) > 0
+    tissue = float((value * share).sum() / share.sum())
+    return value + share * ((0.1 if tissue > 0.5 else 1.0) - value)
 
 
 def _rotation(angles_radians: np.ndarray) -> np.ndarray:
