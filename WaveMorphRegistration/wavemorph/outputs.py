@@ -143,27 +143,18 @@ def write_transform(
     extension = _extension(path, TRANSFORM_EXTENSIONS, "transform")
     if isinstance(transform, Registration):
         lattice = lattice if lattice is not None else field_lattice(transform)
-        transform = transform.transform
-    if extension in IMAGE_EXTENSIONS:
-        if lattice is None:
-            raise OutputError(f'A displacement field "{path}" needs a lattice; write .h5, or say on which lattice.')
-        write_image(flattened_field(transform, lattice), path)
-        return
-    flat, parts = _flattened(transform)
-    with quiet_itk():
-        _write(sitk.WriteTransform, flat, path)
-    if extension != ".h5":  # ITK keeps silent when the disk is full
-        text = Path(path).read_bytes()
-        if not text.endswith(b"\n") or text.count(b"FixedParameters:") < parts:
-            raise OutputError(f'"{path}" was not written completely; is the disk full?')
+        _write_transform(transform.transform, path, extension, lattice)
+    else:
+        _write_transform(transform, path, extension, lattice, nested=True)
 
 
 def write_inverse(registration: Registration, path: str | os.PathLike) -> None:
     """Write moving points -> fixed points in the forms of `write_transform`; a field lies over the moving image."""
-    is_field = _extension(path, TRANSFORM_EXTENSIONS, "inverse transform") in IMAGE_EXTENSIONS
+    extension = _extension(path, TRANSFORM_EXTENSIONS, "inverse transform")
+    is_field = extension in IMAGE_EXTENSIONS
     if is_field and registration.moving is None:
         raise OutputError(f'The inverse field "{path}" needs the moving volume, which is not at hand; write .h5.')
-    write_transform(registration.inverse, path, _inverse_lattice(registration) if is_field else None)
+    _write_transform(registration.inverse, path, extension, _inverse_lattice(registration) if is_field else None)
 
 
 def write_json(content: Any, path: str | os.PathLike) -> None:
@@ -223,14 +214,30 @@ def _inverse_lattice(registration: Registration) -> sitk.Image:
     return lattice
 
 
-def _flattened(transform: sitk.Transform) -> tuple[sitk.Transform, int]:
-    """(transform, its parts): composites inside a composite unfolded, because ITK's files cannot hold them."""
-    transform = transform.Downcast()
-    if not isinstance(transform, sitk.CompositeTransform):
-        return transform, 1
-    flat = sitk.CompositeTransform(transform)
-    flat.FlattenTransform()
-    return flat, flat.GetNumberOfTransforms()
+def _write_transform(
+    transform: sitk.Transform, path: str | os.PathLike, extension: str, lattice: sitk.Image | None, nested: bool = False
+) -> None:
+    """See `write_transform`. nested: whether there may be composites inside a composite, which ITK's files cannot hold.
+
+    Unfolding them copies every part, and a field in a transform is large: in float64, 24 bytes a voxel.
+    """
+    if extension in IMAGE_EXTENSIONS:
+        if lattice is None:
+            raise OutputError(f'A displacement field "{path}" needs a lattice; write .h5, or say on which lattice.')
+        write_image(flattened_field(transform, lattice), path)
+        return
+    transform, parts = transform.Downcast(), 1
+    if isinstance(transform, sitk.CompositeTransform):
+        if nested:
+            transform = sitk.CompositeTransform(transform)
+            transform.FlattenTransform()
+        parts = transform.GetNumberOfTransforms()
+    with quiet_itk():
+        _write(sitk.WriteTransform, transform, path)
+    if extension != ".h5":  # ITK keeps silent when the disk is full
+        text = Path(path).read_bytes()
+        if not text.endswith(b"\n") or text.count(b"FixedParameters:") < parts:
+            raise OutputError(f'"{path}" was not written completely; is the disk full?')
 
 
 def _write(write: Callable, content: Any, path: str | os.PathLike, **options: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Callable
 
 import numpy as np
 import SimpleITK as sitk
@@ -11,8 +12,9 @@ import torch
 
 from . import __version__, field
 from .machine import peak_memory
+from .points import transform_points
 from .preprocessing import Pair, WorkingPair
-from .result import Registration
+from .result import Registration, displacement_transform
 from .settings import Settings
 from .similarity import LocalCorrelation
 
@@ -25,8 +27,8 @@ def quality(registration: Registration, working: WorkingPair, displacement: torc
     Taken at the nodes of the working grid inside the fixed foreground; `displacement` is (1, 3, D, H, W) in voxels.
     """
     mask = working.inside[0, 0] > 0
-    jacobian = field.jacobian_determinant(displacement)[mask]
-    corner = field.least_corner_jacobian(displacement)[mask]
+    jacobian = by_slabs(field.jacobian_determinant, displacement)[mask]
+    corner = by_slabs(field.least_corner_jacobian, displacement)[mask]
     nodes = max(int(mask.sum()), 1)
     of_affine = float(np.linalg.det(np.reshape(registration.affine.GetMatrix(), (3, 3))))
     whole = jacobian * of_affine
@@ -51,6 +53,23 @@ def quality(registration: Registration, working: WorkingPair, displacement: torc
         "displacement_mm": {"mean": float(lengths.mean()), "max": float(lengths.max())},
         "inverse_consistency_mm": _inverse_consistency(registration, mask),
     }
+
+
+def by_slabs(
+    measure: Callable[[torch.Tensor], torch.Tensor], displacement: torch.Tensor, planes: int = 32
+) -> torch.Tensor:
+    """`measure` of (1, 3, D, H, W), which looks at neighbouring voxels only, slab by slab: (D, H, W).
+
+    What it holds in between is several times the displacement, and lives for one slab at a time.
+    """
+    depth = displacement.shape[2]
+    result = displacement.new_empty(displacement.shape[2:])
+    for first in range(0, depth, planes):
+        last = min(first + planes, depth)
+        # a plane more on either side, where there is one; a difference needs two
+        start, end = max(min(first - 1, depth - 2), 0), min(max(last + 1, 2), depth)
+        result[first:last] = measure(displacement[:, :, start:end])[first - start : last - start]
+    return result
 
 
 def provenance(pair: Pair, settings: Settings, model, device: torch.device) -> dict:
@@ -110,12 +129,17 @@ def _inverse_consistency(registration: Registration, mask: torch.Tensor) -> dict
     generator = np.random.default_rng(0)
     nodes = np.argwhere(mask.cpu().numpy())
     chosen = nodes[generator.integers(len(nodes), size=_POINTS)][:, ::-1] + 1  # the field has one ring more
-    there, back = registration.transform, registration.inverse
-    errors = []
-    for index in chosen + generator.uniform(-0.5, 0.5, chosen.shape):
-        point = registration.displacement.TransformContinuousIndexToPhysicalPoint(index.tolist())
-        errors.append(np.subtract(back.TransformPoint(there.TransformPoint(point)), point))
-    distances = np.linalg.norm(errors, axis=1)
+    points = [
+        registration.displacement.TransformContinuousIndexToPhysicalPoint(index.tolist())
+        for index in chosen + generator.uniform(-0.5, 0.5, chosen.shape)
+    ]
+    # part by part: a field in a transform is float64, and a composite copies it
+    places = transform_points(points, displacement_transform(registration.displacement))
+    places = transform_points(places, registration.affine)
+    places = transform_points(places, registration.affine.GetInverse())
+    for image in (registration.inverse_displacement, registration.inverse_correction):
+        places = transform_points(places, displacement_transform(image))
+    distances = np.linalg.norm(places - np.asarray(points), axis=1)
     return {
         "mean": float(distances.mean()),
         "p99": float(np.percentile(distances, 99)),
