@@ -191,13 +191,23 @@ def _targets(options: argparse.Namespace) -> outputs.Outputs:
     for path, writer, extensions, name in (
         (options.transform, outputs.write_transform, outputs.TRANSFORM_EXTENSIONS, "transform"),
         (options.inverse, outputs.write_inverse, outputs.TRANSFORM_EXTENSIONS, "inverse transform"),
-        (options.warped, lambda r, p: outputs.write_image(r.warped, p), outputs.IMAGE_EXTENSIONS, "warped volume"),
-        (options.jacobian, lambda r, p: outputs.write_image(r.jacobian, p), outputs.IMAGE_EXTENSIONS, "Jacobian"),
+        (options.warped, _writer("warped"), outputs.IMAGE_EXTENSIONS, "warped volume"),
+        (options.jacobian, _writer("jacobian"), outputs.IMAGE_EXTENSIONS, "Jacobian"),
         (options.report, lambda r, p: outputs.write_json(r.report, p), (".json",), "report"),
     ):
         if path:
             targets.add(path, writer, extensions, name)
     return targets
+
+
+def _writer(name: str) -> outputs.Writer:
+    """Makes a volume of a registration, writes it and lets go of it: no two of a large pair are held at once."""
+
+    def write(registration: Registration, path: str) -> None:
+        outputs.write_image(getattr(registration, name), path)
+        vars(registration).pop(name, None)
+
+    return write
 
 
 _REGISTER_INPUTS = (
@@ -229,11 +239,14 @@ def _run(fixed: sitk.Image, moving: sitk.Image, settings: Settings, progress, op
         extra["moving_mask"] = images.read_mask(options.moving_mask, moving, "moving mask")
     if options.initial_transform:
         extra["initial_transform"] = images.read_transform(options.initial_transform, "initial transform")
-    from .machine import keep_freed_memory
+    from .machine import keep_freed_memory, return_freed_memory
     from .registration import register  # brings torch
 
     keep_freed_memory()
-    return register(fixed, moving, settings, progress, **extra)
+    try:
+        return register(fixed, moving, settings, progress, **extra)
+    finally:
+        return_freed_memory()  # what is written next needs memory of its own, and in other sizes
 
 
 def summary(report: dict) -> str:

@@ -100,7 +100,7 @@ def validate_mask(mask: sitk.Image, image: sitk.Image, name: str = "mask") -> si
     count = int(np.count_nonzero(marked))
     if not count:
         raise InputError(f"The {name} is empty: all its {marked.size} voxels are 0; mark the region to compare.")
-    binary = sitk.GetImageFromArray(marked.astype(np.uint8))
+    binary = sitk.GetImageFromArray(marked.view(np.uint8))
     binary.CopyInformation(mask)
     if same_lattice(mask, image):
         binary.CopyInformation(image)
@@ -371,7 +371,8 @@ def _check_axes(image: sitk.Image, name: str) -> None:
 def _check_finite(array: np.ndarray, name: str) -> None:
     if not np.issubdtype(array.dtype, np.floating):
         return
-    broken = array.size - int(np.count_nonzero(np.isfinite(array)))
+    # plane by plane: an array of flags for a large volume would be a copy of a quarter of it
+    broken = array.size - sum(int(np.count_nonzero(np.isfinite(plane))) for plane in array)
     if broken:
         raise InputError(
             f"The {name} holds {broken} values that are NaN or infinite (of {array.size}); replace them, for instance "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -42,6 +43,7 @@ def free_memory(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    return_freed_memory()
     if sys.platform == "win32":
         return _windows_free_memory()
     if sys.platform == "linux":
@@ -86,6 +88,12 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_M_TOP_PAD, 2**28)
+
+
+def return_freed_memory() -> None:
+    """Give the system what this process has freed and kept (glibc only), as between two stages of other needs."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _free_in_system(meminfo: str | os.PathLike = "/proc/meminfo") -> int | None:
