@@ -5,9 +5,15 @@ Run by benchmark.py in a process of its own: python methods.py METHOD FIXED MOVI
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
+import resource
+import shutil
+import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,24 +63,28 @@ def demons(fixed: str, moving: str, affine: str, output: str, threads: int) -> N
     sitk.WriteTransform(sitk.CompositeTransform([start, deformation]), output)
 
 
-def syn(fixed: str, moving: str, affine: str, output: str, threads: int) -> None:
-    """ANTs SyN with the defaults of antspyx, without its own affine stage."""
-    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
-    import ants
+def syn(kind: str, **choices):
+    """ANTs SyN by antspyx, without its own affine stage."""
 
-    with tempfile.TemporaryDirectory() as folder:
-        matrix = Path(folder) / "affine.mat"
-        sitk.WriteTransform(sitk.AffineTransform(sitk.ReadTransform(affine)), str(matrix))
-        made = ants.registration(
-            ants.image_read(fixed), ants.image_read(moving), "SyNOnly", str(matrix), outprefix=f"{folder}/out"
-        )
-        parts = []
-        for path in made["fwdtransforms"]:
-            if path.endswith(".nii.gz"):
-                parts.append(sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64)))
-            else:
-                parts.append(sitk.ReadTransform(path))
-        sitk.WriteTransform(sitk.CompositeTransform(parts), output)
+    def run(fixed: str, moving: str, affine: str, output: str, threads: int) -> None:
+        os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
+        import ants
+
+        with tempfile.TemporaryDirectory() as folder:
+            matrix = Path(folder) / "affine.mat"
+            sitk.WriteTransform(sitk.AffineTransform(sitk.ReadTransform(affine)), str(matrix))
+            made = ants.registration(
+                ants.image_read(fixed), ants.image_read(moving), kind, str(matrix), f"{folder}/out", **choices
+            )
+            parts = []
+            for path in made["fwdtransforms"]:
+                if path.endswith(".nii.gz"):
+                    parts.append(sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64)))
+                else:
+                    parts.append(sitk.ReadTransform(path))
+            sitk.WriteTransform(sitk.CompositeTransform(parts), output)
+
+    return run
 
 
 def greedy(fixed: str, moving: str, affine: str, output: str, threads: int) -> None:
@@ -97,11 +107,133 @@ def greedy(fixed: str, moving: str, affine: str, output: str, threads: int) -> N
         sitk.WriteTransform(sitk.CompositeTransform(parts), output)
 
 
+def elastix(fixed: str, moving: str, affine: str, output: str, threads: int) -> None:
+    """elastix: its default map for B-splines (mutual information and bending energy), and the program's own field."""
+    target, start = read(fixed), sitk.AffineTransform(sitk.ReadTransform(affine))
+    numbers = [*start.GetMatrix(), *start.TransformPoint((0.0, 0.0, 0.0))]
+    before = {
+        "Transform": "AffineTransform",
+        "NumberOfParameters": 12,
+        "TransformParameters": numbers,
+        "CenterOfRotationPoint": [0, 0, 0],
+        "InitialTransformParametersFileName": "NoInitialTransform",
+        "HowToCombineTransforms": "Compose",
+        "FixedImageDimension": 3,
+        "MovingImageDimension": 3,
+        "Size": target.GetSize(),
+        "Index": [0, 0, 0],
+        "Spacing": target.GetSpacing(),
+        "Origin": target.GetOrigin(),
+        "Direction": np.reshape(target.GetDirection(), (3, 3)).T.ravel().tolist(),  # by columns
+        "UseDirectionCosines": "true",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for name, parameters in (("affine", before), ("bspline", ELASTIX)):
+            Path(f"{folder}/{name}.txt").write_text(_elastix_file(parameters), encoding="ascii")
+        common = ["-out", folder, "-threads", str(threads)]
+        images = ["-f", fixed, "-m", moving, "-t0", f"{folder}/affine.txt", "-p", f"{folder}/bspline.txt"]
+        subprocess.run(["elastix", *images, *common], stdout=subprocess.DEVNULL, check=True)
+        found = ["-def", "all", "-tp", f"{folder}/TransformParameters.0.txt"]
+        subprocess.run(["transformix", *found, *common], stdout=subprocess.DEVNULL, check=True)
+        field = sitk.ReadImage(f"{folder}/deformationField.mhd", sitk.sitkVectorFloat64)  # affine included
+    sitk.WriteTransform(sitk.DisplacementFieldTransform(field), output)
+
+
+def _elastix_file(parameters: dict) -> str:
+    """Lines of (Name value value ...), texts in quotation marks."""
+    lines = []
+    for name, values in parameters.items():
+        values = [values] if isinstance(values, (str, int, float)) else values
+        written = [f'"{value}"' if isinstance(value, str) else repr(value) for value in values]
+        lines.append(f"({name} {' '.join(written)})\n")
+    return "".join(lines)
+
+
+def convex_adam(fixed: str, moving: str, affine: str, output: str, threads: int) -> None:
+    """ConvexAdam with MIND features by its authors' package and defaults, on 1 mm around the fixed foreground.
+
+    The sides are multiples of its coarse grid's step, because it stretches the field where they are not.
+    """
+    import torch
+    from convexAdam.convex_adam_MIND import convex_adam_pt
+    from wavemorph.geometry import make_working_grid, tensor_from_array
+    from wavemorph.preprocessing import bounding_box, foreground
+
+    torch.set_num_threads(threads)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    target, start = read(fixed), sitk.ReadTransform(affine)
+    grid = make_working_grid(target, bounding_box(foreground(target)), 1.0, margin_mm=10.0, divisor=12)
+    images = [sitk.GetArrayFromImage(grid.resample(i, t)) for i, t in ((target, None), (read(moving), start))]
+    found = convex_adam_pt(*images, dtype=torch.float32, device=torch.device("cpu"))  # (D, H, W, 3) in voxels
+    field = grid.to_mm(tensor_from_array(np.moveaxis(found, -1, 0).astype(np.float32))[None])
+    deformation = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+    sitk.WriteTransform(sitk.CompositeTransform([start, deformation]), output)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What a method needs: a Python package, or else a program; `source` says where it comes from."""
+
+    source: str
+    module: str | None = None
+    program: str | None = None
+
+    @property
+    def present(self) -> bool:
+        if self.program:
+            return shutil.which(self.program) is not None
+        return importlib.util.find_spec(self.module) is not None
+
+    @property
+    def version(self) -> str | None:
+        """None where it is not installed."""
+        if not self.present:
+            return None
+        if self.program:
+            return subprocess.check_output([self.program, "--version"], text=True).split()[-1]
+        return importlib.metadata.version(self.source.split()[-1])
+
+
+# SimpleElastix's and itk-elastix's default for B-splines
+ELASTIX = {
+    "FixedInternalImagePixelType": "float",
+    "MovingInternalImagePixelType": "float",
+    "FixedImageDimension": 3,
+    "MovingImageDimension": 3,
+    "UseDirectionCosines": "true",
+    "Registration": "MultiMetricMultiResolutionRegistration",
+    "FixedImagePyramid": "FixedSmoothingImagePyramid",
+    "MovingImagePyramid": "MovingSmoothingImagePyramid",
+    "Interpolator": "LinearInterpolator",
+    "ImageSampler": "RandomCoordinate",
+    "NewSamplesEveryIteration": "true",
+    "NumberOfSpatialSamples": 2048,
+    "CheckNumberOfSamples": "true",
+    "MaximumNumberOfSamplingAttempts": 8,
+    "Metric": ["AdvancedMattesMutualInformation", "TransformBendingEnergyPenalty"],
+    "Metric0Weight": 1.0,
+    "Metric1Weight": 1.0,
+    "Optimizer": "AdaptiveStochasticGradientDescent",
+    "AutomaticParameterEstimation": "true",
+    "NumberOfSamplesForExactGradient": 4096,
+    "MaximumNumberOfIterations": 256,
+    "NumberOfResolutions": 4,
+    "Transform": "BSplineTransform",
+    "FinalGridSpacingInPhysicalUnits": 8.0,
+    "GridSpacingSchedule": [2.803221, 1.988100, 1.410000, 1.0],
+    "HowToCombineTransforms": "Compose",
+    "ResampleInterpolator": "FinalBSplineInterpolator",
+    "Resampler": "DefaultResampler",
+    "WriteResultImage": "false",
+}
 METHODS = {
     "affine": affine_only,
     "demons": demons,
-    "syn": syn,
+    "syn": syn("SyNOnly"),
+    "syn-cc": syn("SyNOnly", syn_metric="CC", syn_sampling=2, reg_iterations=(100, 70, 20)),
     "greedy": greedy,
+    "elastix": elastix,
+    "convex-adam": convex_adam,
     "instant": wavemorph_preset("Instant"),
     "balanced": wavemorph_preset("Balanced"),
     "balanced-zero": wavemorph_preset("Balanced", "none"),
@@ -110,17 +242,47 @@ METHODS = {
 NAMES = {
     "affine": "affine alone",
     "demons": "SimpleITK diffeomorphic demons",
-    "syn": "ANTs SyN, antspyx default",
+    "syn": "ANTs SyN, antspyx default (MI, 40x20x0)",
+    "syn-cc": "ANTs SyN, CC radius 2, 100x70x20",
     "greedy": "greedy, NCC 2x2x2, 100x50x10",
+    "elastix": "elastix B-spline, its default (MI, 8 mm, 4 x 256)",
+    "convex-adam": "ConvexAdam, MIND, its default",
     "instant": "WaveMorph Instant",
     "balanced": "WaveMorph Balanced",
     "balanced-zero": "WaveMorph Balanced, no weights",
     "precise": "WaveMorph Precise",
 }
-NEEDS = {"syn": "ants", "greedy": "picsl_greedy"}
+SHORT = {
+    "demons": "demons",
+    "syn": "SyN, MI",
+    "syn-cc": "SyN, CC",
+    "greedy": "greedy",
+    "elastix": "elastix",
+    "convex-adam": "ConvexAdam",
+}
+PEERS = {
+    "antspyx": Peer("pip install antspyx", module="ants"),
+    "greedy": Peer("pip install picsl_greedy", module="picsl_greedy"),
+    "elastix": Peer("apt-get install elastix", program="elastix"),
+    "convexAdam": Peer("pip install convexAdam", module="convexAdam"),
+}
+NEEDS = {
+    "syn": PEERS["antspyx"],
+    "syn-cc": PEERS["antspyx"],
+    "greedy": PEERS["greedy"],
+    "elastix": PEERS["elastix"],
+    "convex-adam": PEERS["convexAdam"],
+}
+
+
+def peak_kb() -> int:
+    """Of this process or, where it is more, of the largest program that it has run."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")  # what the parent could ask for would include itself
+    own = int(status.split("VmHWM:")[1].split()[0])
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
 
 if __name__ == "__main__":
     method, *paths, count = sys.argv[1:]
     METHODS[method](*paths, int(count))
-    status = Path("/proc/self/status").read_text(encoding="ascii")  # what the parent could ask for would include itself
-    Path(f"{paths[-1]}.peak_kb").write_text(status.split("VmHWM:")[1].split()[0], encoding="ascii")
+    Path(f"{paths[-1]}.peak_kb").write_text(str(peak_kb()), encoding="ascii")
