@@ -1,9 +1,11 @@
-"""What the network is worth, in tables: the start it gives, other contrasts, its parts, its speed in training.
+"""What the network is worth, in tables: the start it gives, other contrasts, its parts, its peers, its speed.
 
     network_benchmark.py start [--fixed F --moving M --fixed-labels FL --moving-labels ML] [--pairs 18] [--spacing 1.5]
     network_benchmark.py contrast --fixed T1 --moving PD [--pairs 5]
     network_benchmark.py ablation [--fixed ... as above] [--pairs 60]
+    network_benchmark.py peers [--fixed ... as above] [--pairs 60]
     network_benchmark.py throughput [--device cuda]
+    network_benchmark.py gpu
 """
 
 from __future__ import annotations
@@ -11,25 +13,30 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import resource
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 import torch
+import unet
 import wavemorph
 from wavemorph import demo, evaluation, field
 from wavemorph.affine import estimate_affine
 from wavemorph.geometry import tensor_from_array
 from wavemorph.images import read_labels
 from wavemorph.machine import choose_device, keep_freed_memory
+from wavemorph.network import NetworkConfig, WaveMorphNetwork
 from wavemorph.network.passes import predict
 from wavemorph.preprocessing import foreground
 from wavemorph.synthetic import Difference, make_pair
 from wavemorph.training.anatomy import SIZE, SPACING_MM, SyntheticPairs, TrainingPair, load_template
 from wavemorph.training.loop import Trainer
-from wavemorph.training.recipe import RECIPES
+from wavemorph.training.recipe import RECIPES, Recipe
+from wavemorph.weights import resolve
 
 PAPER_SIZE = (160, 192, 224)
 
@@ -141,26 +148,71 @@ def ablation(options: argparse.Namespace) -> None:
                 recipe.network, downsampling=downsampling, upsampling=upsampling, passes_mm=(4.0, 4.0, 2.0)
             )
             recipe = dataclasses.replace(recipe, network=network, pairs=options.pairs)
-            since = time.monotonic()
-            with tempfile.TemporaryDirectory() as folder:
-                trainer = Trainer(recipe, SyntheticPairs(template, 0, device), Path(folder), device)
-                trainer.run()
-            seconds = time.monotonic() - since
-            model, errors, dices = trainer.network.eval(), [], []
-            with torch.inference_mode():
-                for index in range(12):
-                    pair = unseen[index]
-                    found, _ = predict(model, pair.fixed, pair.moving, SPACING_MM)
-                    off = (found - pair.truth).square().sum(1, keepdim=True).sqrt() * SPACING_MM
-                    errors.append(float((off * pair.weight).sum() / pair.weight.sum()))
-                for fixed, moving, fixed_labels, moving_labels in brains:
-                    found, _ = predict(model, fixed, moving, SPACING_MM)
-                    whole = field.resize(found, tuple(fixed_labels.shape[2:]))
-                    warped = field.warp(moving_labels, whole, mode="nearest")
-                    dices.append(_mean_dice(fixed_labels, warped))
-            count = sum(p.numel() for p in model.parameters())
+            model, seconds = _trained(recipe, SyntheticPairs(template, 0, device), device)
+            errors, dices, _ = _scores(model, unseen, brains)
             real = f"{np.mean(dices):.3f}" if dices else "-"
-            print(f"| {downsampling} | {upsampling} | {count:,} | {np.mean(errors):.3f} | {real} | {seconds:.0f} |")
+            print(
+                f"| {downsampling} | {upsampling} | {_parameters(model):,} | {np.mean(errors):.3f} | {real} | "
+                f"{seconds:.0f} |",
+                flush=True,
+            )
+
+
+def peers(options: argparse.Namespace) -> None:
+    """Our default network and a U-Net, on the same pairs with the same loss: for as many pairs, and as many steps."""
+    device = choose_device(options.device)
+    template = load_template()
+    brains = _brains_at_training_spacing(options) if options.fixed else []
+    recipe = dataclasses.replace(RECIPES["wavemorph"], pairs=options.pairs)
+    steps = options.pairs * len(recipe.network.passes_mm)
+    once = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, passes_mm=()), pairs=steps)
+    print("| network | pairs | parameters | training s a pair | s to register one | error mm, unseen | Dice, real |")
+    print("|---" * 7 + "|")
+    for name, chosen, network in (
+        ("WaveMorph", recipe, WaveMorphNetwork),
+        ("U-Net, the same passes", recipe, unet.UNet),
+        ("U-Net, one pass, as many steps", once, unet.UNet),
+    ):
+        torch.manual_seed(chosen.seed)
+        source = SyntheticPairs(template, 0, device)
+        model, seconds = _trained(chosen, source, device, network(chosen.network))
+        errors, dices, each = _scores(model, SyntheticPairs(template, 999, device), brains)
+        real = f"{np.mean(dices):.3f}" if dices else "-"
+        print(
+            f"| {name} | {chosen.pairs} | {_parameters(model):,} | {seconds / chosen.pairs:.2f} | {each:.2f} | "
+            f"{np.mean(errors):.3f} | {real} |",
+            flush=True,
+        )
+
+
+def _trained(recipe: Recipe, source, device: torch.device, network: torch.nn.Module | None = None):
+    """(the network, seconds): trained by the recipe from the start to the end."""
+    since = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(recipe, source, Path(folder), device, network)
+        trainer.run()
+    return trainer.network.eval(), time.monotonic() - since
+
+
+def _scores(model: torch.nn.Module, unseen, brains: list, count: int = 12) -> tuple[list, list, float]:
+    """(mm on synthetic pairs, Dice on real ones, seconds a prediction), all on the lattice of the training."""
+    errors, dices, seconds = [], [], 0.0
+    with torch.inference_mode():
+        for index in range(count):
+            pair, since = unseen[index], time.monotonic()
+            found, _ = predict(model, pair.fixed, pair.moving, SPACING_MM)
+            off = (found - pair.truth).square().sum(1, keepdim=True).sqrt() * SPACING_MM
+            errors.append(float((off * pair.weight).sum() / pair.weight.sum()))
+            seconds += time.monotonic() - since
+        for fixed, moving, fixed_labels, moving_labels in brains:
+            found, _ = predict(model, fixed, moving, SPACING_MM)
+            whole = field.resize(found, tuple(fixed_labels.shape[2:]))
+            dices.append(_mean_dice(fixed_labels, field.warp(moving_labels, whole, mode="nearest")))
+    return errors, dices, seconds / count
+
+
+def _parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _brains_at_training_spacing(options: argparse.Namespace) -> list:
@@ -217,20 +269,97 @@ def throughput(options: argparse.Namespace) -> None:
         print(f"| {name} | {size} | {seconds:.2f} | {1 / seconds:.2f} | {peak:.1f} | {days:.2f} days |", flush=True)
 
 
+def gpu(options: argparse.Namespace) -> None:
+    """Forward passes at the paper's size and whole registrations on a CUDA device; exit status 2 without one."""
+    if not torch.cuda.is_available():
+        print("No GPU that torch can use through CUDA is there; these tables need one.", file=sys.stderr)
+        raise SystemExit(2)
+    device = torch.device("cuda")
+    print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}\n")
+    forward_passes(device)
+    print()
+    registrations(device)
+
+
+def forward_passes(device: torch.device, size=PAPER_SIZE, warm_up: int = 5, runs: int = 20) -> None:
+    """Milliseconds and peak memory of one pair of volumes, in float32 and in bfloat16 autocast."""
+    default = resolve("auto", device)
+    networks = [("paper's, one pass", WaveMorphNetwork(NetworkConfig())), ("U-Net, one pass", unet.UNet())]
+    if default is not None:
+        networks[1:1] = [("default model, one pass", default.network)]
+    pair = [torch.rand(1, 1, *size, device=device) for _ in range(2)]
+    calls = [(name, network.to(device).eval(), lambda n: n(*pair)) for name, network in networks]
+    if default is not None:  # at 1 mm, integration and composition included
+        calls.append(("default model, all its passes", default.network, lambda n: predict(n, *pair, 1.0)))
+    print(f"| at {'x'.join(map(str, size))} | parameters | float32 ms | peak GB | bfloat16 ms | peak GB |")
+    print("|---" * 6 + "|")
+    for name, network, call in calls:
+        cells = []
+        for enabled in (False, True):
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+                milliseconds, peak = timed(lambda call=call, n=network: call(n), device, warm_up, runs)
+            cells.append(f"{milliseconds.mean():.1f} +- {milliseconds.std():.1f} | {peak:.2f}")
+        print(f"| {name} | {_parameters(network):,} | {' | '.join(cells)} |", flush=True)
+
+
+def registrations(device: torch.device, runs: int = 3) -> None:
+    """Seconds of `register` on the demo's pair, after one that warms up; Instant is what it is without refinement."""
+    pair = demo.built_in_pair()
+    print("| preset | s | of it network | refinement | finishing | affine | peak GB |", "|---" * 7 + "|", sep="\n")
+    for preset in ("Instant", "Balanced", "Precise"):
+        settings, seconds = wavemorph.Settings(preset=preset, device=device.type), []
+
+        def run(settings=settings, seconds=seconds) -> None:
+            seconds.append(wavemorph.register(pair.fixed, pair.moving, settings).report["seconds"])
+
+        milliseconds, peak = timed(run, device, 1, runs)
+        stages = ("Network", "Refinement", "Finishing", "Affine")
+        parts = [np.mean([each.get(stage, 0.0) for each in seconds[1:]]) for stage in stages]
+        cells = " | ".join(f"{part:.2f}" for part in (milliseconds.mean() / 1000, *parts, peak))
+        print(f"| {preset} | {cells} |", flush=True)
+
+
+def timed(call: Callable[[], object], device: torch.device, warm_up: int, runs: int) -> tuple[np.ndarray, float]:
+    """(milliseconds of each run, peak GB of the device's memory; NaN on a CPU, which keeps no count)."""
+    cuda, milliseconds = device.type == "cuda", []
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    for run in range(-warm_up, runs):
+        since = time.perf_counter()
+        call()
+        if cuda:
+            torch.cuda.synchronize(device)
+        if run >= 0:
+            milliseconds.append(1000 * (time.perf_counter() - since))
+    return np.array(milliseconds), torch.cuda.max_memory_allocated(device) / 1e9 if cuda else float("nan")
+
+
+TABLES = {
+    "start": start,
+    "contrast": contrast,
+    "ablation": ablation,
+    "peers": peers,
+    "throughput": throughput,
+    "gpu": gpu,
+}
+PAIRS = {"start": 18, "contrast": 5, "ablation": 60, "peers": 60, "throughput": 3}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("start", "contrast", "ablation", "throughput"))
+    parser.add_argument("table", choices=list(TABLES))
     for name in ("fixed", "moving", "fixed-labels", "moving-labels"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--pairs", type=int)
     parser.add_argument("--spacing", type=float, help="mm of the working grid; by default as in everyday work")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    options.pairs = options.pairs or {"start": 18, "contrast": 5, "ablation": 60, "throughput": 3}[options.table]
+    options.pairs = options.pairs or PAIRS.get(options.table)
     if options.table == "contrast" and not (options.fixed and options.moving):
         parser.error("contrast needs --fixed and --moving: two contrasts of one head")
     keep_freed_memory()
-    {"start": start, "contrast": contrast, "ablation": ablation, "throughput": throughput}[options.table](options)
+    TABLES[options.table](options)
 
 
 if __name__ == "__main__":

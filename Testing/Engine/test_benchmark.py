@@ -1,0 +1,203 @@
+"""The benchmark: its tables and plots, peers that are missing or crash, and which way the peers' transforms point."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import benchmark
+import methods
+import network_benchmark
+import numpy as np
+import phantoms
+import pytest
+import scaling
+import SimpleITK as sitk
+import torch
+import unet
+from benchmark import Case, Row
+from wavemorph.errors import InputError
+from wavemorph.geometry import make_working_grid
+from wavemorph.network.passes import predict
+from wavemorph.preprocessing import bounding_box
+from wavemorph.training.anatomy import TrainingPair
+from wavemorph.training.loop import Trainer
+from wavemorph.training.recipe import RECIPES
+
+SHIFT = np.array([2.0, -1.5, 1.0])
+ROWS = [
+    Row("a", "own", "affine", {"Dice": 0.585, "HD95 mm": None, "wall s": 0.2, "CPU s": 0.3}),
+    Row("a", "own", "balanced", {"Dice": 0.8307, "HD95 mm": 2.5, "wall s": 19.6, "CPU s": 35.1}),
+    Row("a", "own", "greedy", {}, "not installed (pip install picsl_greedy)"),
+    Row("b", "template", "balanced", {"error mm, mean": 0.754, "95 %": 1.7, "CPU s": 35.0}),
+    Row("b", "template", "syn", {"error mm, mean": 7.0, "95 %": 9.0, "CPU s": 60.0}),
+    Row("b", "template", "demons", {"wall s": 1.0, "CPU s": 1.0}, "failed: ended by signal 11"),
+]
+
+
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory):
+    """Files of a phantom and the same one elsewhere, on small lattices that are turned and flipped."""
+    folder = tmp_path_factory.mktemp("shifted")
+    lattice, other = (phantoms.random_geometry(seed, size=(34, 32, 30), extent_mm=44.0) for seed in (3, 4))
+    centre = phantoms.centre_of(lattice)
+    other.SetOrigin((np.array(other.GetOrigin()) + centre + SHIFT - phantoms.centre_of(other)).tolist())
+    sitk.WriteImage(phantoms.head(lattice), str(folder / "fixed.nii.gz"))
+    sitk.WriteImage(phantoms.head(other, centre + SHIFT), str(folder / "moving.nii.gz"))
+    affine = sitk.AffineTransform(3)
+    affine.SetTranslation((0.4 * SHIFT).tolist())
+    sitk.WriteTransform(affine, str(folder / "affine.tfm"))
+    return folder, centre
+
+
+def test_a_table_a_case_has_the_columns_that_its_rows_have():
+    lines = benchmark.table(ROWS).splitlines()
+    assert lines[1] == "### a"
+    assert lines[3] == "| method | Dice | HD95 mm | wall s | CPU s |"
+    assert lines[5] == "| affine alone | 0.585 | - | 0 | 0 |"
+    assert lines[6] == "| WaveMorph Balanced | 0.831 | 2.500 | 20 | 35 |"
+    assert "| method | error mm, mean | 95 % | wall s | CPU s |" in lines
+
+
+def test_a_method_without_an_answer_says_why_in_its_row():
+    text = benchmark.table(ROWS)
+    assert "greedy, NCC 2x2x2, 100x50x10: not installed (pip install picsl_greedy) | - | - | - | - |" in text
+    assert "SimpleITK diffeomorphic demons: failed: ended by signal 11 | - | - | 1 | 1 |" in text
+
+
+def test_a_missing_peer_is_a_row_and_not_the_end(tmp_path, monkeypatch):
+    monkeypatch.setitem(methods.NEEDS, "greedy", methods.Peer("pip install nothing", module="no_such_module"))
+    row = benchmark.run("greedy", Case("a", "a", "f", "m"), "affine.tfm", tmp_path, 1)
+    assert row.problem == "not installed (pip install nothing)"
+    assert methods.Peer("apt-get install nothing", program="no-such-program").version is None
+
+
+def test_a_crash_is_a_row_and_not_the_end(tmp_path):
+    row = benchmark.run("demons", Case("a", "a", "absent.nii.gz", "absent.nii.gz"), "absent.tfm", tmp_path, 1)
+    assert row.problem.startswith("failed: ")
+    assert row.numbers["CPU s"] > 0
+
+
+def test_one_process_is_measured_and_scored(tmp_path, shifted):
+    folder, _ = shifted
+    paths = [str(folder / f"{role}.nii.gz") for role in ("fixed", "moving")]
+    points = np.zeros((4, 3)) + phantoms.centre_of(sitk.ReadImage(paths[0]))
+    case = Case("a", "a", *paths, points=(points, points + SHIFT))
+    row = benchmark.run("affine", case, str(folder / "affine.tfm"), tmp_path, 1)
+    assert row.problem is None
+    assert row.numbers["error mm, mean"] == pytest.approx(0.6 * np.linalg.norm(SHIFT))
+    assert row.numbers["folded %"] == row.numbers["strict %"] == 0
+    assert 0.01 < row.numbers["peak GB"] < 4
+
+
+def test_the_command_writes_table_json_and_plot(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    made = {(row.group, row.method): row for row in ROWS}
+    cases = [Case("a", "own", "f", "m"), Case("b", "template", "f", "m")]
+    monkeypatch.setattr(benchmark, "built_in_cases", lambda *_: cases)
+    monkeypatch.setattr(benchmark, "start_of", lambda *_: "")
+    monkeypatch.setattr(
+        benchmark,
+        "run",
+        lambda method, case, *_: made.get((case.group, method), Row(case.name, case.group, method, {}, "left out")),
+    )
+    files = [str(tmp_path / name) for name in ("table.md", "rows.json", "plot.png")]
+    arguments = ["benchmark.py", "--methods", "affine", "balanced", "syn", "demons"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--output", files[0], "--json", files[1], "--plot", files[2]])
+    benchmark.main()
+    printed = capsys.readouterr().out
+    assert printed == (tmp_path / "table.md").read_text()
+    assert " cores, " in printed.splitlines()[0]
+    assert f"torch {torch.__version__}" in printed.splitlines()[0]
+    content = json.loads((tmp_path / "rows.json").read_text())
+    assert content["machine"]["python"]
+    assert len(content["rows"]) == 8
+    assert content["rows"][1]["numbers"]["Dice"] == 0.8307
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("method", ["greedy", "elastix", "convex-adam"])
+def test_the_transform_of_a_peer_maps_fixed_points_to_moving_points(method, shifted, tmp_path, monkeypatch):
+    if not methods.NEEDS[method].present:
+        pytest.skip(f"{method} is not installed ({methods.NEEDS[method].source})")
+    monkeypatch.setitem(methods.ELASTIX, "MaximumNumberOfIterations", 60)
+    monkeypatch.setitem(methods.ELASTIX, "NumberOfResolutions", 2)
+    monkeypatch.setitem(methods.ELASTIX, "GridSpacingSchedule", [2.0, 1.0])
+    folder, centre = shifted
+    output = str(tmp_path / "found.h5")
+    threads = torch.get_num_threads()
+    paths = [str(folder / name) for name in ("fixed.nii.gz", "moving.nii.gz", "affine.tfm")]
+    methods.METHODS[method](*paths, output, threads)
+    transform = sitk.ReadTransform(output)
+    points = centre + np.random.default_rng(0).uniform(-8, 8, (100, 3))
+    moved = np.array([transform.TransformPoint(point.tolist()) for point in points])
+    assert np.linalg.norm(np.mean(moved - points - SHIFT, axis=0)) < 0.25 * np.linalg.norm(SHIFT)
+
+
+def test_the_u_net_is_voxelmorphs_in_size():
+    network = unet.UNet()
+    assert sum(p.numel() for p in network.parameters()) == 327_331
+    volume = torch.rand(1, 1, 16, 32, 48)
+    assert network.decode(volume, volume).shape == (1, 3, 8, 16, 24)
+    assert network(volume, volume).shape == (1, 3, 16, 32, 48)
+
+
+def test_the_u_net_trains_by_the_recipe_of_our_network(tmp_path):
+    class Source:
+        spacing_mm = 2.0
+
+        def __getitem__(self, index: int) -> TrainingPair:
+            volume = torch.rand(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(index))
+            return TrainingPair(volume, volume.flip(2), volume, volume.flip(2), torch.ones_like(volume))
+
+    recipe = RECIPES["wavemorph"]
+    recipe = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, passes_mm=(4.0, 2.0)), pairs=1)
+    network = unet.UNet(recipe.network)
+    before = network.down[0][0].weight.detach().clone()
+    trainer = Trainer(recipe, Source(), tmp_path, network=network)
+    assert trainer.run()
+    assert trainer.network is network
+    assert not torch.equal(before, network.down[0][0].weight)
+    pair = Source()[0]
+    with torch.inference_mode():
+        found, _ = predict(network.eval(), pair.fixed, pair.moving, 2.0)
+    assert found.shape == (1, 3, 32, 32, 32)
+    assert torch.isfinite(found).all()
+
+
+def test_without_a_gpu_its_tables_end_in_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        network_benchmark.gpu(None)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_forward_passes_are_timed_for_every_network(capsys):
+    network_benchmark.forward_passes(torch.device("cpu"), (32, 32, 32), warm_up=0, runs=1)
+    rows = capsys.readouterr().out.splitlines()
+    assert "327,331" in rows[-1] or "327,331" in rows[-2]
+    assert all(row.count("|") == 7 for row in rows)
+
+
+def test_growth_as_the_voxels_has_the_exponent_one():
+    rows = [
+        {"preset": "Balanced", "side": side, "voxels": side**3, "wall s": 2e-6 * side**3, "CPU s": 4e-6 * side**3,
+         "peak GB": 1e-3 * side**1.5} for side in (64, 96, 128)
+    ]  # fmt: skip
+    assert scaling.exponent(rows, "CPU s") == pytest.approx(1.0)
+    assert scaling.exponent(rows, "peak GB") == pytest.approx(0.5)
+    assert math.isnan(scaling.exponent(rows[:1], "CPU s"))
+    assert "CPU s 1.00, peak GB 0.50" in scaling.table(rows)
+
+
+def test_the_working_grid_of_a_cube_has_its_voxels(tmp_path):
+    try:
+        fixed, moving, mask = scaling.make_cube(40, tmp_path)
+    except InputError:
+        pytest.skip("the template in the package nilearn is not there")
+    image = sitk.ReadImage(fixed)
+    grid = make_working_grid(image, bounding_box(sitk.ReadImage(mask)), image.GetSpacing()[0], scaling._MARGIN_MM)
+    assert grid.size == image.GetSize() == (40, 40, 40)
+    assert sitk.ReadImage(moving).GetSize() == (40, 40, 40)
