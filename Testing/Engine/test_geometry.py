@@ -7,6 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from phantoms import head, physical_points, random_geometry
+from wavemorph import geometry
 from wavemorph.geometry import array_from_tensor, image_from_tensor, make_working_grid, tensor_from_array
 from wavemorph.result import displacement_transform
 
@@ -101,3 +102,24 @@ def test_arrays_and_tensors_do_not_share_memory():
     back = array_from_tensor(tensor)
     back += 1
     assert float(tensor[0, 0, 0]) == 1
+
+
+@pytest.mark.parametrize("seed", GEOMETRIES)
+def test_the_slabs_of_a_grid_are_its_planes(seed):
+    grid = grid_for(random_geometry(seed))
+    nodes = image_from_tensor(torch.zeros(grid.shape), grid)
+    for first, planes in ((0, 5), (5, 7), (12, grid.size[2] - 12)):
+        slab = grid.slab(first, planes)
+        assert slab.size == (*grid.size[:2], planes)
+        for index in ((0, 0, 0), (3, 2, 1), (grid.size[0] - 1, 0, planes - 1)):
+            place = nodes.TransformIndexToPhysicalPoint((index[0], index[1], index[2] + first))
+            assert np.allclose(slab.point(index), place, rtol=0, atol=1e-9)
+
+
+def test_a_field_in_millimetres_does_not_depend_on_the_slabs_it_was_made_in(monkeypatch):
+    grid = grid_for(random_geometry(3))
+    displacement = torch.randn(1, 3, *grid.shape, generator=torch.Generator().manual_seed(0))
+    at_once = sitk.GetArrayFromImage(grid.to_mm(displacement))
+    for slab in (1, 7, 1000):
+        monkeypatch.setattr(geometry, "_SLAB", slab)
+        assert np.allclose(sitk.GetArrayFromImage(grid.to_mm(displacement)), at_once, rtol=0, atol=1e-5)

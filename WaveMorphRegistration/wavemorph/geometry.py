@@ -15,6 +15,7 @@ import torch
 
 # The LPS directions in which the axes i, j, k of a working grid point as nearly as the fixed image allows: R, A, S.
 _CANONICAL = ((0, -1.0), (1, -1.0), (2, 1.0))
+_SLAB = 32
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,11 @@ class WorkingGrid:
         vectors = np.zeros((*shape, 3), np.float32)
         axes_mm = self.direction * np.asarray(self.spacing)  # columns: the step along i, j, k in LPS mm
         inside = vectors[ring:-ring, ring:-ring, ring:-ring]
-        ijk = array_from_tensor(displacement)[::-1]
-        for component in range(3):
-            inside[..., component] = np.tensordot(axes_mm[component].astype(np.float32), ijk, axes=1)
+        for first in range(0, self.shape[0], _SLAB):  # in slabs: what lies in between is larger than the result
+            ijk = array_from_tensor(displacement[:, :, first : first + _SLAB])[::-1]
+            for component in range(3):
+                values = np.tensordot(axes_mm[component].astype(np.float32), ijk, axes=1)
+                inside[first : first + _SLAB, ..., component] = values
         image = sitk.GetImageFromArray(vectors, isVector=True)
         image.SetSpacing(self.spacing)
         image.SetDirection(self.direction.ravel().tolist())
