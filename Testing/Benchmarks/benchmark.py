@@ -244,6 +244,8 @@ def _measure(row: Row) -> str | None:
 
 def _panel(panel, rows: Sequence[Row], title: str) -> None:
     measure = _measure(rows[0])
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     better = "higher" if measure == "Dice" else "lower"
     panel.set(title=title, xscale="log", xlabel="CPU seconds", ylabel=f"{measure} ({better} is better)")
     panel.grid(True, which="both", color="0.93")
@@ -265,6 +267,11 @@ def _panel(panel, rows: Sequence[Row], title: str) -> None:
     values = [value for _, value, _, _ in labels]
     if measure != "Dice" and values and max(values) > 5 * min(values):
         panel.set_yscale("log")
+    for axis in (panel.xaxis, panel.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
     _label(panel, labels)
 
 
@@ -290,6 +297,7 @@ def _label(panel, labels: Sequence[tuple[float, float, str, bool]]) -> None:
                 fontsize=10 if ours else 9,
                 fontweight="bold" if ours else "normal",
                 color="tab:red" if ours else "0.15",
+                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7} if abs(dy) > 16 else None,
             )
             box = note.get_window_extent(renderer).extents
             inside = panel.get_window_extent(renderer).extents
@@ -308,7 +316,9 @@ def main() -> None:
     parser.add_argument("--aligned", action="store_true", help="the own pair is affinely aligned: start from identity")
     parser.add_argument("--cases", nargs="*", choices=list(BUILT_IN), default=list(BUILT_IN), help="built-in pairs")
     parser.add_argument("--coarse", type=float, metavar="MM", help="built-in pairs of so large voxels: a quick try")
-    parser.add_argument("--methods", nargs="+", choices=list(methods.METHODS), default=list(methods.METHODS))
+    everyday = [method for method in methods.METHODS if method not in methods.ON_REQUEST]
+    parser.add_argument("--methods", nargs="+", choices=list(methods.METHODS), default=everyday,
+                        help=f"default: all but {', '.join(methods.ON_REQUEST)}")  # fmt: skip
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", help="the tables as Markdown")
     parser.add_argument("--json", help="machine, versions and all rows")

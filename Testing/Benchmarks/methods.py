@@ -230,7 +230,8 @@ METHODS = {
     "affine": affine_only,
     "demons": demons,
     "syn": syn("SyNOnly"),
-    "syn-cc": syn("SyNOnly", syn_metric="CC", syn_sampling=2, reg_iterations=(100, 70, 20)),
+    "syn-cc": syn("SyNOnly", syn_metric="CC", syn_sampling=2),
+    "syn-cc-full": syn("SyNOnly", syn_metric="CC", syn_sampling=4, reg_iterations=(100, 70, 20)),
     "greedy": greedy,
     "elastix": elastix,
     "convex-adam": convex_adam,
@@ -243,7 +244,8 @@ NAMES = {
     "affine": "affine alone",
     "demons": "SimpleITK diffeomorphic demons",
     "syn": "ANTs SyN, antspyx default (MI, 40x20x0)",
-    "syn-cc": "ANTs SyN, CC radius 2, 100x70x20",
+    "syn-cc": "ANTs SyN, CC radius 2, 40x20x0",
+    "syn-cc-full": "ANTs SyN, CC radius 4, 100x70x20",
     "greedy": "greedy, NCC 2x2x2, 100x50x10",
     "elastix": "elastix B-spline, its default (MI, 8 mm, 4 x 256)",
     "convex-adam": "ConvexAdam, MIND, its default",
@@ -252,10 +254,12 @@ NAMES = {
     "balanced-zero": "WaveMorph Balanced, no weights",
     "precise": "WaveMorph Precise",
 }
+ON_REQUEST = {"syn-cc-full"}  # far slower than the others: 20 iterations at full resolution
 SHORT = {
     "demons": "demons",
     "syn": "SyN, MI",
     "syn-cc": "SyN, CC",
+    "syn-cc-full": "SyN, CC, longer",
     "greedy": "greedy",
     "elastix": "elastix",
     "convex-adam": "ConvexAdam",
@@ -269,6 +273,7 @@ PEERS = {
 NEEDS = {
     "syn": PEERS["antspyx"],
     "syn-cc": PEERS["antspyx"],
+    "syn-cc-full": PEERS["antspyx"],
     "greedy": PEERS["greedy"],
     "elastix": PEERS["elastix"],
     "convex-adam": PEERS["convexAdam"],
