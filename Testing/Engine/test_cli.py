@@ -299,3 +299,12 @@ def test_the_program_is_installed_and_says_its_version_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"wavemorph {wavemorph.__version__}"
+
+
+def test_a_volume_is_let_go_once_it_is_written_and_can_be_made_again(random_registration, tmp_path):
+    registration = random_registration(1)
+    before = sitk.GetArrayFromImage(registration.jacobian)
+    cli._writer("jacobian")(registration, str(tmp_path / "j.nrrd"))
+    assert "jacobian" not in vars(registration)
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "j.nrrd"))), before)
+    assert np.array_equal(sitk.GetArrayFromImage(registration.jacobian), before)
