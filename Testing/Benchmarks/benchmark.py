@@ -297,7 +297,6 @@ def _label(panel, labels: Sequence[tuple[float, float, str, bool]]) -> None:
                 fontsize=10 if ours else 9,
                 fontweight="bold" if ours else "normal",
                 color="tab:red" if ours else "0.15",
-                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7} if abs(dy) > 16 else None,
             )
             box = note.get_window_extent(renderer).extents
             inside = panel.get_window_extent(renderer).extents
