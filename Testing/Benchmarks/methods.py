@@ -25,15 +25,20 @@ def read(path: str) -> sitk.Image:
 
 
 def wavemorph_preset(preset: str, weights: str = "auto"):
-    """`wavemorph.register` from the common affine start."""
+    """`wavemorph.register` from the common affine start, as the command line runs it where no inverse is asked for."""
 
     def run(fixed: str, moving: str, affine: str, output: str, threads: int) -> None:
+        from wavemorph.process import let_threads_sleep
+
+        let_threads_sleep()
         import wavemorph
         from wavemorph.machine import keep_freed_memory
         from wavemorph.outputs import write_transform
 
         keep_freed_memory()
-        settings = wavemorph.Settings(preset=preset, weights=weights, threads=threads, affine=False, device="cpu")
+        settings = wavemorph.Settings(
+            preset=preset, weights=weights, threads=threads, affine=False, inverse=False, device="cpu"
+        )
         start = sitk.ReadTransform(affine)
         write_transform(wavemorph.register(read(fixed), read(moving), settings, initial_transform=start), output)
 

@@ -7,6 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from wavemorph import field
+from wavemorph.similarity import box_mean
 
 SIZE = (18, 20, 22)  # (D, H, W)
 
@@ -143,3 +144,23 @@ def test_the_strict_test_sees_a_fold_that_central_differences_miss():
     displacement[0, 1, 9, 10, 11] = 1.5  # one voxel jumps over its neighbour
     assert field.jacobian_determinant(displacement).min() > 0
     assert field.least_corner_jacobian(displacement).min() < 0
+
+
+@pytest.mark.parametrize("size", [(37, 41, 53), (16, 90, 47)])
+def test_a_filter_in_blocks_is_the_filter_of_the_whole(monkeypatch, size):
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    for measure in (lambda: field.smooth(image, 1.3), lambda: box_mean(image, 4)):
+        monkeypatch.setattr(field, "_BLOCK", 10**9)
+        whole = measure()
+        monkeypatch.setattr(field, "_BLOCK", 5000)
+        assert torch.allclose(measure(), whole, atol=1e-6)
+
+
+def test_smoothing_in_training_keeps_its_gradient():
+    image = torch.randn(1, 1, 20, 20, 20, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weights = torch.randn(1, 1, 20, 20, 20, generator=torch.Generator().manual_seed(1))
+    (field.smooth(image, 1.0) * weights).sum().backward()
+    step = 1e-2 * torch.randn(image.shape, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        change = ((field.smooth(image + step, 1.0) - field.smooth(image, 1.0)) * weights).sum()
+    assert float((image.grad * step).sum()) == pytest.approx(float(change), rel=1e-3)

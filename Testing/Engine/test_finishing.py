@@ -94,7 +94,7 @@ def test_the_error_of_an_inverse_is_what_is_measured_in_the_middle_of_each_cell(
     middle = torch.stack(torch.meshgrid(*[torch.arange(n - 1) + 0.5 for n in SIZE], indexing="ij")).flatten(1)
     at = middle
     for step in (displacement, parts.first, parts.second):
-        at = at + finishing._sampled(step, at)
+        at = at + finishing.sampled(step, at)
     expected = (at - middle).square().sum(0).sqrt().view(parts.error.shape)
     assert expected.max() > 0.02
     looked_at = parts.error > 0
@@ -138,3 +138,20 @@ def test_smoothing_in_blocks_is_smoothing_of_the_whole():
     displacement, patch = bump(4.0) + noise(3, 1.0, 4), field.smooth((noise(1, 2.0, 5) > 0.1).float(), 1.0)
     plain = displacement + patch * (field.smooth(displacement, 1.3) - displacement)
     assert torch.allclose(finishing._blend(displacement, patch, 1.3), plain, atol=finishing._UNNOTICED)
+
+
+def test_places_are_inverted_one_by_one():
+    displacement = bump(4.0)
+    places = 6 + torch.rand(3, 500, generator=torch.Generator().manual_seed(3)) * (torch.tensor(SIZE).view(3, 1) - 13.0)
+    moved = places + finishing.sampled(displacement, places)
+    back = finishing.inverted_at(displacement, moved, torch.zeros_like(moved), steps=20, tolerance=1e-3)
+    assert (moved + back - places).abs().max() < 5e-3
+    assert (moved - places).abs().max() > 2
+
+
+def test_only_where_a_map_bends_sharply_it_is_straightened():
+    displacement = bump(3.0)
+    displacement[..., 20:] += noise(3, 0.8, 2)[..., 20:]
+    straight = finishing.straighten(displacement)
+    assert torch.equal(straight[..., :12], displacement[..., :12])
+    assert TwoPartInverse(unfold(straight)).error.max() < 0.7 * TwoPartInverse(unfold(displacement)).error.max()

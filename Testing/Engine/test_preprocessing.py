@@ -6,10 +6,11 @@ import numpy as np
 import phantoms
 import pytest
 import SimpleITK as sitk
+import torch
 import wavemorph.preprocessing
 from wavemorph import Settings, register
 from wavemorph.geometry import make_working_grid
-from wavemorph.preprocessing import _antialiased, foreground, seen_on_grid
+from wavemorph.preprocessing import _antialiased, _dilated, foreground, seen_on_grid
 
 
 def ct(seed: int, size=(41, 38, 53)) -> sitk.Image:
@@ -97,3 +98,11 @@ def test_a_background_of_one_value_is_no_foreground():
     image = sitk.GetImageFromArray(values)
     image.CopyInformation(lattice)
     assert np.array_equal(sitk.GetArrayFromImage(foreground(image)), values != -7)
+
+
+@pytest.mark.parametrize("reach", [1, 4, 12])
+def test_a_mask_grows_by_its_reach_along_each_axis(reach):
+    mask = (torch.rand(1, 1, 30, 33, 36, generator=torch.Generator().manual_seed(1)) > 0.9995).float()
+    expected = torch.nn.functional.max_pool3d(mask, 2 * reach + 1, 1, reach)
+    assert mask.sum() > 0
+    assert torch.equal(_dilated(mask, reach), expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from wavemorph import field
@@ -82,3 +84,17 @@ def test_progress_reaches_one_and_never_falls(pair):
     refine(fixed, moving, torch.ones_like(fixed), PLAN, make_similarity, progress=told.append)
     assert told == sorted(told)
     assert told[-1] == pytest.approx(1.0)
+
+
+def test_a_pair_that_has_become_alike_is_finished_with_a_smoother_force(pair):
+    fixed, moving, truth = pair
+    plan = RefinementPlan(levels=(Level(2, 40), Level(1, 10)), force_sigma=1.0)
+    errors = []
+    for alike in (0.5, 1.1):  # reached, and never reached
+        noisy = moving + 0.02 * torch.randn(moving.shape, generator=torch.Generator().manual_seed(3))
+        chosen = dataclasses.replace(plan, alike=alike)
+        found = refine(
+            fixed, noisy, torch.ones_like(fixed), chosen, lambda f, w, _: LocalCorrelation(f, w, signed=False)
+        )
+        errors.append(float((found - truth).norm(dim=1).mean()))
+    assert errors[0] < 0.9 * errors[1]

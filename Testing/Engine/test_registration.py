@@ -203,6 +203,21 @@ def test_labels_of_the_report_are_those_that_the_documentation_lists(tiny_pair):
     assert {"Preparing", "Affine", "Refinement", "Finishing", "total"} == set(report["seconds"])
 
 
+def test_without_the_inverse_the_map_is_as_good_and_there_and_back_is_still_measured(tiny_pair):
+    result = register(*tiny_pair, dataclasses.replace(QUICK, inverse=False))
+    assert shift_error(result) < 1.2
+    assert result.report["folding"]["strict_voxels"] == 0
+    measured = result.report["inverse_consistency_mm"]
+    assert measured["inverse"] == "iteration"
+    assert measured["max"] < 0.1
+    with pytest.raises(SettingsError, match="inverse=True"):
+        _ = result.inverse
+
+
+def test_the_inverse_that_was_asked_for_is_the_one_that_is_measured(tiny_pair):
+    assert register(*tiny_pair, QUICK).report["inverse_consistency_mm"]["inverse"] == "fields"
+
+
 def test_progress_goes_from_nothing_to_all_and_never_back(tiny_pair):
     told = []
     register(*tiny_pair, QUICK, lambda stage, fraction, message: told.append((stage, fraction)))

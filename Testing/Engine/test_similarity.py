@@ -102,3 +102,11 @@ def test_the_gradient_of_mutual_information_points_uphill_by_the_right_amount():
     finite = (similarity(warped + 0.03 * direction)[0] - similarity(warped - 0.03 * direction)[0]) / 0.06
     assert slope == pytest.approx(finite, rel=0.1)
     assert finite > 0.1
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_value_alone_is_the_value_with_its_slope(signed):
+    generator = torch.Generator().manual_seed(4)
+    fixed, moving = (smooth(torch.rand(1, 1, 16, 18, 20, generator=generator), 1.0) for _ in range(2))
+    similarity = LocalCorrelation(fixed, torch.ones_like(fixed), radius=2, signed=signed)
+    assert similarity.value(moving) == pytest.approx(similarity(moving)[0], rel=1e-6)

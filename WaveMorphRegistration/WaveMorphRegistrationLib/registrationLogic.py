@@ -182,7 +182,7 @@ def _request(choice: RegistrationChoice) -> JobRequest:
         raise SettingsError(
             _("Unknown output {name}; choose of {known}.").format(name=unknown[0], known=", ".join(OUTPUTS))
         )
-    settings = Settings.from_dict(choice.settings).to_dict()
+    settings = Settings.from_dict({**choice.settings, "inverse": "inverse" in choice.outputs}).to_dict()
     fixed, moving = _image(choice.fixedNode, _("fixed volume")), _image(choice.movingNode, _("moving volume"))
     masks = {}
     for name, node, volumeNode, image in (

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from . import __version__, evaluation, images, outputs, points
 from .errors import Cancelled, InputError, OutOfMemoryError, SettingsError, WaveMorphError
+from .process import let_threads_sleep
 from .progress import TerminalProgress, spoken
 from .result import Registration, warp_image
 from .settings import CONTRASTS, DEVICES, PRESETS, SIMILARITIES, Settings
@@ -32,6 +33,7 @@ Exit codes: 0 done, 1 unexpected, 2 an input or a setting, 3 an output, 4 the de
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code. WAVEMORPH_DEBUG=1 shows where an error came from."""
+    let_threads_sleep()
     options = _parser().parse_args(arguments)
     progress = None if getattr(options, "quiet", False) else TerminalProgress()
     try:
@@ -155,6 +157,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         weights=options.weights,
         spacing_mm=options.spacing,
         affine=not getattr(options, "aligned", False),
+        inverse=bool(getattr(options, "inverse", None) or getattr(options, "with_inverse", False)),
     )
 
 
@@ -262,7 +265,7 @@ def summary(report: dict) -> str:
         f"displacement         mean {report['displacement_mm']['mean']:.2f} mm, "
         f"max {report['displacement_mm']['max']:.2f} mm",
         f"there and back       mean {inverse['mean']:.3f} mm, 99 % below {inverse['p99']:.3f} mm, "
-        f"max {inverse['max']:.3f} mm",
+        f"max {inverse['max']:.3f} mm" + (" (inverted point by point)" if inverse["inverse"] == "iteration" else ""),
         f"time                 {spoken(seconds['total'])} on {report['device']['type']} (s: {stages})",
         f"peak memory          {report['peak_memory_mb']['process']:.0f} MB",
     ]

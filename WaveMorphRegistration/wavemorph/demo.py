@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace, settings: Settings, progress: TerminalProgr
         **{name: str(folder / file) for name, file in _FILES.items()},
         **dict.fromkeys(("fixed_mask", "moving_mask", "initial_transform")),
     )
+    settings = dataclasses.replace(settings, inverse=True)
     registration, written = cli.register_to_scene(job, settings, progress)
     print(cli.summary(registration.report))
     if pair is not None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+
+_BLOCK = 400_000  # voxels of a block: some of them fit into the cache
 
 
 @lru_cache(maxsize=8)
@@ -125,16 +128,41 @@ def smooth(field: torch.Tensor, sigma_voxels: float) -> torch.Tensor:
     radius = max(1, math.ceil(2.5 * sigma_voxels))
     weights = [math.exp(-0.5 * (r / sigma_voxels) ** 2) for r in range(radius + 1)]
     total = weights[0] + 2 * sum(weights[1:])
-    for axis in (2, 3, 4):
-        n = field.shape[axis]
+
+    def along(part: torch.Tensor, axis: int) -> torch.Tensor:
+        n = part.shape[axis]
         before_after = [0] * 6
         before_after[2 * (4 - axis)] = before_after[2 * (4 - axis) + 1] = radius
-        padded = F.pad(field, before_after, mode="replicate")
-        field = padded.narrow(axis, radius, n) * (weights[0] / total)
+        padded = F.pad(part, before_after, mode="replicate")
+        result = padded.narrow(axis, radius, n) * (weights[0] / total)
         for r in range(1, radius + 1):
-            field.add_(padded.narrow(axis, radius - r, n), alpha=weights[r] / total)
-            field.add_(padded.narrow(axis, radius + r, n), alpha=weights[r] / total)
-    return field
+            result.add_(padded.narrow(axis, radius - r, n), alpha=weights[r] / total)
+            result.add_(padded.narrow(axis, radius + r, n), alpha=weights[r] / total)
+        return result
+
+    return separable(field, along)
+
+
+def separable(image: torch.Tensor, along: Callable[[torch.Tensor, int], torch.Tensor]) -> torch.Tensor:
+    """`along(part, axis)`, which keeps shapes and looks along one axis only, for the axes 4, 3, 2 of (B, C, D, H, W).
+
+    On a CPU block by block, so that what lies between the steps stays in the cache: half the time on large volumes.
+    """
+    depth, height, width = image.shape[2:]
+    if image.device.type != "cpu" or image.requires_grad or depth * height * width <= _BLOCK:
+        for axis in (4, 3, 2):
+            image = along(image, axis)
+        return image
+    result = torch.empty_like(image)
+    planes, rows = max(1, _BLOCK // (height * width)), max(1, _BLOCK // (depth * width))
+    for whole, done in zip(image.split(1, 1), result.split(1, 1)):
+        for first in range(0, depth, planes):
+            part = slice(first, first + planes)
+            done[:, :, part] = along(along(whole[:, :, part], 4), 3)
+        for first in range(0, height, rows):
+            part = slice(first, first + rows)
+            done[:, :, :, part] = along(done[:, :, :, part], 2)
+    return result
 
 
 def determinant(columns: list[torch.Tensor]) -> torch.Tensor:

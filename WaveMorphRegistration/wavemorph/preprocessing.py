@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from .errors import InputError
 from .geometry import WorkingGrid, tensor_from_array, tensor_from_image
-from .similarity import LocalCorrelation
+from .similarity import LocalCorrelation, box_mean
 
 _REACH_MM = 6.0
 _AGREEMENT_MM = 4.0
@@ -58,8 +58,8 @@ class WorkingPair:
         pool = max(1, round(_AGREEMENT_MM / spacing_mm))
         pool = min(pool, *(n // 5 for n in self.fixed.shape[2:]))
         fixed, moving, weight = (F.avg_pool3d(t, pool) for t in (self.fixed, self.moving, self.weight * self.inside))
-        signed = LocalCorrelation(fixed, weight, radius=2, signed=True)(moving)[0]
-        squared = LocalCorrelation(fixed, weight, radius=2, signed=False)(moving)[0]
+        signed = LocalCorrelation(fixed, weight, radius=2, signed=True).value(moving)
+        squared = LocalCorrelation(fixed, weight, radius=2, signed=False).value(moving)
         return signed / max(squared, 1e-12) ** 0.5
 
 
@@ -193,8 +193,5 @@ def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
 
 
 def _dilated(mask: torch.Tensor, reach: int) -> torch.Tensor:
-    for axis in range(3):
-        kernel, padding = [1, 1, 1], [0, 0, 0]
-        kernel[axis], padding[axis] = 2 * reach + 1, reach
-        mask = F.max_pool3d(mask, kernel, 1, padding)
-    return mask
+    """1 within `reach` voxels of the mask along each axis. Window sums: many times faster than pooling on a CPU."""
+    return (box_mean(mask, reach) > 0.5 / (2 * reach + 1) ** 3).float()

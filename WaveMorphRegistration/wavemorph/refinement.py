@@ -10,7 +10,7 @@ equilibrium (paper section 3.8): strong edges move, flat tissue follows its surr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +32,19 @@ class RefinementPlan:
 
     rate: root-mean-square length of the first step over the foreground, less where the two are nearly aligned.
     force_sigma, field_sigma: Gaussians for the force and for the displacement.
+    alike, alike_sigma: where a level of squared correlation ends above `alike`, what still differs is noise rather than
+        anatomy, and the force of the next level is smoothed by `alike_sigma`: two scans of one head are aligned more
+        exactly so, two people less.
     momentum: share of the previous direction that is kept.
     longest: limit of any step. tolerance: stop a level when ten iterations gain less than this share of its value.
     """
 
     levels: tuple[Level, ...]
     rate: float = 0.4
-    force_sigma: float = 2.0
-    field_sigma: float = 0.85
+    force_sigma: float = 1.5
+    field_sigma: float = 0.7
+    alike: float = 0.92
+    alike_sigma: float = 3.0
     momentum: float = 0.5
     longest: float = 0.5
     tolerance: float = 2e-3
@@ -59,17 +64,18 @@ def refine(
     weight: (1, 1, D, H, W), where voxels count. make_similarity(fixed, weight, factor) -> see `similarity.py`.
     start: a displacement to begin with. The result lies on the full lattice, whatever the finest level.
     """
-    displacement = start
+    displacement, reached = start, 0.0
     cost = [level.iterations / level.factor**3 for level in plan.levels]
     for index, level in enumerate(plan.levels):
         size = tuple(n // level.factor for n in fixed.shape[2:])
         here = torch.zeros(1, 3, *size, device=fixed.device) if displacement is None else displacement
-        displacement = _refine_level(
+        sigma = plan.alike_sigma if reached > plan.alike else plan.force_sigma
+        displacement, reached = _refine_level(
             _pool(fixed, level.factor),
             _pool(moving, level.factor),
             _pool(weight, level.factor),
             field.resize(here, size),
-            plan,
+            replace(plan, force_sigma=sigma),
             level,
             make_similarity,
             lambda part, index=index: progress((sum(cost[:index]) + part * cost[index]) / sum(cost)),
@@ -77,7 +83,8 @@ def refine(
     return field.resize(displacement, tuple(fixed.shape[2:]))
 
 
-def _refine_level(fixed, moving, weight, displacement, plan, level, make_similarity, progress) -> torch.Tensor:
+def _refine_level(fixed, moving, weight, displacement, plan, level, make_similarity, progress):
+    """(the displacement, the similarity that it was made from)."""
     similarity = make_similarity(fixed, weight, level.factor)
     features = similarity.features(moving)
     border = field.border_taper(tuple(fixed.shape[2:]), fixed.device)
@@ -85,7 +92,7 @@ def _refine_level(fixed, moving, weight, displacement, plan, level, make_similar
     # were the two aligned already, the first force would be noise: the scale is never that of less than half the force
     # by which the fixed image resists a shift of one voxel along each axis
     _, resistance = _force(similarity, similarity.features(fixed), torch.ones_like(displacement), plan.force_sigma)
-    least, scale, values = 0.5 * _length(resistance, weight), None, []
+    least, scale, values, value = 0.5 * _length(resistance, weight), None, [], 0.0
     for iteration in range(level.iterations):
         value, force = _force(similarity, features, displacement, plan.force_sigma)
         if scale is None:
@@ -99,7 +106,7 @@ def _refine_level(fixed, moving, weight, displacement, plan, level, make_similar
         values.append(value)
         if len(values) > 20 and values[-1] - values[-11] < plan.tolerance * abs(values[-1]):
             break
-    return displacement
+    return displacement, value
 
 
 def _force(similarity, features: torch.Tensor, displacement: torch.Tensor, sigma: float) -> tuple[float, torch.Tensor]:

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from . import field
 from .affine import estimate_affine, linear_part
 from .errors import InputError, OutOfMemoryError, SettingsError
-from .finishing import settle
+from .finishing import settle, unfold
 from .geometry import WorkingGrid, image_from_tensor, make_working_grid
 from .images import validate_image, validate_mask
-from .machine import choose_device, free_memory
+from .machine import choose_device, free_memory, is_out_of_memory, return_freed_memory
 from .network.passes import predict
 from .preprocessing import Pair, WorkingPair, bounding_box, prepare
 from .refinement import Level, RefinementPlan, refine
-from .report import doubts, provenance, quality
+from .report import by_slabs, doubts, provenance, quality
 from .result import Registration
 from .settings import Settings
 from .similarity import LocalCorrelation, MindSsc, MutualInformation
@@ -29,14 +29,15 @@ from .weights import resolve
 
 Progress = Callable[[str, float, str], None]
 
+# After several passes of the network the coarse level has nothing left to do, and few iterations do at the finer ones:
+# what they gain later is noise as often as anatomy.
 _PLANS = {
-    "Balanced": RefinementPlan(levels=(Level(4, 50), Level(2, 40), Level(1, 5))),
-    "Precise": RefinementPlan(levels=(Level(4, 80), Level(2, 80), Level(1, 30)), tolerance=5e-4),
+    "Balanced": RefinementPlan(levels=(Level(4, 50), Level(2, 30), Level(1, 15))),
+    "Precise": RefinementPlan(levels=(Level(4, 80), Level(2, 40), Level(1, 15))),
 }
-# After several passes of the network the coarse level has nothing left to do.
 _PLANS_AFTER_NETWORK = {
     "Balanced": RefinementPlan(levels=(Level(2, 40), Level(1, 5))),
-    "Precise": RefinementPlan(levels=(Level(2, 60), Level(1, 30)), tolerance=5e-4),
+    "Precise": RefinementPlan(levels=(Level(2, 40), Level(1, 10))),
 }
 # Descriptors of different contrasts agree less exactly, least of all at full resolution: held stiffer, the true error
 # of synthetic pairs is less, and two scans of one head are bent half as much.
@@ -48,6 +49,7 @@ _PLANS_ACROSS_CONTRASTS = {
 }
 _SPACING_MM = 1.0
 _MARGIN_MM = 10.0
+_WINDOW_RADIUS = 4  # voxels of the level: windows of 9, as in the paper
 _BYTES_PER_VOXEL = 220  # measured peak of a refinement at the finest level
 _SAME_CONTRAST = 0.5  # agreement above which brighter may be expected to meet brighter: T1 pairs reach 0.7, T1-PD 0.4
 _COARSER = 1.5
@@ -107,7 +109,7 @@ def register(
                     )
                 return _deformable_stages(pair, grid, affine, initial, settings, model, device, clock, warnings)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 coarser = max(grid.spacing) * _COARSER
                 if grid.voxels / _COARSER**3 < 16**3:
@@ -117,6 +119,7 @@ def register(
                     ) from error
                 warnings.append(f"Memory ran out at {spacing:.2f} mm; the work was repeated at {coarser:.2f} mm.")
                 spacing = coarser
+                return_freed_memory()
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
 
@@ -204,7 +207,7 @@ def _deformable_stages(pair, grid, affine, initial, settings, model, device, clo
                 displacement,
                 lambda fraction: clock.report(0.2 + 0.05 * fraction, "the network aligns the two"),
                 # what is finer than this the refinement does at less cost
-                finest_mm=0.0 if settings.preset == "Instant" else 1.9 * max(grid.spacing),
+                finest_mm=0.0 if settings.preset == "Instant" else 3.9 * max(grid.spacing),
             )
             if _is_closer(working, displacement, predicted):
                 displacement = predicted
@@ -226,28 +229,32 @@ def _deformable_stages(pair, grid, affine, initial, settings, model, device, clo
                 displacement,
                 lambda fraction: clock.report(0.25 + 0.35 * fraction, "refining the deformation"),
             )
+        return_freed_memory()  # what the next stage holds comes in other sizes
         clock.start("Finishing", 0.6)
         if displacement is None:
             displacement = torch.zeros(1, 3, *grid.shape, device=device)
-        displacement, inverse, correction = settle(
-            displacement, progress=lambda fraction: clock.report(0.6 + 0.35 * fraction, "inverting the deformation")
-        )
+        inverse = correction = None
+        if settings.inverse:
+            displacement, inverse, correction = settle(
+                displacement, progress=lambda fraction: clock.report(0.6 + 0.35 * fraction, "inverting the deformation")
+            )
+        else:
+            displacement = unfold(displacement)
         clock.report(0.95, "measuring")
-        jacobian = field.jacobian_determinant(displacement) * float(
-            np.linalg.det(np.reshape(affine.GetMatrix(), (3, 3)))
-        )
+        of_affine = float(np.linalg.det(np.reshape(affine.GetMatrix(), (3, 3))))
+        jacobian = by_slabs(field.jacobian_determinant, displacement).mul_(of_affine)
         registration = Registration(
             affine=affine,
             displacement=grid.to_mm(displacement),
-            inverse_displacement=grid.to_mm(inverse),
-            inverse_correction=grid.to_mm(correction),
+            inverse_displacement=grid.to_mm(inverse) if inverse is not None else None,
+            inverse_correction=grid.to_mm(correction) if correction is not None else None,
             working_jacobian=image_from_tensor(jacobian, grid),
             velocity=grid.to_mm(velocity) if velocity is not None else None,
             fixed=pair.fixed,
             moving=pair.moving,
         )
         registration.report = {
-            **quality(registration, working, displacement),
+            **quality(registration, working, displacement, jacobian),
             "contrast": {"agreement": round(agreement, 3), "same": same},
             **provenance(pair, settings, model, device),
             "warnings": warnings,
@@ -263,7 +270,7 @@ def _is_closer(working: WorkingPair, before: torch.Tensor | None, after: torch.T
     similarity = LocalCorrelation(fixed, weight, signed=False)
     size = tuple(fixed.shape[2:])
     seen = [moving if u is None else field.warp(moving, field.resize(u, size)) for u in (before, after)]
-    return similarity(seen[1])[0] > similarity(seen[0])[0]
+    return similarity.value(seen[1]) > similarity.value(seen[0])
 
 
 def _similarity_maker(name: str, same_contrast: bool):
@@ -277,14 +284,9 @@ def _similarity_maker(name: str, same_contrast: bool):
             return MutualInformation(fixed, weight)
         if name == "mind" or (name == "auto" and factor >= (4 if same_contrast else 2)):
             return MindSsc(fixed, weight)
-        return LocalCorrelation(fixed, weight, signed=False)
+        return LocalCorrelation(fixed, weight, _WINDOW_RADIUS, signed=False)
 
     return make
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
 
 
 @contextlib.contextmanager

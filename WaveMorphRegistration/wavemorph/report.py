@@ -11,6 +11,8 @@ import SimpleITK as sitk
 import torch
 
 from . import __version__, field
+from .finishing import folded_nodes, inverted_at, sampled
+from .geometry import tensor_from_array
 from .machine import peak_memory
 from .points import transform_points
 from .preprocessing import Pair, WorkingPair
@@ -19,20 +21,23 @@ from .settings import Settings
 from .similarity import LocalCorrelation
 
 _POINTS = 5000
+_FOLDED = 1e-9  # below it a corner counts as folded: zero, but for rounding
 
 
-def quality(registration: Registration, working: WorkingPair, displacement: torch.Tensor) -> dict:
+def quality(
+    registration: Registration, working: WorkingPair, displacement: torch.Tensor, jacobian: torch.Tensor
+) -> dict:
     """Similarity, folding, volume change, displacement and inverse consistency.
 
-    Taken at the nodes of the working grid inside the fixed foreground; `displacement` is (1, 3, D, H, W) in voxels.
+    Taken at the nodes of the working grid inside the fixed foreground; `displacement` is (1, 3, D, H, W) in voxels,
+    `jacobian` (D, H, W) the determinant of the whole map.
     """
     mask = working.inside[0, 0] > 0
-    jacobian = by_slabs(field.jacobian_determinant, displacement)[mask]
-    corner = by_slabs(field.least_corner_jacobian, displacement)[mask]
     nodes = max(int(mask.sum()), 1)
-    of_affine = float(np.linalg.det(np.reshape(registration.affine.GetMatrix(), (3, 3))))
-    whole = jacobian * of_affine
-    folded, folded_corners = int((whole <= 0).sum()), int((corner * of_affine <= 0).sum())
+    whole = jacobian[mask]
+    folded = int((whole <= 0).sum())
+    mirrored = np.linalg.det(np.reshape(registration.affine.GetMatrix(), (3, 3))) <= 0
+    folded_corners = nodes if mirrored else int(folded_nodes(displacement, _FOLDED)[mask].sum())
     lengths = _lengths_mm(registration.displacement)[mask.cpu().numpy()]
     return {
         "similarity": {"measure": "squared local correlation, 7 voxels", **_similarity(working, displacement)},
@@ -51,7 +56,7 @@ def quality(registration: Registration, working: WorkingPair, displacement: torc
             "sd_log": float(whole.clamp(1e-3, 1e3).log().std()),
         },
         "displacement_mm": {"mean": float(lengths.mean()), "max": float(lengths.max())},
-        "inverse_consistency_mm": _inverse_consistency(registration, mask),
+        "inverse_consistency_mm": _inverse_consistency(registration, mask, displacement),
     }
 
 
@@ -114,8 +119,8 @@ def doubts(report: dict) -> list[str]:
 def _similarity(working: WorkingPair, displacement: torch.Tensor) -> dict[str, float]:
     measure = LocalCorrelation(working.fixed, working.weight * working.inside, signed=False)
     return {
-        "before": measure(working.moving)[0],
-        "after": measure(field.warp(working.moving, displacement))[0],
+        "before": measure.value(working.moving),
+        "after": measure.value(field.warp(working.moving, displacement)),
     }
 
 
@@ -124,28 +129,47 @@ def _lengths_mm(displacement: sitk.Image) -> np.ndarray:
     return np.sqrt(np.einsum("kjic,kjic->kji", vectors, vectors))
 
 
-def _inverse_consistency(registration: Registration, mask: torch.Tensor) -> dict[str, float]:
-    """Distance from where a point started to where forward and inverse bring it, at random points of the mask."""
+def _inverse_consistency(registration: Registration, mask: torch.Tensor, displacement: torch.Tensor) -> dict:
+    """Distance from where a point started to where forward and inverse bring it, at random points of the mask.
+
+    inverse: "fields", those of the registration; or, where it has none, "iteration": the map inverted point by point,
+    as Slicer does it on demand.
+    """
     generator = np.random.default_rng(0)
     nodes = np.argwhere(mask.cpu().numpy())
-    chosen = nodes[generator.integers(len(nodes), size=_POINTS)][:, ::-1] + 1  # the field has one ring more
-    points = [
-        registration.displacement.TransformContinuousIndexToPhysicalPoint(index.tolist())
-        for index in chosen + generator.uniform(-0.5, 0.5, chosen.shape)
-    ]
+    chosen = nodes[generator.integers(len(nodes), size=_POINTS)]
+    chosen = chosen + generator.uniform(-0.5, 0.5, chosen.shape)
+    by_fields = registration.inverse_displacement is not None
+    distances = _by_fields(registration, chosen) if by_fields else _by_iteration(registration, chosen, displacement)
+    return {
+        "mean": float(distances.mean()),
+        "p99": float(np.percentile(distances, 99)),
+        "max": float(distances.max()),
+        "points": _POINTS,
+        "inverse": "fields" if by_fields else "iteration",
+    }
+
+
+def _by_fields(registration: Registration, kji: np.ndarray) -> np.ndarray:
+    """mm, from places (N, 3) of the working grid."""
+    indices = kji[:, ::-1] + 1  # the field has one ring more
+    points = [registration.displacement.TransformContinuousIndexToPhysicalPoint(index.tolist()) for index in indices]
     # part by part: a field in a transform is float64, and a composite copies it
     places = transform_points(points, displacement_transform(registration.displacement))
     places = transform_points(places, registration.affine)
     places = transform_points(places, registration.affine.GetInverse())
     for image in (registration.inverse_displacement, registration.inverse_correction):
         places = transform_points(places, displacement_transform(image))
-    distances = np.linalg.norm(places - np.asarray(points), axis=1)
-    return {
-        "mean": float(distances.mean()),
-        "p99": float(np.percentile(distances, 99)),
-        "max": float(distances.max()),
-        "points": _POINTS,
-    }
+    return np.linalg.norm(places - np.asarray(points), axis=1)
+
+
+def _by_iteration(registration: Registration, kji: np.ndarray, displacement: torch.Tensor) -> np.ndarray:
+    """mm, from places (N, 3) of the working grid."""
+    places = tensor_from_array(kji.T).to(displacement.device)
+    moved = places + sampled(displacement, places)
+    back = inverted_at(displacement, moved, -sampled(displacement, moved), steps=20, tolerance=1e-3)
+    spacing = displacement.new_tensor(registration.displacement.GetSpacing()[::-1]).view(3, 1)
+    return np.array(((moved + back - places) * spacing).square().sum(0).sqrt().tolist())
 
 
 def _describe(image: sitk.Image) -> dict:

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from .errors import SettingsError
+
 
 @dataclass
 class Registration:
@@ -21,7 +23,8 @@ class Registration:
 
     affine: fixed points -> moving points, applied *after* the displacement.
     displacement: float32 vector image on the working grid, LPS mm: fixed point x -> x + u(x).
-    inverse_displacement: the same kind, y -> y + w(y): the inverse of that map at the nodes of the lattice.
+    inverse_displacement: the same kind, y -> y + w(y): the inverse of that map at the nodes of the lattice. None, as
+        the correction, where the inverse was not asked for.
     inverse_correction: the same kind, applied after it: removes what the lattice of the inverse cannot resolve where
         the map compresses, so that there and back ends within a fraction of a voxel.
     working_jacobian: float32 on the working grid: determinant of the whole fixed -> moving map, affine included.
@@ -32,8 +35,8 @@ class Registration:
 
     affine: sitk.AffineTransform
     displacement: sitk.Image
-    inverse_displacement: sitk.Image
-    inverse_correction: sitk.Image
+    inverse_displacement: sitk.Image | None
+    inverse_correction: sitk.Image | None
     working_jacobian: sitk.Image
     velocity: sitk.Image | None = None
     report: dict = field(default_factory=dict)
@@ -47,7 +50,12 @@ class Registration:
 
     @property
     def inverse(self) -> sitk.CompositeTransform:
-        """Moving points -> fixed points: the inverse affine, then the inverse displacement, then its correction."""
+        """Moving points -> fixed points: the inverse affine, then the inverse displacement, then its correction.
+
+        Raises SettingsError where the inverse was not asked for.
+        """
+        if self.inverse_displacement is None or self.inverse_correction is None:
+            raise SettingsError("The inverse was not made; register with Settings(inverse=True).")
         return sitk.CompositeTransform(
             [
                 displacement_transform(self.inverse_correction),

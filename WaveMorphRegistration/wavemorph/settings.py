@@ -29,6 +29,8 @@ class Settings:
     spacing_mm: spacing of the working grid in mm; None means 1 mm, more where all voxels are coarser or `max_voxels`
         demands it.
     max_voxels: the most voxels that the working grid may have; None derives it from the device's free memory.
+    inverse: also make the inverse, and measure how near there and back ends. The map is then kept smooth enough for
+        its inverse to be held by a lattice, which costs time and a little overlap.
     seed: seeds every random choice; the same inputs on the same device give the same transform,
         but for rounding in the order in which threads add up.
     """
@@ -42,6 +44,7 @@ class Settings:
     affine: bool = True
     spacing_mm: float | None = None
     max_voxels: int | None = None
+    inverse: bool = True
     seed: int = 0
 
     def __post_init__(self):

@@ -12,28 +12,30 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .field import smooth
+from .field import separable, smooth
 
 
 def box_mean(image: torch.Tensor, radius: int) -> torch.Tensor:
-    """Mean over (2 radius + 1)^3 windows of (1, C, D, H, W), zeros outside. Window sums grow by doubling."""
+    """Mean over (2 radius + 1)^3 windows of (B, C, D, H, W), zeros outside. Window sums grow by doubling."""
     width = 2 * radius + 1
-    for axis in (2, 3, 4):
-        n = image.shape[axis]
+
+    def along(part: torch.Tensor, axis: int) -> torch.Tensor:
+        n = part.shape[axis]
         padding = [0] * 6
         padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = radius
-        power, length, at, total = F.pad(image, padding), 1, 0, None
+        power, length, at, total = F.pad(part, padding), 1, 0, None
         while at < width:  # add the sums of 1, 2, 4, ... values that make up the binary digits of the width
             if width & length:
-                part = power.narrow(axis, at, n)
-                total = part.clone() if total is None else total.add_(part)
+                term = power.narrow(axis, at, n)
+                total = term.clone() if total is None else total.add_(term)
                 at += length
             if at < width:
                 m = power.shape[axis] - length
                 power = power.narrow(axis, 0, m) + power.narrow(axis, length, m)
             length *= 2
-        image = total
-    return image.div_(width**3)
+        return total
+
+    return separable(image, along).div_(width**3)
 
 
 class LocalCorrelation:
@@ -55,23 +57,32 @@ class LocalCorrelation:
 
     features = staticmethod(lambda image: image)
 
+    def value(self, warped: torch.Tensor) -> float:
+        """The similarity alone, without its derivative."""
+        return self._compare(warped)[0]
+
     def __call__(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
         fixed, radius = self._fixed, self._radius
-        mean, square, product = box_mean(torch.cat([warped, warped * warped, fixed * warped], 1), radius).split(1, 1)
-        variance = (square - mean * mean).clamp_(min=0).add_(self._noise)
-        covariance = product - self._mean * mean
-        if self._signed:
-            by_covariance = (self._variance * variance).rsqrt_().mul_(self._weight)
-            value = float((by_covariance * covariance).sum())
-        else:
-            by_covariance = covariance / (self._variance * variance) * self._weight
-            value = float((by_covariance * covariance).sum())
+        value, by_covariance, covariance, variance, mean = self._compare(warped)
+        if not self._signed:
             by_covariance *= 2
-        by_variance = by_covariance * covariance / variance
+        by_variance = (by_covariance * covariance).div_(variance)
         # d value / d warped(x) collects what the windows around x say about their covariance and their variance
         terms = torch.cat([by_covariance, by_covariance * self._mean, by_variance, by_variance * mean], 1)
         a, b, c, d = box_mean(terms, radius).split(1, 1)
         return value, (a * fixed).sub_(b).sub_(c * warped).add_(d)
+
+    def _compare(self, warped: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The value; half its derivative by the covariance of each window, or the whole where signed; the moments."""
+        moments = torch.cat([warped, warped * warped, self._fixed * warped], 1)
+        mean, square, product = box_mean(moments, self._radius).split(1, 1)
+        variance = (square - mean * mean).clamp_(min=0).add_(self._noise)
+        covariance = product - self._mean * mean
+        if self._signed:
+            by_covariance = (self._variance * variance).rsqrt_().mul_(self._weight)
+        else:
+            by_covariance = (covariance / (self._variance * variance)).mul_(self._weight)
+        return float((by_covariance * covariance).sum()), by_covariance, covariance, variance, mean
 
 
 class SquaredDifference:

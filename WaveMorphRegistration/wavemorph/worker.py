@@ -23,6 +23,8 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
+from .process import let_threads_sleep
+
 IDLE_SECONDS = 600.0
 _LOOK_UP_SECONDS = 1.0
 _INPUTS = ("fixed_mask", "moving_mask")
@@ -145,6 +147,7 @@ def _gist(error: BaseException) -> str:
 
 def main() -> int:
     """Keep standard output for the protocol; whatever else prints goes to standard error."""
+    let_threads_sleep()
     protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     source = os.fdopen(os.dup(0), "r", encoding="utf-8", errors="replace")

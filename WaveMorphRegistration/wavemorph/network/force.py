@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ..similarity import box_mean
+
 _STRENGTH = 4.0  # brings the force of two brains some voxels apart to about 1
 _NOISE = 1e-3  # variance added in each window: flat tissue pulls nowhere
 
@@ -16,17 +18,8 @@ def correlation_force(fixed: torch.Tensor, moving: torch.Tensor, radius: int = 2
     not drown the rest. A constant for the network: nothing is learned through it.
     """
     with torch.no_grad():
-        width = 2 * radius + 1
-
-        def mean(x: torch.Tensor) -> torch.Tensor:
-            for axis in range(3):
-                kernel, padding = [1, 1, 1], [0, 0, 0]
-                kernel[axis], padding[axis] = width, radius
-                x = F.avg_pool3d(x, kernel, 1, padding)
-            return x
-
         images = torch.cat([fixed, moving], 1)
-        moments = mean(torch.cat([images, images * images, fixed * moving], 1))
+        moments = box_mean(torch.cat([images, images * images, fixed * moving], 1), radius)
         fixed_mean, moving_mean, fixed_square, moving_square, product = moments.split(1, 1)
         fixed_variance = fixed_square - fixed_mean**2 + _NOISE
         moving_variance = moving_square - moving_mean**2 + _NOISE
@@ -34,7 +27,7 @@ def correlation_force(fixed: torch.Tensor, moving: torch.Tensor, radius: int = 2
         by_covariance = covariance / (fixed_variance * moving_variance)
         by_variance = by_covariance * covariance / moving_variance
         terms = [by_covariance, by_covariance * fixed_mean, by_variance, by_variance * moving_mean]
-        a, b, c, d = mean(torch.cat(terms, 1)).split(1, 1)
+        a, b, c, d = box_mean(torch.cat(terms, 1), radius).split(1, 1)
         slope = a * fixed - b - c * moving + d
         slopes = []
         for axis in (2, 3, 4):

@@ -102,7 +102,6 @@ RECIPES = {
             noise=1e-3,
             intensity=3.0,
             smoothness=3.0,
-            model_passes_mm=(4.0, 4.0, 2.0, 2.0, 2.0, 1.5, 1.5),
         ),
     )
 }
