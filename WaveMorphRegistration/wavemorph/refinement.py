@@ -32,9 +32,9 @@ class RefinementPlan:
 
     rate: root-mean-square length of the first step over the foreground, less where the two are nearly aligned.
     force_sigma, field_sigma: Gaussians for the force and for the displacement.
-    alike, alike_sigma: where a level of squared correlation ends above `alike`, what still differs is noise rather than
-        anatomy, and the force of the next level is smoothed by `alike_sigma`: two scans of one head are aligned more
-        exactly so, two people less.
+    alike, alike_sigmas: where a level of squared correlation ends above `alike`, what still differs is noise more than
+        anatomy: that level is done again, and the ones after it are done, with these Gaussians for force and
+        displacement. Two scans of one head are aligned more exactly so; two people never become that alike.
     momentum: share of the previous direction that is kept.
     longest: limit of any step. tolerance: stop a level when ten iterations gain less than this share of its value.
     """
@@ -44,7 +44,7 @@ class RefinementPlan:
     force_sigma: float = 1.5
     field_sigma: float = 0.7
     alike: float = 0.92
-    alike_sigma: float = 3.0
+    alike_sigmas: tuple[float, float] = (3.0, 1.0)
     momentum: float = 0.5
     longest: float = 0.5
     tolerance: float = 2e-3
@@ -64,28 +64,35 @@ def refine(
     weight: (1, 1, D, H, W), where voxels count. make_similarity(fixed, weight, factor) -> see `similarity.py`.
     start: a displacement to begin with. The result lies on the full lattice, whatever the finest level.
     """
-    displacement, reached = start, 0.0
+    displacement, alike = start, False
     cost = [level.iterations / level.factor**3 for level in plan.levels]
     for index, level in enumerate(plan.levels):
         size = tuple(n // level.factor for n in fixed.shape[2:])
         here = torch.zeros(1, 3, *size, device=fixed.device) if displacement is None else displacement
-        sigma = plan.alike_sigma if reached > plan.alike else plan.force_sigma
-        displacement, reached = _refine_level(
-            _pool(fixed, level.factor),
-            _pool(moving, level.factor),
-            _pool(weight, level.factor),
-            field.resize(here, size),
-            replace(plan, force_sigma=sigma),
-            level,
-            make_similarity,
-            lambda part, index=index: progress((sum(cost[:index]) + part * cost[index]) / sum(cost)),
-        )
+        displacement = field.resize(here, size)
+        images = tuple(_pool(image, level.factor) for image in (fixed, moving, weight))
+        similarity = make_similarity(images[0], images[2], level.factor)
+        for attempt in range(2):
+            displacement, reached = _refine_level(
+                *images,
+                displacement,
+                plan,
+                level,
+                similarity,
+                lambda part, index=index, attempt=attempt: progress(
+                    (sum(cost[:index]) + (attempt + part) / 2 * cost[index]) / sum(cost)
+                ),
+            )
+            if alike or reached <= plan.alike or level is plan.levels[-1]:
+                break
+            alike = True
+            plan = replace(plan, force_sigma=plan.alike_sigmas[0], field_sigma=plan.alike_sigmas[1])
+    progress(1.0)
     return field.resize(displacement, tuple(fixed.shape[2:]))
 
 
-def _refine_level(fixed, moving, weight, displacement, plan, level, make_similarity, progress):
+def _refine_level(fixed, moving, weight, displacement, plan, level, similarity, progress):
     """(the displacement, the similarity that it was made from)."""
-    similarity = make_similarity(fixed, weight, level.factor)
     features = similarity.features(moving)
     border = field.border_taper(tuple(fixed.shape[2:]), fixed.device)
     momentum = torch.zeros_like(displacement)
