@@ -24,7 +24,7 @@ import SimpleITK as sitk
 import torch
 import unet
 import wavemorph
-from wavemorph import demo, evaluation, field
+from wavemorph import demo, evaluation, field, registration
 from wavemorph.affine import estimate_affine
 from wavemorph.geometry import tensor_from_array
 from wavemorph.images import read_labels
@@ -32,6 +32,7 @@ from wavemorph.machine import choose_device, keep_freed_memory
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
 from wavemorph.network.passes import predict
 from wavemorph.preprocessing import foreground
+from wavemorph.refinement import Level
 from wavemorph.synthetic import Difference, make_pair
 from wavemorph.training.anatomy import SIZE, SPACING_MM, SyntheticPairs, TrainingPair, load_template
 from wavemorph.training.loop import Trainer
@@ -50,7 +51,12 @@ def affine_of(fixed: sitk.Image, moving: sitk.Image) -> sitk.AffineTransform:
 
 
 def start(options: argparse.Namespace) -> None:
-    """Balanced from the network's answer against Balanced from zero, from the same affine."""
+    """Balanced from the network's answer against Balanced from zero, from the same affine.
+
+    At equal time: from zero a coarse level, which costs what the network's passes cost, and then the same plan.
+    """
+    after = registration._PLANS_AFTER_NETWORK["Balanced"]
+    registration._PLANS["Balanced"] = dataclasses.replace(after, levels=(Level(4, 50), *after.levels))
     template = sitk.Cast(read(str(demo.template_path())), sitk.sitkFloat32)
     cases = []
     if options.fixed:
@@ -81,7 +87,9 @@ def start(options: argparse.Namespace) -> None:
         affine = affine_of(fixed, moving)
         cells = [score(affine)]
         for preset, weights in (("Instant", "auto"), ("Balanced", "none"), ("Balanced", "auto")):
-            settings = wavemorph.Settings(preset=preset, weights=weights, affine=False, spacing_mm=options.spacing)
+            settings = wavemorph.Settings(
+                preset=preset, weights=weights, affine=False, inverse=False, spacing_mm=options.spacing
+            )
             result = wavemorph.register(fixed, moving, settings, initial_transform=affine)
             cells += [score(result.transform), result.report["seconds"]["total"]]
         print(f"| {name} | {_cells(cells)} |", flush=True)

@@ -141,7 +141,8 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
 def _add_outputs(parser: argparse.ArgumentParser, transform_required: bool) -> None:
     forms = ".h5, .tfm, or a field .nii.gz, .nrrd, .mha"
     parser.add_argument("--transform", required=transform_required, metavar="T", help=forms)
-    parser.add_argument("--inverse", metavar="I", help="the inverse: moving points -> fixed points (takes about as long as the rest)")
+    inverse = "the inverse: moving points -> fixed points; takes about as long as the rest"
+    parser.add_argument("--inverse", metavar="I", help=inverse)
     parser.add_argument("--warped", metavar="W", help="the moving volume on the fixed lattice")
     parser.add_argument("--jacobian", metavar="J", help="the Jacobian determinant on the fixed lattice")
     parser.add_argument("--report", metavar="R", help="all numbers, settings and versions, .json")
