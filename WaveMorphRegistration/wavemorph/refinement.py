@@ -34,7 +34,7 @@ class RefinementPlan:
     force_sigma, field_sigma: Gaussians for the force and for the displacement.
     alike, alike_sigmas: where a level of squared correlation ends above `alike`, what still differs is noise more than
         anatomy: that level is done again, and the ones after it are done, with these Gaussians for force and
-        displacement. Two scans of one head are aligned more exactly so; two people never become that alike.
+        displacement. Two scans of one head are aligned more exactly so; the brains of two people reached 0.83.
     momentum: share of the previous direction that is kept.
     longest: limit of any step. tolerance: stop a level when ten iterations gain less than this share of its value.
     """
