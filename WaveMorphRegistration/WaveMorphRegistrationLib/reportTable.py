@@ -64,7 +64,9 @@ def reportRows(report: dict) -> list[tuple[str, str, str]]:
         (
             _("There and back"),
             _("mean {mean:.3f} mm, largest {max:.3f} mm").format(**inverse),
-            _("How far forward and inverse miss the point they started from."),
+            _("How far forward and inverse miss the point they started from.")
+            if inverse["inverse"] == "fields"
+            else _("No inverse was asked for; inverted point by point, as Slicer does on demand."),
         ),
         (_("Time"), f"{report['seconds']['total']:.1f} s", report["device"]["name"] or report["device"]["type"]),
         (_("Peak memory"), f"{report['peak_memory_mb']['process']:.0f} MB", _("Of the engine's process.")),

@@ -22,7 +22,7 @@ _BLOCK = 24
 
 def settle(
     displacement: torch.Tensor,
-    largest: float = 0.085,
+    largest: float = 0.07,
     rounds: int = 6,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -29,12 +29,12 @@ from .weights import resolve
 
 Progress = Callable[[str, float, str], None]
 
-# After several passes of the network the coarse level has nothing left to do, and few iterations do at the finer ones:
-# what they gain later is noise as often as anatomy.
 _PLANS = {
     "Balanced": RefinementPlan(levels=(Level(4, 50), Level(2, 30), Level(1, 15))),
     "Precise": RefinementPlan(levels=(Level(4, 80), Level(2, 40), Level(1, 15))),
 }
+# After several passes of the network the coarse level has nothing left to do, and few iterations do at the finer ones:
+# what they gain later is noise as often as anatomy.
 _PLANS_AFTER_NETWORK = {
     "Balanced": RefinementPlan(levels=(Level(2, 40), Level(1, 3)), rate=0.5, tolerance=1e-2),
     "Precise": RefinementPlan(levels=(Level(2, 40), Level(1, 10))),
