@@ -51,12 +51,19 @@ def affine_of(fixed: sitk.Image, moving: sitk.Image) -> sitk.AffineTransform:
 
 
 def start(options: argparse.Namespace) -> None:
-    """Balanced from the network's answer against Balanced from zero, from the same affine.
+    """Balanced with the networks against refinement from zero without any, from the same affine.
 
-    At equal time: from zero a coarse level, which costs what the network's passes cost, and then the same plan.
+    From zero as many more iterations at each level as take the time that the networks take, or a little more.
     """
-    after = registration._PLANS_AFTER_NETWORK["Balanced"]
-    registration._PLANS["Balanced"] = dataclasses.replace(after, levels=(Level(4, 50), *after.levels))
+    across = registration._PLANS_ACROSS_CONTRASTS
+    longer = [
+        {"Balanced": dataclasses.replace(plans["Balanced"], levels=levels, tolerance=0.0)}
+        for plans, levels in (
+            (registration._PLANS, (Level(4, 50), Level(2, 60), Level(1, 5))),
+            (across, (Level(4, 80), Level(2, 60))),
+        )
+    ]
+    registration._PLANS = longer[0]
     template = sitk.Cast(read(str(demo.template_path())), sitk.sitkFloat32)
     cases = []
     if options.fixed:
@@ -90,6 +97,7 @@ def start(options: argparse.Namespace) -> None:
             settings = wavemorph.Settings(
                 preset=preset, weights=weights, affine=False, inverse=False, spacing_mm=options.spacing
             )
+            registration._PLANS_ACROSS_CONTRASTS = longer[1] if weights == "none" else across
             result = wavemorph.register(fixed, moving, settings, initial_transform=affine)
             cells += [score(result.transform), result.report["seconds"]["total"]]
         print(f"| {name} | {_cells(cells)} |", flush=True)

@@ -21,12 +21,15 @@ from wavemorph import field
 from wavemorph.cli import main
 from wavemorph.demo import template_path
 from wavemorph.errors import InputError, SettingsError
-from wavemorph.network import NetworkConfig, WaveMorphNetwork
+from wavemorph.network import AnatomyNetwork, NetworkConfig, WaveMorphNetwork
+from wavemorph.network.anatomy import STRUCTURES
 from wavemorph.network.passes import predict
 from wavemorph.training import anatomy
+from wavemorph.training.atlas import load_atlas
+from wavemorph.training.crops import LabelledCrops
 from wavemorph.training.datasets import IXI_LABELS, DataPairs, IxiData, OasisData, read_pickled
-from wavemorph.training.loop import Trainer
-from wavemorph.training.losses import diffusion_loss, local_correlation_loss
+from wavemorph.training.loop import Ahead, AnatomyTrainer, Trainer
+from wavemorph.training.losses import diffusion_loss, local_correlation_loss, segmentation_loss
 from wavemorph.training.protocol import mean_dice
 from wavemorph.training.recipe import RECIPES, Recipe
 from wavemorph.weights import DEFAULT_MODEL, load, resolve
@@ -377,3 +380,111 @@ def test_the_shipped_model_brings_pairs_closer_that_no_training_has_seen():
             differences.append(float((seen - pair.fixed_anatomy).square()[:, 0][inside].mean()))
     assert np.mean(errors[1::2]) < 0.85 * np.mean(errors[::2])
     assert np.mean(differences[1::2]) < 0.6 * np.mean(differences[::2])
+
+
+ANATOMY = {**TINY, "channels": [4, 4, 8], "output": "anatomy", "inputs": "image", "symmetric": False}
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    return load_atlas()
+
+
+@pytest.fixture(scope="module")
+def crops(atlas):
+    return LabelledCrops(atlas, seed=3, size=(32, 40, 24))
+
+
+def test_the_labels_drawn_on_the_template_are_about_as_large_as_in_a_brain(atlas):
+    facts = atlas.facts()
+    assert list(facts) == list(STRUCTURES[1:])
+    # ml, from the literature on adults, wide
+    usual = {
+        "white matter": (380, 700), "cortex": (450, 900), "ventricles": (10, 45), "cerebellar cortex": (80, 180),
+        "cerebellar white matter": (15, 40), "brainstem": (18, 35), "thalamus": (11, 20), "caudate": (6, 11),
+        "putamen": (7, 17), "pallidum": (2.5, 5), "hippocampus": (5, 20),
+    }  # fmt: skip
+    for name, (low, high) in usual.items():
+        x, _, _, volume = facts[name]
+        assert low < volume < high, name
+        assert abs(x) < 1, name  # both sides alike
+    assert facts["brainstem"][2] < facts["thalamus"][2] < facts["caudate"][2]
+    assert facts["caudate"][1] < facts["thalamus"][1] < facts["cerebellar cortex"][1]  # LPS: smaller is further front
+
+
+def test_a_crop_depends_on_its_number_alone_and_its_shares_add_up(atlas, crops):
+    again = LabelledCrops(atlas, seed=3, size=(32, 40, 24))
+    for index in (0, 5, 11):
+        crop = crops[index]
+        assert torch.equal(crop.image, again[index].image)
+        assert crop.image.shape == (1, 1, 32, 40, 24)
+        assert crop.shares.shape == (1, len(STRUCTURES), 16, 20, 12)
+        assert torch.allclose(crop.shares.sum(1), torch.ones(()), atol=1e-5)
+        assert float(crop.image.min()) >= 0 and float(crop.image.max()) <= 1.2
+    assert not torch.equal(crops[0].image, LabelledCrops(atlas, seed=4, size=(32, 40, 24))[0].image)
+
+
+def test_crops_made_ahead_are_the_same_crops_in_any_order(crops):
+    ahead = Ahead(crops)
+    for index in (0, 1, 2, 7, 3):
+        assert torch.equal(ahead[index].image, crops[index].image)
+
+
+def test_the_loss_of_structures_is_cross_entropy_and_soft_dice():
+    generator = torch.Generator().manual_seed(0)
+    odds = torch.randn(1, len(STRUCTURES), 8, 8, 8, generator=generator)
+    shares = torch.randn(1, len(STRUCTURES), 8, 8, 8, generator=generator).mul(3).softmax(1)
+    shares[:, 4] = 0  # does not occur
+    entropy, overlap = segmentation_loss(odds, shares)
+    logs = np.log(np.exp(odds.numpy()) / np.exp(odds.numpy()).sum(1, keepdims=True))[0].reshape(len(STRUCTURES), -1)
+    true = shares.numpy()[0].reshape(len(STRUCTURES), -1)
+    weights = [0.7, 1, 1, 1.5, 1.2, 1.5, 1.5, 1.5, 1.5, 1.5, 2, 2]
+    plain = -sum(weight * (t * log).sum() for weight, t, log in zip(weights, true, logs)) / 512
+    assert float(entropy) == pytest.approx(plain, rel=1e-4)
+    dices = [
+        (2 * (np.exp(log) * t).sum() + 1) / (np.exp(log).sum() + t.sum() + 1)
+        for t, log in zip(true, logs)
+        if t.sum() > 100
+    ]
+    occurring = [t.sum() > 100 for t in true]
+    assert not occurring[4]
+    if any(occurring):
+        assert float(overlap) == pytest.approx(np.mean(dices), rel=1e-4)
+    same = segmentation_loss(torch.log(shares + 1e-9), shares)
+    assert float(same[0]) < float(entropy)
+
+
+def test_training_on_crops_goes_on_exactly_and_ends_in_a_model_that_can_begin_another(crops, tmp_path, monkeypatch):
+    recipe = Recipe("small", "anatomy", NetworkConfig.from_dict(ANATOMY), pairs=4, learning_rate=1e-3)
+    whole = AnatomyTrainer(recipe, crops, tmp_path / "whole")
+    assert whole.run()
+    assert not AnatomyTrainer(recipe, crops, tmp_path / "halves").run(until_pair=2)
+    rest = AnatomyTrainer(recipe, crops, tmp_path / "halves")
+    assert rest.run()
+    assert losses_of(tmp_path / "halves") == losses_of(tmp_path / "whole")
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, rest.network.state_dict()[name]), name
+
+
+def test_the_command_trains_the_network_of_structures_and_another_can_begin_with_it(tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"network": ANATOMY}))
+    command = ["train", "--recipe", "anatomy", "--config", str(config), "--pairs", "1", "--device", "cpu", "--quiet"]
+    assert main([*command, "--output", str(tmp_path / "first")]) == 0
+    model = tmp_path / "first" / "anatomy.safetensors"
+    loaded = load(model, "cpu")
+    assert isinstance(loaded.network, AnatomyNetwork)
+    assert set(loaded.card.extra["atlas"]) == set(STRUCTURES[1:])
+    assert main([*command, "--output", str(tmp_path / "second"), "--begin-with", str(model)]) == 0
+    second = load(tmp_path / "second" / "anatomy.safetensors", "cpu")
+    assert "begun with" in second.card.training
+    moved = [
+        float((a - b).abs().max())
+        for a, b in zip(loaded.network.state_dict().values(), second.network.state_dict().values())
+    ]
+    assert 0 < max(moved) < 0.02  # one step from where the first ended
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"network": {**ANATOMY, "channels": [4, 8, 8]}}))
+    command[4] = str(other)
+    assert main([*command, "--output", str(tmp_path / "third"), "--begin-with", str(model)]) != 0
+    assert "another network" in capsys.readouterr().err

@@ -45,6 +45,7 @@ def reportRows(report: dict) -> list[tuple[str, str, str]]:
             f"{similarity['before']:.3f} -> {similarity['after']:.3f}",
             _("Squared local correlation before and after the deformation; 1 is best."),
         ),
+        *_structuresRow(report["anatomy"]),
         (
             _("Folded voxels"),
             f"{folding['central_voxels']} / {folding['strict_voxels']}",
@@ -72,3 +73,10 @@ def reportRows(report: dict) -> list[tuple[str, str, str]]:
         (_("Peak memory"), f"{report['peak_memory_mb']['process']:.0f} MB", _("Of the engine's process.")),
     ]
     return rows
+
+
+def _structuresRow(anatomy: dict | None) -> list[tuple[str, str, str]]:
+    if anatomy is None:
+        return []
+    meaning = _("Overlap of eleven structures as a network sees them, before and after the deformation; 1 is best.")
+    return [(_("Brain structures"), f"{anatomy['before']:.3f} -> {anatomy['after']:.3f}", meaning)]

@@ -6,6 +6,7 @@ contrasts, and its samples are seeded, so that the answer is the same each time.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from .errors import InputError
 
 _TILTS_DEGREES = (-20.0, 0.0, 20.0)  # nodding is what differs most between head positions
 _SLAB = 16  # planes of a shrunken image made at once
+_PARTIAL = 0.95  # share of the fixed lattice below which the moving volume counts as showing only a part
+_STRETCH = 6.0  # mutual information that a stretch along one axis must gain, per sum of squared log factors
 _SHIFTS_MM = (-40.0, -20.0, 0.0, 20.0, 40.0)  # a neck in only one of the two moves its centre along the body
 
 
@@ -53,6 +56,9 @@ def estimate_affine(
     The foregrounds say where the subjects are; `masks` restrict what is compared. Without `initial`, the headers' own
     alignment, the centres of mass and the centres of the foregrounds compete under several tilts and shifts along the
     body axis; the three best by mutual information are refined rigidly, and the best of those becomes affine.
+
+    Mutual information also rises where more of the subject comes into view, and a slab of thick slices would be
+    stretched for it: what both show is settled by the rigid stage, and a stretch must gain more than that brings.
     """
     comparison = _Comparison(fixed, moving, masks, seed)
     centre = _centroid(fixed_foreground)
@@ -64,10 +70,14 @@ def estimate_affine(
     progress(0.15)
     rigid = [comparison.refine_rigid(_about(start, centre), 4.0) for start in starts]
     best = max([*starts, *rigid], key=lambda affine: comparison.score(affine, 4.0))
+    comparison = comparison.where_both_show(best)
+    again = comparison.refine_rigid(_about(best, centre), 4.0)
+    best = before = max(best, again, key=lambda affine: comparison.score(affine, 4.0))
     progress(0.5)
     for spacing, step, done in ((4.0, 1.0, 0.7), (2.5, 0.5, 1.0)):
         refined = comparison.refine_affine(_about(best, centre), spacing, step)
-        if comparison.score(refined, spacing) > comparison.score(best, spacing):
+        merits = [comparison.score(each, spacing) - _STRETCH * _stretch(each, before) for each in (refined, best)]
+        if merits[0] > merits[1]:
             best = refined
         progress(done)
     return _about(best, centre)
@@ -86,6 +96,22 @@ class _Comparison:
         if spacing not in self._cache:
             self._cache[spacing] = tuple(_shrunk(*image, spacing) for image in self._images)
         return self._cache[spacing]
+
+    def where_both_show(self, affine: sitk.Transform) -> _Comparison:
+        """The same comparison, of no more than what the moving volume shows under this affine."""
+        lattice, moving = self._pair(4.0)
+        whole = sitk.Image(moving.GetSize(), sitk.sitkUInt8) + 1
+        whole.CopyInformation(moving)
+        seen = sitk.Resample(whole, lattice, affine, sitk.sitkNearestNeighbor, 0)
+        if np.mean(sitk.GetArrayViewFromImage(seen)) > _PARTIAL:
+            return self
+        if self._masks[0] is not None:
+            seen = seen & (sitk.Resample(self._masks[0], seen, sitk.Transform(), sitk.sitkNearestNeighbor, 0) > 0)
+        if not np.any(sitk.GetArrayViewFromImage(seen)):
+            return self
+        narrower = copy.copy(self)
+        narrower._masks = seen, self._masks[1]
+        return narrower
 
     def _method(self, spacing: float, samples: int) -> sitk.ImageRegistrationMethod:
         method = sitk.ImageRegistrationMethod()
@@ -149,6 +175,13 @@ def _candidates(fixed_foreground: sitk.Image, moving_foreground: sitk.Image) -> 
         start.SetTranslation((offset + np.array([0.0, 0.0, shift])).tolist())
         candidates.append(linear_part(start))
     return candidates
+
+
+def _stretch(affine: sitk.AffineTransform, before: sitk.AffineTransform) -> float:
+    """The sum of squared log factors, but for their mean, by which `affine` stretches more than `before`."""
+    added = np.reshape(affine.GetMatrix(), (3, 3)) @ np.linalg.inv(np.reshape(before.GetMatrix(), (3, 3)))
+    logs = np.log(np.maximum(np.linalg.svd(added)[1], 1e-6))
+    return float(((logs - logs.mean()) ** 2).sum())
 
 
 def _about(affine: sitk.AffineTransform, centre: np.ndarray) -> sitk.AffineTransform:

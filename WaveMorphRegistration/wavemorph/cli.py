@@ -260,6 +260,7 @@ def summary(report: dict) -> str:
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     lines = [
         f"similarity           {similarity['before']:.3f} -> {similarity['after']:.3f} ({similarity['measure']})",
+        *_structures_line(report["anatomy"]),
         f"folded voxels        {folding['central_voxels']} central, {folding['strict_voxels']} strict, "
         f"of {folding['evaluated_voxels']}",
         f"Jacobian             {jacobian['min']:.3f} to {jacobian['max']:.2f}, sd of log {jacobian['sd_log']:.3f}",
@@ -271,6 +272,12 @@ def summary(report: dict) -> str:
         f"peak memory          {report['peak_memory_mb']['process']:.0f} MB",
     ]
     return "\n".join(lines + [f"warning: {sentence}" for sentence in report["warnings"]])
+
+
+def _structures_line(anatomy: dict | None) -> list[str]:
+    if anatomy is None:
+        return []
+    return [f"brain structures     {anatomy['before']:.3f} -> {anatomy['after']:.3f} ({anatomy['measure']})"]
 
 
 def _scene(options: argparse.Namespace, progress: TerminalProgress | None) -> None:

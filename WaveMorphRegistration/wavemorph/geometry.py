@@ -45,6 +45,21 @@ class WorkingGrid:
         place = np.asarray(self.origin) + self.direction @ (np.asarray(self.spacing) * np.asarray(index))
         return tuple(float(x) for x in place)
 
+    @property
+    def matrix(self) -> np.ndarray:
+        """4x4, from the index (i, j, k, 1) to LPS mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.direction * np.asarray(self.spacing)
+        matrix[:3, 3] = self.origin
+        return matrix
+
+    def resized(self, shape: Sequence[int]) -> WorkingGrid:
+        """The lattice of `shape` (D, H, W) over the same box, outer edges aligned as in `field.resize`."""
+        size = tuple(int(n) for n in reversed(shape))
+        ratio = np.asarray(self.size) / np.asarray(size)
+        spacing = tuple(float(own * times) for own, times in zip(self.spacing, ratio))
+        return replace(self, size=size, spacing=spacing, origin=self.point((ratio - 1) / 2))
+
     def slab(self, first: int, planes: int) -> WorkingGrid:
         """The planes first, first + 1, ... along k as a grid of their own."""
         return replace(self, size=(*self.size[:2], planes), origin=self.point((0, 0, first)) if first else self.origin)

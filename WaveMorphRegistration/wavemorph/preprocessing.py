@@ -76,7 +76,7 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
     inside_fixed, inside_moving = marked(pair.fixed_foreground, None), marked(pair.moving_foreground, affine)
     # where only one of the two has tissue nearby (a stripped skull, a neck outside the field of view) nothing can match
     reach = max(1, round(_REACH_MM / max(grid.spacing)))
-    weight = _dilated(inside_fixed, reach) * _dilated(inside_moving, reach)
+    weight = dilated(inside_fixed, reach) * dilated(inside_moving, reach)
     if pair.fixed_mask is not None:
         weight = weight * marked(pair.fixed_mask, None)
     if pair.moving_mask is not None:
@@ -192,6 +192,6 @@ def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     return sitk.DiscreteGaussian(image, [max(sigma, 1e-3) ** 2 for sigma in sigmas], _WIDEST - 2, 0.02, True)
 
 
-def _dilated(mask: torch.Tensor, reach: int) -> torch.Tensor:
+def dilated(mask: torch.Tensor, reach: int) -> torch.Tensor:
     """1 within `reach` voxels of the mask along each axis. Window sums: many times faster than pooling on a CPU."""
     return (box_mean(mask, reach) > 0.5 / (2 * reach + 1) ** 3).float()

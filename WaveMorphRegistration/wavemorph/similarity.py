@@ -100,6 +100,29 @@ class SquaredDifference:
         return -0.5 * float((gradient * difference).sum()), gradient
 
 
+class WithTissues:
+    """Another similarity, and beside it the squared difference of the tissues that a network sees in both volumes.
+
+    tissues: (1, C, D, H, W) of the fixed and of the moving volume, on the lattice of the images. share: what the
+    squared difference counts for.
+    """
+
+    def __init__(
+        self, similarity, fixed_tissues: torch.Tensor, moving_tissues: torch.Tensor, weight: torch.Tensor, share: float
+    ):
+        self._similarity, self._tissues, self._share = similarity, moving_tissues, share
+        self._difference = SquaredDifference(fixed_tissues, weight)
+
+    def features(self, moving: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self._similarity.features(moving), self._tissues], 1)
+
+    def __call__(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
+        own = warped.shape[1] - self._tissues.shape[1]
+        value, slope = self._similarity(warped[:, :own])
+        difference, pull = self._difference(warped[:, own:])
+        return value + self._share * difference, torch.cat([slope, pull.mul_(self._share)], 1)
+
+
 class MindSsc(SquaredDifference):
     """Squared difference of the self-similarity descriptors (MIND-SSC, Heinrich et al., MICCAI 2013): any contrast.
 

@@ -20,6 +20,7 @@ from .errors import SettingsError, WeightsError
 
 SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "Resources" / "Models"
 DEFAULT_MODEL = "wavemorph"
+ANATOMY_MODEL = "anatomy"
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,17 @@ def user_folder() -> Path:
 
 
 def list_models() -> list[ModelInfo]:
-    """The installed models by name; of two with one name the shipped one counts. Files without a card are left out."""
+    """The installed models by name; of two with one name the shipped one counts. Files without a card are left out,
+    and so is the model that sees structures instead of displacements.
+    """
     found: dict[str, ModelInfo] = {}
     for folder in (SHIPPED_FOLDER, user_folder()):
         for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
             try:
                 card = _read_card(path)
             except WeightsError:
+                continue
+            if card.config.get("output") == "anatomy":
                 continue
             found.setdefault(card.name, ModelInfo(card.name, card.description, path))
     return sorted(found.values(), key=lambda model: model.name)
@@ -97,9 +102,18 @@ def resolve(weights: str | os.PathLike, device: Any) -> LoadedModel | None:
         return load(installed[str(weights)], device)
     path = Path(weights)
     if path.suffix == ".safetensors" or path.exists():
-        return load(path, device)
+        model = load(path, device)
+        if model.network.config.output == "anatomy":
+            raise WeightsError(f'The model "{path.name}" sees structures and registers nothing; choose another.')
+        return model
     names = ", ".join(installed) or "none"
     raise WeightsError(f'There is no model "{weights}"; installed: {names}. Give one of them, a file, or none.')
+
+
+def resolve_anatomy(device: Any) -> LoadedModel | None:
+    """The shipped model that sees structures in one volume, or None where it is not installed. Raises WeightsError."""
+    path = SHIPPED_FOLDER / f"{ANATOMY_MODEL}.safetensors"
+    return load(path, device) if path.is_file() else None
 
 
 def load(path: Path, device: Any) -> LoadedModel:
@@ -119,10 +133,11 @@ def load(path: Path, device: Any) -> LoadedModel:
     import safetensors.torch
     import torch
 
-    from .network import NetworkConfig, WaveMorphNetwork
+    from .network import AnatomyNetwork, NetworkConfig, WaveMorphNetwork
 
     try:
-        network = WaveMorphNetwork(NetworkConfig.from_dict(card.config))
+        config = NetworkConfig.from_dict(card.config)
+        network = AnatomyNetwork(config) if config.output == "anatomy" else WaveMorphNetwork(config)
     except (SettingsError, TypeError, ValueError) as error:
         raise WeightsError(f'The card of "{path.name}" describes no network that can be built ({error}).') from error
     try:

@@ -9,8 +9,8 @@ from ..errors import SettingsError
 
 DOWNSAMPLINGS = ("max", "merging", "wavelet", "mswf")
 UPSAMPLINGS = ("nearest", "trilinear", "dysample")
-OUTPUTS = ("velocity", "displacement")
-INPUTS = ("pair", "pair+force")
+OUTPUTS = ("velocity", "displacement", "anatomy")
+INPUTS = ("pair", "pair+force", "image")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class NetworkConfig:
     flow_deviation: standard deviation of the flow head's first weights, so that training begins near the identity
         (ours; VoxelMorph's).
     output: "velocity", a stationary velocity field whose exponential is the map (ours), or "displacement" (paper 3.7).
+        "anatomy" with the inputs "image": what one volume shows, by the same blocks (ours; `anatomy.py`).
     inputs: "pair", both volumes (paper 3.3), or "pair+force", with the slope of their local correlation along each axis
         beside them, as learned optimisers have it (ours; GraDIRN, Qiu et al., MIDL 2022).
     stem: a convolution on the full lattice before the first halving; without it the first halving sees the inputs
@@ -78,6 +79,8 @@ class NetworkConfig:
             raise SettingsError(f"The network needs at least two positive channel counts, not {self.channels}.")
         if len(self.kernels) != 4 or any(k < 1 or k % 2 == 0 for k in self.kernels):
             raise SettingsError(f"The network needs four odd kernel sides, not {self.kernels}.")
+        if (self.output == "anatomy") != (self.inputs == "image"):
+            raise SettingsError(f"Anatomy is seen in one image, not in {self.inputs}; {self.output} needs a pair.")
         if not 0 <= self.flow_level < self.halvings:
             raise SettingsError(f"The flow level must lie between 0 and {self.halvings - 1}, not {self.flow_level}.")
         if not self.stem and self.flow_level == 0:
@@ -97,7 +100,7 @@ class NetworkConfig:
 
     @property
     def input_channels(self) -> int:
-        return 2 if self.inputs == "pair" else 5
+        return {"image": 1, "pair": 2, "pair+force": 5}[self.inputs]
 
     @property
     def divisor(self) -> int:

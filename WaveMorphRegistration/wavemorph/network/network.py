@@ -14,35 +14,57 @@ from .force import correlation_force
 from .mswf import make_downsampling
 
 
-class WaveMorphNetwork(nn.Module):
-    """Two volumes to one field. `config.output` says whether it is a velocity or a displacement.
+class EncoderDecoder(nn.Module):
+    """MSWF encoder, ConvNeXt bottleneck and DySample decoder with skips, up to `config.flow_level`.
 
-    The sides of the inputs must be multiples of `config.divisor`; the working grid sees to that.
+    The sides of the inputs must be multiples of `config.divisor`.
     """
 
-    def __init__(self, config: NetworkConfig | None = None):
+    def __init__(self, config: NetworkConfig):
         super().__init__()
-        self.config = config or NetworkConfig()
-        channels = list(self.config.channels)
-        if self.config.stem:
-            self.stem = _convolution(self.config.input_channels, channels[0])
+        self.config = config
+        channels = list(config.channels)
+        if config.stem:
+            self.stem = _convolution(config.input_channels, channels[0])
         else:
-            self.stem, channels[0] = nn.Identity(), self.config.input_channels
-        self.down = nn.ModuleList(
-            make_downsampling(self.config, fine, coarse) for fine, coarse in zip(channels, channels[1:])
-        )
+            self.stem, channels[0] = nn.Identity(), config.input_channels
+        steps = zip(channels, channels[1:])
+        self.down = nn.ModuleList(make_downsampling(config, fine, coarse) for fine, coarse in steps)
         self.bottleneck = nn.Sequential(
             *(
-                ConvNextBlock(channels[-1], self.config.bottleneck_kernel, self.config.expansion)
-                for _ in range(self.config.bottleneck_blocks)
+                ConvNextBlock(channels[-1], config.bottleneck_kernel, config.expansion)
+                for _ in range(config.bottleneck_blocks)
             )
         )
-        steps = range(self.config.halvings - 1, self.config.flow_level - 1, -1)
-        self.up = nn.ModuleList(make_upsampling(self.config, channels[level + 1]) for level in steps)
+        steps = range(config.halvings - 1, config.flow_level - 1, -1)
+        self.up = nn.ModuleList(make_upsampling(config, channels[level + 1]) for level in steps)
         self.merge = nn.ModuleList(
             _convolution(channels[level + 1] + channels[level], channels[level]) for level in steps
         )
-        self.flow = nn.Conv3d(channels[self.config.flow_level], 3, 3, padding=1)
+        self.features = channels[config.flow_level]
+
+    def trunk(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, D, H, W) -> (B, features, ...) with sides over 2^flow_level."""
+        x = self.stem(x)
+        skips = []
+        for down in self.down:
+            skips.append(x)
+            x = down(x)
+        x = self.bottleneck(x)
+        for up, merge in zip(self.up, self.merge):
+            x = merge(torch.cat([up(x), skips.pop()], 1))
+        return x
+
+
+class WaveMorphNetwork(EncoderDecoder):
+    """Two volumes to one field. `config.output` says whether it is a velocity or a displacement.
+
+    The working grid sees to it that the sides are multiples of `config.divisor`.
+    """
+
+    def __init__(self, config: NetworkConfig | None = None):
+        super().__init__(config or NetworkConfig())
+        self.flow = nn.Conv3d(self.features, 3, 3, padding=1)
         nn.init.normal_(self.flow.weight, std=self.config.flow_deviation)
         nn.init.zeros_(self.flow.bias)
 
@@ -59,15 +81,7 @@ class WaveMorphNetwork(nn.Module):
         seen = [fixed, moving]
         if self.config.inputs == "pair+force":
             seen.append(correlation_force(fixed, moving))
-        x = self.stem(torch.cat(seen, 1))
-        skips = []
-        for down in self.down:
-            skips.append(x)
-            x = down(x)
-        x = self.bottleneck(x)
-        for up, merge in zip(self.up, self.merge):
-            x = merge(torch.cat([up(x), skips.pop()], 1))
-        return smooth(self.flow(x), self.config.flow_sigma)
+        return smooth(self.flow(self.trunk(torch.cat(seen, 1))), self.config.flow_sigma)
 
     def decode_symmetric(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """Half the difference of both directions: swapped inputs give the negative, bit for bit.

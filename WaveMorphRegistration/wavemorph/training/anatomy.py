@@ -26,7 +26,7 @@ SIZE = (88, 104, 80)
 _SCALES_MM = (5.0, 9.0, 18.0, 36.0)
 # T1 intensity of the template (0 to 1) -> contrast of one subject's scan, where tissues are not averaged over many
 _KNOTS = (0.0, 0.30, 0.48, 0.60, 0.69, 0.78, 0.86, 1.0)
-_T1 = (0.0, 0.10, 0.22, 0.45, 0.54, 0.80, 0.88, 0.96)
+T1_TONES = (0.0, 0.10, 0.22, 0.45, 0.54, 0.80, 0.88, 0.96)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class SyntheticPairs:
         self._shapes = shapes
 
     def __getitem__(self, index: int) -> TrainingPair:
-        draw = _Draw(self._seed * 1_000_003 + index, self._device)
+        draw = Draw(self._seed * 1_000_003 + index, self._device)
         with torch.no_grad():
             ways = [draw.deformation() for _ in range(2)]
             truth = field.compose(ways[1][1], ways[0][0])  # fixed -> template -> moving
@@ -88,7 +88,7 @@ class SyntheticPairs:
             weight = (field.smooth(masks[0] + masks[1], 2.0) > 0.05).float()
             return TrainingPair(*images, *anatomies, weight, truth)
 
-    def _brain_pair(self, draw: _Draw, ways: list[torch.Tensor]):
+    def _brain_pair(self, draw: Draw, ways: list[torch.Tensor]):
         seen, anatomies, masks = [], [], []
         contrast = draw.contrast()
         other = contrast if draw.chance(0.65) else draw.contrast()
@@ -98,9 +98,9 @@ class SyntheticPairs:
             # what no deformation of one brain explains
             own = draw.noise((draw.uniform(1.0, 2.5),)) * draw.uniform(0.0, 0.1)
             tissue = (tissue + own * mask * (tissue > 0.1)).clamp(0, 1)
-            anatomies.append(_tone(tissue, _T1) * mask)
+            anatomies.append(tone(tissue, T1_TONES) * mask)
             curve = [value + 0.03 * draw.uniform(-1, 1) for value in curve]
-            image = _tone(tissue, curve) * mask * (1 + 0.06 * draw.noise((5.0,)))
+            image = tone(tissue, curve) * mask * (1 + 0.06 * draw.noise((5.0,)))
             image = draw.lesion(image, mask)
             if surroundings:
                 image = draw.surrounded(image, mask)
@@ -108,7 +108,7 @@ class SyntheticPairs:
             masks.append(mask)
         return seen, anatomies, masks
 
-    def _shape_pair(self, draw: _Draw, ways: list[torch.Tensor]):
+    def _shape_pair(self, draw: Draw, ways: list[torch.Tensor]):
         count = 3 + int(draw.uniform(0, 10))
         maps = torch.cat([draw.noise((draw.uniform(3.0, 8.0),)) for _ in range(count)], 1)
         labels = F.one_hot(maps.argmax(1), count).movedim(-1, 1).float()
@@ -129,7 +129,7 @@ class SyntheticPairs:
         return seen, anatomies, masks
 
 
-class _Draw:
+class Draw:
     """Random choices of one pair, all from one generator."""
 
     def __init__(self, seed: int, device: torch.device):
@@ -157,6 +157,10 @@ class _Draw:
             total += drawn / drawn.std().clamp(min=1e-6) * (1.0 if shares is None else shares[n])
         return total
 
+    def white(self, size) -> torch.Tensor:
+        """(1, 1, *size) of independent standard normal values."""
+        return torch.randn((1, 1, *size), generator=self._generator, device=self._device)
+
     def deformation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A random diffeomorphism and its inverse, displacements in voxels, of 1 to 4 mm in the mean."""
         half = tuple(n // 2 for n in SIZE)
@@ -171,10 +175,10 @@ class _Draw:
     def contrast(self) -> list[float]:
         """Values at `_KNOTS`: like T1, like T1 reversed, or anything."""
         if self.chance(0.55):
-            return [value + 0.04 * self.uniform(-1, 1) for value in _T1]
+            return [value + 0.04 * self.uniform(-1, 1) for value in T1_TONES]
         if self.chance(0.3):
-            return [0.0] + [1.05 - value + 0.1 * self.uniform(-1, 1) for value in _T1[1:]]
-        return [0.0] + [self.uniform(0.05, 1.0) for _ in _T1[1:]]
+            return [0.0] + [1.05 - value + 0.1 * self.uniform(-1, 1) for value in T1_TONES[1:]]
+        return [0.0] + [self.uniform(0.05, 1.0) for _ in T1_TONES[1:]]
 
     def ball(self) -> torch.Tensor:
         """A soft, irregular ball that leaves a margin."""
@@ -209,7 +213,7 @@ class _Draw:
             size[axis] = round(SIZE[axis] / self.uniform(1.2, 2.2))
             image = F.interpolate(image, size=size, mode="area")
             image = F.interpolate(image, size=SIZE, mode="trilinear", align_corners=False)
-        noise = torch.randn(image.shape, generator=self._generator, device=self._device)
+        noise = self.white(SIZE)
         inside = (mask > 0.5).float()
         where = inside if self.chance(0.6) else 1.0  # stripped skulls have no noise around them
         image = image + noise * self.uniform(0, 0.04) * where
@@ -229,7 +233,7 @@ def _sample(source: torch.Tensor, way: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(source, places, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
-def _tone(image: torch.Tensor, values: list[float] | tuple[float, ...]) -> torch.Tensor:
+def tone(image: torch.Tensor, values: list[float] | tuple[float, ...]) -> torch.Tensor:
     """Piecewise linear through `values` at `_KNOTS`."""
     result = torch.full_like(image, float(values[0]))
     for low, high, start, end in zip(_KNOTS, _KNOTS[1:], values, values[1:]):

@@ -15,9 +15,11 @@ from ..errors import InputError, SettingsError, WeightsError
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser("train", help="train a network, in slices if wanted; goes on where it stopped")
-    train.add_argument("--recipe", required=True, choices=("wavemorph", "ixi", "oasis"), help="what and how")
+    train.add_argument("--recipe", required=True, choices=("wavemorph", "anatomy", "ixi", "oasis"), help="what and how")
     train.add_argument("--data", metavar="FOLDER", help="the data set, for ixi and oasis")
     train.add_argument("--output", required=True, metavar="FOLDER", help="for the checkpoint, losses.csv, the model")
+    train.add_argument("--begin-with", metavar="FILE", help="the weights of a model of the same network to start from")
+    train.add_argument("--threads", type=int, metavar="N", help="of torch; crops are made in one more (anatomy)")
     train.add_argument("--minutes", type=float, metavar="M", help="stop after so long; call again to go on")
     _add_training(train)
     train.add_argument("--name", help="of the model; by default the recipe's")
@@ -46,20 +48,41 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace, progress: object) -> None:
-    from ..machine import choose_device
-    from ..weights import ModelCard, save_model
-    from .anatomy import SyntheticPairs, load_template
-    from .loop import Trainer
+    import torch
+
+    from ..machine import choose_device, keep_freed_memory
+    from ..weights import ModelCard, load, save_model
+    from .loop import Ahead, AnatomyTrainer, Trainer
+
+    keep_freed_memory()
+    if options.threads:
+        torch.set_num_threads(options.threads)
 
     recipe = _recipe(options, options.recipe)
     device = _own_device(choose_device(options.device))
-    if recipe.data == "synthetic":
+    kind, facts = Trainer, {}
+    if recipe.data == "anatomy":
+        from .atlas import load_atlas
+        from .crops import LabelledCrops
+
+        atlas = load_atlas()
+        kind, facts = AnatomyTrainer, {"atlas": atlas.facts()}
+        source = Ahead(LabelledCrops(atlas, recipe.seed, device))
+    elif recipe.data == "synthetic":
+        from .anatomy import SyntheticPairs, load_template
+
         source = SyntheticPairs(load_template(), recipe.seed, device)
     else:
         from .datasets import DataPairs
 
         source = DataPairs(_data(recipe.data, options.data), recipe.seed, device)
-    trainer = Trainer(recipe, source, Path(options.output), device)
+    network, begun = None, ""
+    if options.begin_with:
+        model = load(Path(options.begin_with), device)
+        network, begun = model.network, f"; begun with {model.card.name}, {model.sha256[:12]}"
+        if network.config != recipe.network:
+            raise SettingsError(f'The model "{options.begin_with}" is another network than that of the recipe.')
+    trainer = kind(recipe, source, Path(options.output), device, network)
     show = _progress() if progress is not None and trainer.leads else (lambda *_: None)
     done = trainer.run(options.minutes, progress=show)
     trainer.close()
@@ -74,8 +97,8 @@ def _train(options: argparse.Namespace, progress: object) -> None:
         options.name or recipe.name,
         f"Trained by the recipe {recipe.name} on {recipe.pairs} pairs",
         {},
-        training=f"wavemorph train --recipe {recipe.name}; seed {recipe.seed}",
-        extra={"recipe": recipe.to_dict()},
+        training=f"wavemorph train --recipe {recipe.name}; seed {recipe.seed}{begun}",
+        extra={"recipe": recipe.to_dict(), **facts},
     )
     print(f"written: {save_model(trainer.network, card, options.output)}")
 

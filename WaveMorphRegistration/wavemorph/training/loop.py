@@ -11,6 +11,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -19,14 +20,13 @@ import torch.distributed as distributed
 
 from .. import field
 from ..errors import InputError
-from ..network import WaveMorphNetwork
+from ..network import AnatomyNetwork, WaveMorphNetwork
 from ..network.passes import lattice, one_pass, pool
 from .anatomy import TrainingPair
-from .losses import diffusion_loss, local_correlation_loss
+from .losses import diffusion_loss, local_correlation_loss, segmentation_loss
 from .recipe import Recipe
 
 _CHECKPOINT = "checkpoint.pt"
-_COLUMNS = ("pair", "pass", "loss", "similarity", "intensity", "smoothness", "rate", "seconds")
 
 
 class PairSource(Protocol):
@@ -37,12 +37,29 @@ class PairSource(Protocol):
     def __getitem__(self, index: int) -> TrainingPair: ...
 
 
+class Ahead:
+    """A source that makes item n + 1 in a thread of its own while item n is worked on; the items are the same."""
+
+    def __init__(self, source):
+        self._source, self.spacing_mm = source, source.spacing_mm
+        self._worker, self._next = ThreadPoolExecutor(1), (None, None)
+
+    def __getitem__(self, index: int):
+        number, item = self._next
+        made = item.result() if number == index else self._source[index]
+        self._next = index + 1, self._worker.submit(self._source.__getitem__, index + 1)
+        return made
+
+
 class Trainer:
     """Trains the network of `recipe` on `source`, in `folder`; goes on from the checkpoint there, if there is one.
 
     network: another one to train by the same recipe, with a `config` and a `decode` like ours.
+    columns: what losses.csv holds, a line a step of the optimiser.
     Raises InputError where the checkpoint belongs to another recipe or cannot be read.
     """
+
+    columns = ("pair", "pass", "loss", "similarity", "intensity", "smoothness", "rate", "seconds")
 
     def __init__(
         self,
@@ -58,7 +75,7 @@ class Trainer:
         if self._world > 1 and not distributed.is_initialized():
             distributed.init_process_group("nccl" if self._device.type == "cuda" else "gloo")
         torch.manual_seed(recipe.seed)
-        self.network = (network or WaveMorphNetwork(recipe.network)).to(self._device)
+        self.network = (network or self._make_network()).to(self._device)
         self._optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
         self.pair = 0
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +99,7 @@ class Trainer:
         began = saved = time.monotonic()
         end = min(self.recipe.pairs, until_pair if until_pair is not None else self.recipe.pairs)
         self.network.train()
-        with _Log(self.folder, self.pair, self.leads) as log:
+        with _Log(self.folder, self.columns, self.pair, self.leads) as log:
             while self.pair < end and not self._out_of_time(began, minutes):
                 loss = self._train_pair(log)
                 self.pair += 1
@@ -99,13 +116,14 @@ class Trainer:
             distributed.barrier()
             distributed.destroy_process_group()
 
+    def _make_network(self) -> torch.nn.Module:
+        return WaveMorphNetwork(self.recipe.network)
+
     def _train_pair(self, log: _Log) -> float:
         """Each pass is a step of the optimiser: it learns to improve on what the passes before it have left."""
         recipe, since = self.recipe, time.monotonic()
         pair = self._source[self.pair * self._world + self._rank]
         size, displacement, loss = tuple(pair.fixed.shape[2:]), None, torch.zeros(())
-        for group in self._optimiser.param_groups:
-            group["lr"] = recipe.rate(self.pair)
         for number, mm in enumerate(recipe.network.passes_mm or (self._source.spacing_mm,)):
             here = lattice(size, mm / self._source.spacing_mm)
             fixed, moving, fixed_anatomy, moving_anatomy, weight = (
@@ -122,15 +140,21 @@ class Trainer:
             regular = given if recipe.network.output == "velocity" and not recipe.network.passes_mm else after
             smoothness = diffusion_loss(regular)
             loss = similarity + recipe.intensity * intensity + recipe.smoothness * smoothness
-            self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self._share_gradients()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
-            self._optimiser.step()
+            self._descend(loss)
             displacement = after.detach()
             parts = [float(part.detach()) for part in (loss, similarity, intensity, smoothness)]
             log.write(self.pair, number, *parts, recipe.rate(self.pair), time.monotonic() - since)
         return float(loss.detach())
+
+    def _descend(self, loss: torch.Tensor) -> None:
+        """One step of the optimiser."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.recipe.rate(self.pair)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self._share_gradients()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+        self._optimiser.step()
 
     def _share_gradients(self) -> None:
         if self._world > 1:
@@ -179,11 +203,33 @@ class Trainer:
         self.pair = state["pair"]
 
 
+class AnatomyTrainer(Trainer):
+    """Trains the network that sees structures in one volume; its source gives `crops.Crop`."""
+
+    columns = ("pair", "pass", "loss", "entropy", "overlap", "rate", "seconds")
+
+    def _make_network(self) -> torch.nn.Module:
+        return AnatomyNetwork(self.recipe.network)
+
+    def _train_pair(self, log: _Log) -> float:
+        recipe, since = self.recipe, time.monotonic()
+        crop = self._source[self.pair * self._world + self._rank]
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            seen = self.network(crop.image)
+        entropy, overlap = segmentation_loss(seen.float(), crop.shares)
+        loss = entropy + 1 - overlap
+        self._descend(loss)
+        parts = [float(part.detach()) for part in (loss, entropy, overlap)]
+        log.write(self.pair, 0, *parts, recipe.rate(self.pair), time.monotonic() - since)
+        return parts[0]
+
+
 class _Log:
     """losses.csv, a line a pass, cut back to where the checkpoint is; and TensorBoard's files where it is installed."""
 
-    def __init__(self, folder: Path, pair: int, active: bool):
+    def __init__(self, folder: Path, columns: tuple[str, ...], pair: int, active: bool):
         self._path, self._pair, self._active, self._board = folder / "losses.csv", pair, active, None
+        self._columns = columns
 
     def __enter__(self) -> _Log:
         if not self._active:
@@ -194,7 +240,7 @@ class _Log:
                 kept = [row for row in list(csv.reader(file))[1:] if int(row[0]) < self._pair]
         self._file = self._path.open("w", newline="")
         self._writer = csv.writer(self._file)
-        self._writer.writerows([_COLUMNS, *kept])
+        self._writer.writerows([self._columns, *kept])
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -208,7 +254,7 @@ class _Log:
         self._writer.writerow([pair, number, *(f"{value:.6g}" for value in values)])
         self._file.flush()
         if self._board is not None:
-            for name, value in zip(_COLUMNS[2:], values):
+            for name, value in zip(self._columns[2:], values):
                 self._board.add_scalar(f"{name}/pass {number + 1}", value, pair)
 
     def __exit__(self, *error) -> None:

@@ -1,9 +1,11 @@
-"""The unsupervised loss: similarity and smoothness (paper section 3.8), differentiable by autograd."""
+"""The unsupervised loss: similarity and smoothness (paper section 3.8); and that of structures seen (ours)."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+
+from ..network.anatomy import STRUCTURES
 
 
 def local_correlation_loss(
@@ -35,3 +37,26 @@ def _mean(x: torch.Tensor, window: int) -> torch.Tensor:
         kernel[axis], padding[axis] = window, window // 2
         x = F.avg_pool3d(x, kernel, 1, padding)
     return x
+
+
+# small structures, and those hidden among others, count for more
+_WEIGHTS = {
+    "outside": 0.7,
+    "white matter": 1.0,
+    "cortex": 1.0,
+    "cerebellar cortex": 1.2,
+    "pallidum": 2.0,
+    "hippocampus": 2.0,
+}
+
+
+def segmentation_loss(log_odds: torch.Tensor, shares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cross entropy, mean soft Dice of the structures that occur), both (1, len(STRUCTURES), D, H, W) (ours)."""
+    weights = log_odds.new_tensor([_WEIGHTS.get(name, 1.5) for name in STRUCTURES]).view(1, -1, 1, 1, 1)
+    logs = log_odds.log_softmax(1)
+    entropy = -(weights * shares * logs).sum(1).mean()
+    seen, axes = logs.exp(), (2, 3, 4)
+    both, either = (seen * shares).sum(axes), seen.sum(axes) + shares.sum(axes)
+    occurs = (shares.sum(axes) > 100).to(both.dtype)
+    overlap = ((2 * both + 1) / (either + 1) * occurs).sum() / occurs.sum().clamp(min=1)
+    return entropy, overlap

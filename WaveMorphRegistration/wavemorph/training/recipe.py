@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from ..errors import SettingsError
 from ..network import NetworkConfig
 
-DATA = ("synthetic", "ixi", "oasis")
+DATA = ("synthetic", "ixi", "oasis", "anatomy")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One training run. "Ours" marks what the paper's known parts leave open.
 
-    data: "ixi" (atlas to patient) or "oasis" (inter-patient), as in the paper, or "synthetic" (ours).
+    data: "ixi" (atlas to patient) or "oasis" (inter-patient), as in the paper, "synthetic" (ours), or "anatomy": crops
+        with labels for the network that sees structures (ours), where a pair is one crop.
     pairs: how many pairs are seen in all; an epoch of IXI is 403 patients, and there are 500 epochs.
     learning_rate: Adam's, at the start. decay: "polynomial", power 0.9 as in TransMorph (ours for the paper), "cosine".
     window: side of the windows of local correlation in voxels (9). noise: variance added in each window.
@@ -86,6 +87,16 @@ DEFAULT_NETWORK = NetworkConfig(
     flow_sigma=0.8,
     symmetric=False,
 )
+ANATOMY_NETWORK = NetworkConfig(
+    channels=(8, 16, 32, 64, 96),
+    kernels=(5, 3, 3, 1),
+    bottleneck_kernel=5,
+    flow_level=1,
+    output="anatomy",
+    inputs="image",
+    stem=False,
+    symmetric=False,
+)
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -102,6 +113,15 @@ RECIPES = {
             noise=1e-3,
             intensity=3.0,
             smoothness=3.0,
+        ),
+        Recipe(
+            "anatomy",
+            "anatomy",
+            ANATOMY_NETWORK,
+            pairs=5000,
+            learning_rate=2e-3,
+            decay="cosine",
+            precision="bfloat16",
         ),
     )
 }

@@ -1,0 +1,273 @@
+"""What a network sees in one volume: the structures of the template, geometry against SimpleITK, noise unseen."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+import torch
+import wavemorph
+from wavemorph import anatomy, registration, weights
+from wavemorph.affine import linear_part
+from wavemorph.anatomy import Anatomy, align, mean_dice, overlap, see
+from wavemorph.demo import template_path
+from wavemorph.errors import InputError, SettingsError, WeightsError
+from wavemorph.geometry import WorkingGrid, image_from_tensor, make_working_grid
+from wavemorph.network import AnatomyNetwork, NetworkConfig, WaveMorphNetwork
+from wavemorph.network.anatomy import STRUCTURES
+from wavemorph.preprocessing import foreground
+from wavemorph.similarity import LocalCorrelation, WithTissues
+
+RAS = np.diag([-1.0, -1.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return weights.resolve_anatomy("cpu")
+
+
+@pytest.fixture(scope="module")
+def template():
+    return sitk.Cast(sitk.ReadImage(str(template_path())), sitk.sitkFloat32)
+
+
+@pytest.fixture(scope="module")
+def seen(model, template):
+    return see(model.network, template, foreground(template), model.card.extra["atlas"])
+
+
+def phantom(size, spacing) -> sitk.Image:
+    empty = sitk.Image(list(size), sitk.sitkUInt8)
+    empty.SetSpacing(spacing)
+    return phantoms.head(empty, noise=5.0)
+
+
+def blobs(grid: WorkingGrid, affine: sitk.Transform | None = None) -> Anatomy:
+    """Eleven round structures at fixed places in mm, the same for every grid, seen through `affine`."""
+    generator = np.random.default_rng(3)
+    middles = generator.uniform(-45, 45, (len(STRUCTURES) - 1, 3))
+    k, j, i = np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij")
+    points = np.stack([i, j, k], -1).reshape(-1, 3) @ grid.matrix[:3, :3].T + grid.origin
+    if affine is not None:
+        points = np.array([affine.TransformPoint(point) for point in points.tolist()])
+    distances = ((points[:, None] - middles) ** 2).sum(-1)
+    shares = np.exp(-distances / (2 * 12.0**2))
+    shares = shares / np.maximum(shares.sum(1, keepdims=True), 1) * 0.9
+    whole = np.concatenate([1 - shares.sum(1, keepdims=True), shares], 1).T.reshape(1, -1, *grid.shape)
+    return Anatomy(torch.tensor(whole, dtype=torch.float32), grid, bare=True)
+
+
+def lattice(size=(36, 40, 38), spacing=4.0) -> WorkingGrid:
+    origin = -RAS @ (np.array(size) - 1) * spacing / 2
+    return WorkingGrid(size, (spacing,) * 3, tuple(origin.tolist()), RAS)
+
+
+def affine_of(angles, scales, shift) -> sitk.AffineTransform:
+    turn = sitk.Euler3DTransform()
+    turn.SetRotation(*np.radians(angles))
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix((np.reshape(turn.GetMatrix(), (3, 3)) @ np.diag(scales)).ravel().tolist())
+    affine.SetTranslation(shift)
+    return affine
+
+
+def test_a_resized_grid_covers_the_same_box_as_simpleitk_says():
+    image = phantom(size=(30, 34, 28), spacing=(1.1, 0.9, 1.3))
+    grid = make_working_grid(image, (np.zeros(3), np.array(image.GetSize()) - 1), 1.0, 2.0)
+    half = grid.resized(tuple(n // 2 for n in grid.shape))
+    shrunk = sitk.BinShrink(image_from_tensor(torch.zeros(grid.shape), grid), [2, 2, 2])
+    np.testing.assert_allclose(half.origin, shrunk.GetOrigin(), atol=1e-6)
+    np.testing.assert_allclose(half.spacing, shrunk.GetSpacing())
+    assert half.size == shrunk.GetSize()
+    expected = shrunk.TransformIndexToPhysicalPoint((3, 5, 7))
+    np.testing.assert_allclose((half.matrix @ [3, 5, 7, 1])[:3], expected, atol=1e-5)
+
+
+def test_structures_seen_through_an_affine_are_those_that_simpleitk_resamples():
+    source = blobs(lattice())
+    target = lattice(size=(30, 32, 28), spacing=3.0)
+    affine = affine_of((8, -5, 12), (1.05, 0.95, 1.1), (4.0, -3.0, 6.0))
+    found = source.on(target, affine, target.shape)
+    for code in (1, 5, 11):
+        image = image_from_tensor(source.shares[0, code], source.grid)
+        expected = sitk.GetArrayFromImage(target.resample(image, affine, sitk.sitkLinear, 0.0))
+        inside = (slice(4, -4),) * 3
+        np.testing.assert_allclose(found[0, code].numpy()[inside], expected[inside], atol=1e-4)
+    assert torch.allclose(found.sum(1), torch.ones(()), atol=1e-5)
+
+
+def test_tissues_are_sums_of_structures():
+    source = blobs(lattice())
+    tissues = source.tissues(source.grid, None, source.grid.shape)
+    white = [1, 5, 6, 7, 10]
+    assert torch.allclose(tissues[:, 0], source.shares[:, white].sum(1), atol=1e-4)
+    grey = [2, 4, 8, 9, 11]
+    assert torch.allclose(tissues[:, 1], source.shares[:, grey].sum(1), atol=1e-4)
+
+
+@pytest.mark.parametrize("angles", [(3, -4, 5), (28, 0, 0), (-20, 25, 30)])
+def test_align_finds_an_affine_that_is_known(angles):
+    truth = affine_of(angles, (1.08, 0.94, 1.02), (14.0, -10.0, 7.0))
+    fixed, moving = blobs(lattice(), truth), blobs(lattice(size=(40, 42, 44)))
+    found, reached = align(fixed, moving)
+    points = np.random.default_rng(0).uniform(-40, 40, (50, 3)).tolist()
+    off = [np.linalg.norm(np.subtract(found.TransformPoint(p), truth.TransformPoint(p))) for p in points]
+    assert max(off) < 1.0
+    assert reached > 0.93
+    assert reached == pytest.approx(overlap(fixed, moving, found))
+    assert overlap(fixed, moving, sitk.AffineTransform(3)) < 0.7
+
+
+def test_align_is_not_drawn_aside_by_what_lies_outside_the_moving_volume():
+    truth = affine_of((4, 3, -6), (1.0, 1.03, 0.97), (3.0, 2.0, -4.0))
+    whole = lattice(size=(40, 42, 44))
+    low = dataclasses.replace(whole, size=(40, 42, 24), origin=whole.point((0, 0, 10)))
+    found, _ = align(blobs(lattice(), truth), blobs(low))
+    points = np.random.default_rng(0).uniform(-25, 25, (50, 3)).tolist()
+    off = [np.linalg.norm(np.subtract(found.TransformPoint(p), truth.TransformPoint(p))) for p in points]
+    assert max(off) < 3.0
+
+
+def test_mean_dice_is_one_for_the_same_and_plain_arithmetic_otherwise():
+    shares = torch.rand(4, 3, 3, 3)
+    assert mean_dice(shares, shares) == pytest.approx(1.0)
+    other = torch.rand(4, 3, 3, 3)
+    plain = [float(2 * torch.minimum(a, b).sum() / (a.sum() + b.sum())) for a, b in zip(shares[1:], other[1:])]
+    assert mean_dice(shares, other) == pytest.approx(np.mean(plain), rel=1e-5)
+
+
+def test_the_structures_of_the_template_are_found_with_their_volumes(model, seen):
+    usual = np.array([model.card.extra["atlas"][name][3] for name in STRUCTURES[1:]])
+    ratio = seen.volumes_ml()[1:] / usual
+    assert np.all((ratio > 0.5) & (ratio < 2.6)), dict(zip(STRUCTURES[1:], ratio.round(2)))
+    assert seen.bare
+
+
+def test_they_lie_where_they_lie_in_any_contrast_and_in_a_turned_head(model, template, seen):
+    reversed_contrast = sitk.Mask(300 - template, template > 0)
+    turn = affine_of((10, -6, 8), (1, 1, 1), (0, 0, 0))
+    turned = sitk.Resample(reversed_contrast, template, turn, sitk.sitkLinear, 0.0)
+    other = see(model.network, turned, foreground(turned), model.card.extra["atlas"])
+    found, reached = align(seen, other)
+    back = turn.GetInverse()  # a point of the template is seen in the turned image where the turn leads back to
+    points = np.array(seen.centres()[1:])
+    off = [np.linalg.norm(np.subtract(found.TransformPoint(p), back.TransformPoint(p))) for p in points.tolist()]
+    assert np.mean(off) < 3.0
+    assert reached > 0.7
+
+
+@pytest.mark.parametrize("kind", ["noise", "phantom", "small"])
+def test_where_there_is_no_brain_nothing_is_seen(model, kind):
+    if kind == "phantom":
+        image = phantom(size=(96, 96, 96), spacing=(2.0, 2.0, 2.0))
+    else:
+        side = 96 if kind == "noise" else 24
+        image = sitk.GetImageFromArray(np.random.default_rng(0).random((side,) * 3, np.float32) + 1)
+        image.SetSpacing((1.5,) * 3)
+    assert see(model.network, image, foreground(image), model.card.extra["atlas"]) is None
+
+
+def test_similarity_with_tissues_has_the_slope_that_differences_give():
+    generator = torch.Generator().manual_seed(0)
+    fixed, moving = (torch.rand(1, 1, 12, 12, 12, generator=generator) for _ in range(2))
+    tissues = [torch.rand(1, 3, 12, 12, 12, generator=generator) for _ in range(2)]
+    weight = (torch.rand(1, 1, 12, 12, 12, generator=generator) > 0.3).float()
+    similarity = WithTissues(LocalCorrelation(fixed, weight, 2, signed=False), *tissues, weight, share=3.0)
+    features = similarity.features(moving)
+    assert features.shape[1] == 4
+    value, slope = similarity(features)
+    for place in ((0, 0, 5, 6, 7), (0, 2, 4, 4, 4), (0, 3, 8, 2, 6)):
+        nudged = features.clone()
+        nudged[place] += 1e-2
+        below = features.clone()
+        below[place] -= 1e-2
+        numeric = (similarity(nudged)[0] - similarity(below)[0]) / 2e-2
+        assert float(slope[place]) == pytest.approx(numeric, rel=0.05, abs=1e-6)
+    alone, _ = LocalCorrelation(fixed, weight, 2, signed=False)(moving)
+    squares = ((tissues[0] - tissues[1]) ** 2 * weight).sum() / weight.sum() / 3
+    assert value == pytest.approx(alone - 3.0 * 0.5 * float(squares), rel=1e-4)
+
+
+def test_a_network_for_anatomy_wants_one_image_and_sides_it_can_halve():
+    with pytest.raises(SettingsError, match="one image"):
+        NetworkConfig(output="anatomy")
+    with pytest.raises(SettingsError, match="one image"):
+        NetworkConfig(inputs="image")
+    network = AnatomyNetwork(NetworkConfig(channels=(4, 4, 8), output="anatomy", inputs="image"))
+    assert network(torch.zeros(1, 1, 16, 12, 8)).shape == (1, len(STRUCTURES), 8, 6, 4)
+    with pytest.raises(InputError, match="multiples of 4"):
+        network(torch.zeros(1, 1, 15, 12, 8))
+
+
+def test_the_model_of_structures_is_not_offered_for_registration(monkeypatch, tmp_path):
+    assert weights.ANATOMY_MODEL not in [model.name for model in weights.list_models()]
+    path = weights.SHIPPED_FOLDER / f"{weights.ANATOMY_MODEL}.safetensors"
+    with pytest.raises(WeightsError, match="registers nothing"):
+        weights.resolve(path, "cpu")
+    monkeypatch.setattr(weights, "SHIPPED_FOLDER", tmp_path)
+    assert weights.resolve_anatomy("cpu") is None
+    shutil.copy(path, tmp_path)
+    with pytest.raises(WeightsError, match="without their card"):
+        weights.resolve_anatomy("cpu")
+
+
+def test_a_whole_head_is_laid_on_a_bare_brain_by_its_brain(template, model):
+    """Fluid, skull and scalp around one of the two: they stay where they are, and the brain within is found."""
+    brain = template > 0
+    around = {mm: sitk.BinaryDilate(brain, [mm] * 3) for mm in (3, 9, 15)}
+    head = template + sitk.Cast(around[15] - around[9], sitk.sitkFloat32) * 200
+    head = head + sitk.Cast(around[3] - brain, sitk.sitkFloat32) * 30
+    head = sitk.AdditiveGaussianNoise(head, 3.0, 0.0, 1)
+    shift = sitk.TranslationTransform(3, (6.0, -9.0, 4.0))
+    head = sitk.Resample(head, template, shift, sitk.sitkLinear, 0.0)
+    settings = wavemorph.Settings(inverse=False, spacing_mm=2.0)
+    result = wavemorph.register(template, head, settings)
+    assert result.report["anatomy"]["compared"] == "the brain"
+    inside = np.argwhere(sitk.GetArrayViewFromImage(brain)[::12, ::12, ::12])[:, ::-1] * 12
+    back = shift.GetInverse()
+    off = []
+    for index in inside.tolist():
+        point = template.TransformIndexToPhysicalPoint(index)
+        off.append(np.linalg.norm(np.subtract(result.transform.TransformPoint(point), back.TransformPoint(point))))
+    assert np.mean(off) < 1.0
+    assert np.percentile(off, 99) < 4.0
+
+
+def test_without_networks_nothing_is_looked_for_and_the_report_says_so(monkeypatch):
+    monkeypatch.setattr(registration, "see", lambda *_: pytest.fail("looked"))
+    image = phantom(size=(32, 36, 30), spacing=(3.0, 3.0, 3.0))
+    settings = wavemorph.Settings(weights="none", inverse=False, spacing_mm=4.0)
+    assert wavemorph.register(image, image, settings).report["anatomy"] is None
+
+
+def test_structures_decide_the_affine_only_where_they_are_seen_well(monkeypatch, template):
+    image = sitk.Shrink(template, [4, 4, 4])
+    pair = registration.Pair(image, image)
+    far = affine_of((0, 0, 0), (1, 1, 1), (30.0, 0, 0))
+    clock = registration._Clock(lambda *_: None)
+    sights = registration._Sights(None, None, {})
+    monkeypatch.setattr(registration, "estimate_affine", lambda *_, **__: sitk.AffineTransform(3))
+    for reached, against, chosen in ((0.8, 0.75, far), (0.55, 0.5, None), (0.6, 0.2, far)):
+        monkeypatch.setattr(registration, "align", lambda *_, reached=reached: (far, reached))
+        monkeypatch.setattr(registration, "overlap", lambda *_, against=against: against)
+        affine, _ = registration._affine_stage(pair, wavemorph.Settings(), None, sights, clock)
+        assert linear_part(affine).GetTranslation() == (chosen or sitk.AffineTransform(3)).GetTranslation()
+
+
+def test_memory_that_does_not_suffice_for_looking_leaves_the_registration_going(monkeypatch):
+    def exhausted(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(registration, "see", exhausted)
+    image = phantom(size=(32, 36, 30), spacing=(3.0, 3.0, 3.0))
+    result = wavemorph.register(image, image, wavemorph.Settings(inverse=False, spacing_mm=4.0))
+    assert result.report["anatomy"] is None
+
+
+def test_the_network_of_the_paper_keeps_its_own_head():
+    assert isinstance(WaveMorphNetwork().flow, torch.nn.Conv3d)
+    assert anatomy.STRUCTURES[0] == "outside"
