@@ -40,6 +40,7 @@ from wavemorph.training.recipe import RECIPES, Recipe
 from wavemorph.weights import resolve
 
 PAPER_SIZE = (160, 192, 224)
+TURNS = ((0, 0, 0), (20, 0, 0), (0, -20, 15), (-25, 15, 20))  # degrees about x, y and z, resampled
 
 
 def read(path: str) -> sitk.Image:
@@ -51,19 +52,13 @@ def affine_of(fixed: sitk.Image, moving: sitk.Image) -> sitk.AffineTransform:
 
 
 def start(options: argparse.Namespace) -> None:
-    """Balanced with the networks against refinement from zero without any, from the same affine.
+    """With the networks against refinement from zero without any, each its whole road from the two volumes.
 
-    From zero as many more iterations at each level as take the time that the networks take, or a little more.
+    As long as each other: Balanced with the networks, and from zero twice its iterations at full resolution; where the
+    affine by mutual information and a second time through half resolution take long, from zero takes as long as Precise.
     """
-    across = registration._PLANS_ACROSS_CONTRASTS
-    longer = [
-        {"Balanced": dataclasses.replace(plans["Balanced"], levels=levels, tolerance=0.0)}
-        for plans, levels in (
-            (registration._PLANS, (Level(4, 50), Level(2, 60), Level(1, 5))),
-            (across, (Level(4, 80), Level(2, 60))),
-        )
-    ]
-    registration._PLANS = longer[0]
+    across, balanced = registration._PLANS_ACROSS_CONTRASTS, registration._PLANS["Balanced"]
+    longer = {"Balanced": dataclasses.replace(across["Balanced"], levels=(Level(4, 80), Level(2, 60)), tolerance=0.0)}
     template = sitk.Cast(read(str(demo.template_path())), sitk.sitkFloat32)
     cases = []
     if options.fixed:
@@ -71,11 +66,21 @@ def start(options: argparse.Namespace) -> None:
         for (fixed, fixed_labels), (moving, moving_labels) in (ends, ends[::-1]):
             labels = read_labels(fixed_labels), read_labels(moving_labels)
 
-            def dice(transform, labels=labels):
-                return evaluation.label_report(*labels, transform)["mean"]["dice_after"]
+            for angles in TURNS if options.first == 0 else ():
+                turn = sitk.Euler3DTransform()
+                turn.SetCenter(_middle(labels[1]))
+                turn.SetRotation(*np.radians(angles).tolist())
+                turned = [
+                    sitk.Resample(image, image, turn, interpolator, 0.0)
+                    for image, interpolator in ((read(moving), sitk.sitkLinear), (labels[1], sitk.sitkNearestNeighbor))
+                ]
 
-            cases.append((f"{Path(moving).name} to {Path(fixed).name}, Dice", read(fixed), read(moving), dice))
-    for seed in range(options.pairs):
+                def dice(transform, labels=(labels[0], turned[1])):
+                    return evaluation.label_report(*labels, transform)["mean"]["dice_after"]
+
+                name = f"{Path(moving).name.split('.')[0]} turned by {angles} to {Path(fixed).name.split('.')[0]}, Dice"
+                cases.append((name, read(fixed), turned[0], dice))
+    for seed in range(options.first, options.first + options.pairs):
         difference = Difference(
             deformation_mm=3.0 + seed % 3,
             scales_mm=((40.0, 20.0), (30.0, 12.0))[seed % 2],
@@ -88,17 +93,17 @@ def start(options: argparse.Namespace) -> None:
         name = f"template {seed}{', contrast reversed' if difference.reversed_contrast else ''}, error mm"
         cases.append((name, pair.fixed, pair.moving, lambda transform, pair=pair: pair.error_mm(transform).mean()))
 
-    print("| pair | affine | Instant | s | from zero | s | from the network | s |", "|---" * 8 + "|", sep="\n")
+    print("| pair | before | Instant | s | from zero | s | with the networks | s |", "|---" * 8 + "|", sep="\n")
     rows = []
     for name, fixed, moving, score in cases:
-        affine = affine_of(fixed, moving)
-        cells = [score(affine)]
-        for preset, weights in (("Instant", "auto"), ("Balanced", "none"), ("Balanced", "auto")):
-            settings = wavemorph.Settings(
-                preset=preset, weights=weights, affine=False, inverse=False, spacing_mm=options.spacing
-            )
-            registration._PLANS_ACROSS_CONTRASTS = longer[1] if weights == "none" else across
-            result = wavemorph.register(fixed, moving, settings, initial_transform=affine)
+        cells = [score(sitk.AffineTransform(3))]
+        real = name.endswith("Dice")
+        for preset, weights in (("Instant", "auto"), ("Balanced", "none"), ("Balanced" if real else "Precise", "auto")):
+            settings = wavemorph.Settings(preset=preset, weights=weights, inverse=False, spacing_mm=options.spacing)
+            levels = (Level(4, 50), Level(2, 40), Level(1, 6 if real else 3))
+            registration._PLANS = {"Balanced": dataclasses.replace(balanced, levels=levels, tolerance=0.0)}
+            registration._PLANS_ACROSS_CONTRASTS = longer if weights == "none" else across
+            result = wavemorph.register(fixed, moving, settings)
             cells += [score(result.transform), result.report["seconds"]["total"]]
         print(f"| {name} | {_cells(cells)} |", flush=True)
         rows.append([*cells, name])
@@ -107,7 +112,11 @@ def start(options: argparse.Namespace) -> None:
         if len(chosen):
             won = int(better(chosen[:, 5], chosen[:, 3]).sum())
             print(f"| **mean, {ending}** | {_cells(chosen.mean(0))} |")
-            print(f"\nFrom the network better in {won} of {len(chosen)} ({ending}).\n")
+            print(f"\nWith the networks better in {won} of {len(chosen)} ({ending}).\n")
+
+
+def _middle(image: sitk.Image) -> tuple[float, ...]:
+    return image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
 
 
 def _cells(numbers) -> str:
@@ -368,6 +377,7 @@ def main() -> None:
     for name in ("fixed", "moving", "fixed-labels", "moving-labels"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--pairs", type=int)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first synthetic pair")
     parser.add_argument("--spacing", type=float, help="mm of the working grid; by default as in everyday work")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()

@@ -157,7 +157,7 @@ def test_they_lie_where_they_lie_in_any_contrast_and_in_a_turned_head(model, tem
     points = np.array(seen.centres()[1:])
     off = [np.linalg.norm(np.subtract(found.TransformPoint(p), back.TransformPoint(p))) for p in points.tolist()]
     assert np.mean(off) < 3.0
-    assert reached > 0.7
+    assert reached > 0.65
 
 
 @pytest.mark.parametrize("kind", ["noise", "phantom", "small"])

@@ -10,7 +10,7 @@ import torch
 import wavemorph.preprocessing
 from wavemorph import Settings, register
 from wavemorph.geometry import make_working_grid
-from wavemorph.preprocessing import _antialiased, _dilated, foreground, seen_on_grid
+from wavemorph.preprocessing import _antialiased, dilated, foreground, seen_on_grid
 
 
 def ct(seed: int, size=(41, 38, 53)) -> sitk.Image:
@@ -105,4 +105,4 @@ def test_a_mask_grows_by_its_reach_along_each_axis(reach):
     mask = (torch.rand(1, 1, 30, 33, 36, generator=torch.Generator().manual_seed(1)) > 0.9995).float()
     expected = torch.nn.functional.max_pool3d(mask, 2 * reach + 1, 1, reach)
     assert mask.sum() > 0
-    assert torch.equal(_dilated(mask, reach), expected)
+    assert torch.equal(dilated(mask, reach), expected)

@@ -26,7 +26,7 @@ def bump(amplitude: float) -> torch.Tensor:
     return torch.stack([size, torch.zeros_like(size), torch.zeros_like(size)])[None]
 
 
-def make_similarity(fixed, weight, factor):
+def make_similarity(fixed, weight, level, alike):
     return LocalCorrelation(fixed, weight)
 
 
@@ -94,7 +94,21 @@ def test_a_pair_that_has_become_alike_is_finished_with_a_smoother_force(pair):
         noisy = moving + 0.02 * torch.randn(moving.shape, generator=torch.Generator().manual_seed(3))
         chosen = dataclasses.replace(plan, alike=alike)
         found = refine(
-            fixed, noisy, torch.ones_like(fixed), chosen, lambda f, w, _: LocalCorrelation(f, w, signed=False)
+            fixed, noisy, torch.ones_like(fixed), chosen, lambda f, w, *_: LocalCorrelation(f, w, signed=False)
         )
         errors.append(float((found - truth).norm(dim=1).mean()))
     assert errors[0] < 0.9 * errors[1]
+
+
+def test_tissues_count_at_their_levels_and_only_where_the_two_are_not_alike(pair):
+    fixed, moving, _ = pair
+    for alike, expected in ((0.01, [(False, False), (True, True)]), (1.1, [(False, False), (True, False)])):
+        asked = []
+
+        def make(fixed, weight, level, alike, asked=asked):
+            asked.append((level.tissues, alike))
+            return LocalCorrelation(fixed, weight, signed=False)
+
+        plan = RefinementPlan(levels=(Level(2, 3), Level(2, 3, tissues=True)), alike=alike)
+        refine(fixed, moving, torch.ones_like(fixed), plan, make)
+        assert asked == expected

@@ -194,7 +194,8 @@ def test_every_similarity_registers(tiny_pair, similarity):
 def test_labels_of_the_report_are_those_that_the_documentation_lists(tiny_pair):
     report = register(*tiny_pair, QUICK).report
     assert set(report) == {
-        "similarity", "folding", "jacobian", "displacement_mm", "inverse_consistency_mm", "contrast", "wavemorph",
+        "similarity", "folding", "jacobian", "displacement_mm", "inverse_consistency_mm", "contrast", "anatomy",
+        "wavemorph",
         "device", "versions", "settings", "peak_memory_mb", "inputs", "weights", "warnings", "seconds",
     }  # fmt: skip
     assert len(report["inputs"]["fixed"]["sha256"]) == 64

@@ -18,11 +18,13 @@ GOOD = {
     "jacobian": {"max": 2.5},
     "folding": {"strict_voxels": 0},
     "displacement_mm": {"max": 12.0},
+    "anatomy": {"before": 0.7, "after": 0.75},
 }
 
 
 def test_a_good_result_raises_no_doubt():
     assert doubts(GOOD) == []
+    assert doubts({**GOOD, "anatomy": None}) == []
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,7 @@ def test_a_good_result_raises_no_doubt():
         ({"folding": {"strict_voxels": 7}}, "7 voxels are folded"),
         ({"jacobian": {"max": 31.0}}, "31 times as large"),
         ({"displacement_mm": {"max": 55.0}}, "55 mm: implausible"),
+        ({"anatomy": {"before": 0.3, "after": 0.41}}, r"network sees overlap by only 0.41"),
     ],
 )
 def test_each_doubt_has_its_sentence_with_the_value_seen(change, said):

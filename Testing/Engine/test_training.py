@@ -420,7 +420,7 @@ def test_a_crop_depends_on_its_number_alone_and_its_shares_add_up(atlas, crops):
         assert crop.image.shape == (1, 1, 32, 40, 24)
         assert crop.shares.shape == (1, len(STRUCTURES), 16, 20, 12)
         assert torch.allclose(crop.shares.sum(1), torch.ones(()), atol=1e-5)
-        assert float(crop.image.min()) >= 0 and float(crop.image.max()) <= 1.2
+        assert float(crop.image.min()) >= 0 and float(crop.image.max()) < 1.2001
     assert not torch.equal(crops[0].image, LabelledCrops(atlas, seed=4, size=(32, 40, 24))[0].image)
 
 
@@ -469,7 +469,7 @@ def test_training_on_crops_goes_on_exactly_and_ends_in_a_model_that_can_begin_an
 def test_the_command_trains_the_network_of_structures_and_another_can_begin_with_it(tmp_path, capsys):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"network": ANATOMY}))
-    command = ["train", "--recipe", "anatomy", "--config", str(config), "--pairs", "1", "--device", "cpu", "--quiet"]
+    command = ["train", "--recipe", "anatomy", "--config", str(config), "--pairs", "1", "--device", "cpu"]
     assert main([*command, "--output", str(tmp_path / "first")]) == 0
     model = tmp_path / "first" / "anatomy.safetensors"
     loaded = load(model, "cpu")

@@ -20,7 +20,7 @@ from .preprocessing import bounding_box, normalise, seen_on_grid
 
 _SPACING_MM = 1.0  # what the network was trained on
 _MARGIN_MM = 6.0
-_MOST_VOXELS = 40_000_000  # no head is this large
+_MOST_VOXELS = 20_000_000  # no head is this large
 _SCATTER_MM = 10.0
 _CERTAIN = 0.7
 _BRIDGE_MM = 4.0
@@ -84,16 +84,17 @@ def see(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, atla
     anatomy = _in_one_piece(shares, grid.resized(tuple(shares.shape[2:])))
     if not _is_a_brain(anatomy, atlas):
         return None
-    return replace(anatomy, bare=_share_beyond(anatomy, grid, inside) < _HEAD)
+    return replace(anatomy, bare=_share_beyond(anatomy, inside) < _HEAD)
 
 
-def _share_beyond(anatomy: Anatomy, grid: WorkingGrid, inside: torch.Tensor) -> float:
-    """The share of `inside`, what the volume shows, that lies farther from the brain than its fluid and the skull."""
+def _share_beyond(anatomy: Anatomy, inside: torch.Tensor) -> float:
+    """The share of what the volume shows, `inside` (1, 1, D, H, W), beyond the brain, its fluid and the skull."""
     tissue = image_from_tensor(1 - anatomy.shares[0, 0], anatomy.grid) > 0.5
     radius = [round(mm / max(anatomy.grid.spacing)) for mm in (_SULCI_MM, _SKULL_MM)]
     wide = sitk.BinaryDilate(sitk.BinaryMorphologicalClosing(tissue, [radius[0]] * 3), [radius[1]] * 3)
-    near = _sampled(tensor_from_image(wide, inside.device), _between(grid, anatomy.grid, None), grid.shape)
-    return float((inside * (near < 0.5)).sum() / inside.sum().clamp(min=1))
+    shown = F.interpolate(inside, size=anatomy.grid.shape, mode="area")
+    beyond = shown * (1 - tensor_from_image(wide, inside.device))
+    return float(beyond.sum() / shown.sum().clamp(min=1))
 
 
 def _in_one_piece(shares: torch.Tensor, grid: WorkingGrid) -> Anatomy:

@@ -20,10 +20,14 @@ from . import field
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution: `factor` voxels of the working grid to one voxel here, and the most iterations spent."""
+    """One resolution: `factor` voxels of the working grid to one voxel here, and the most iterations spent.
+
+    tissues: whether what a network sees in both volumes counts here too, where the pair is not alike.
+    """
 
     factor: int
     iterations: int
+    tissues: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ def refine(
 ) -> torch.Tensor:
     """The displacement (1, 3, D, H, W) in voxels that aligns `moving` to `fixed`, both (1, 1, D, H, W).
 
-    weight: (1, 1, D, H, W), where voxels count. make_similarity(fixed, weight, factor) -> see `similarity.py`.
+    weight: (1, 1, D, H, W), where voxels count. make_similarity(fixed, weight, level, alike) -> see
+    `similarity.py`; alike: whether an earlier level found the two alike.
     start: a displacement to begin with. The result lies on the full lattice, whatever the finest level.
     """
     displacement, alike = start, False
@@ -71,7 +76,7 @@ def refine(
         here = torch.zeros(1, 3, *size, device=fixed.device) if displacement is None else displacement
         displacement = field.resize(here, size)
         images = tuple(_pool(image, level.factor) for image in (fixed, moving, weight))
-        similarity = make_similarity(images[0], images[2], level.factor)
+        similarity = make_similarity(images[0], images[2], level, alike)
         for attempt in range(2):
             displacement, reached = _refine_level(
                 *images,

@@ -36,10 +36,13 @@ _PLANS = {
     "Precise": RefinementPlan(levels=(Level(4, 80), Level(2, 40), Level(1, 15))),
 }
 # After several passes of the network the coarse level has nothing left to do, and few iterations do at the finer ones:
-# what they gain later is noise as often as anatomy.
+# what they gain later is noise as often as anatomy. Tissues come in once it is known that the two are not alike: they
+# gain overlap between two people, and lose exactness between two scans of one.
 _PLANS_AFTER_NETWORK = {
-    "Balanced": RefinementPlan(levels=(Level(2, 40), Level(1, 3)), rate=0.5, tolerance=1e-2),
-    "Precise": RefinementPlan(levels=(Level(2, 40), Level(1, 10))),
+    "Balanced": RefinementPlan(
+        levels=(Level(2, 40), Level(2, 8, tissues=True), Level(1, 3, tissues=True)), rate=0.5, tolerance=1e-2
+    ),
+    "Precise": RefinementPlan(levels=(Level(2, 40), Level(2, 15, tissues=True), Level(1, 10, tissues=True))),
 }
 # Descriptors of different contrasts agree less exactly, least of all at full resolution: held stiffer, the true error
 # of synthetic pairs is less, and two scans of one head are bent half as much.
@@ -111,7 +114,6 @@ def register(
         torch.manual_seed(settings.seed)
         clock.start("Preparing", 0.0)
         pair = Pair(fixed, moving, fixed_mask, moving_mask)
-        clock.start("Anatomy", 0.01)
         sights = _see_both(pair, settings, device, clock)
         clock.start("Affine", 0.1)
         affine, initial = _affine_stage(pair, settings, initial_transform, sights, clock)
@@ -154,6 +156,7 @@ def _see_both(pair: Pair, settings: Settings, device: torch.device, clock: _Cloc
     model = resolve_anatomy(device) if needed else None
     if model is None:
         return None
+    clock.start("Anatomy", 0.01)
     seen = []
     for image, mask in ((pair.fixed, pair.fixed_foreground), (pair.moving, pair.moving_foreground)):
         try:
@@ -377,14 +380,14 @@ def _similarity_maker(name: str, same_contrast: bool, tissues: tuple | None = No
     Squared differences would gain a little Dice on two scans of one scanner, and ruin the answer under a bias field.
     """
 
-    def make(fixed: torch.Tensor, weight: torch.Tensor, factor: int):
+    def make(fixed: torch.Tensor, weight: torch.Tensor, level: Level, alike: bool):
         if name == "mi":
             return MutualInformation(fixed, weight)
-        if name == "mind" or (name == "auto" and factor >= (4 if same_contrast else 2)):
+        if name == "mind" or (name == "auto" and level.factor >= (4 if same_contrast else 2)):
             similarity = MindSsc(fixed, weight)
         else:
             similarity = LocalCorrelation(fixed, weight, _WINDOW_RADIUS, signed=False)
-        if name != "auto" or tissues is None:
+        if name != "auto" or tissues is None or not level.tissues or alike:
             return similarity
         here = [_on(tissue, tuple(fixed.shape[2:])) for tissue in tissues]
         return WithTissues(similarity, *here, weight, _TISSUES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +83,7 @@ class Atlas:
         return found
 
 
+@lru_cache(maxsize=1)
 def load_atlas() -> Atlas:
     """Draws the labels, which takes half a minute. Raises InputError where nilearn is not installed."""
     found = importlib.util.find_spec("nilearn")
