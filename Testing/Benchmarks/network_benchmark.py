@@ -54,8 +54,8 @@ def affine_of(fixed: sitk.Image, moving: sitk.Image) -> sitk.AffineTransform:
 def start(options: argparse.Namespace) -> None:
     """With the networks against refinement from zero without any, each its whole road from the two volumes.
 
-    As long as each other: Balanced with the networks, and from zero twice its iterations at full resolution. On synthetic
-    pairs, where the affine by mutual information takes long, from zero with fewer takes as long as Precise.
+    As long as each other: Balanced with the networks, and from zero twice its iterations at full resolution. On
+    synthetic pairs, where the affine by mutual information takes long, from zero takes as long as Precise.
     """
     across, balanced = registration._PLANS_ACROSS_CONTRASTS, registration._PLANS["Balanced"]
     longer = {"Balanced": dataclasses.replace(across["Balanced"], levels=(Level(4, 80), Level(2, 60)), tolerance=0.0)}
