@@ -35,7 +35,7 @@ def test_a_good_result_raises_no_doubt():
         ({"folding": {"strict_voxels": 7}}, "7 voxels are folded"),
         ({"jacobian": {"max": 31.0}}, "31 times as large"),
         ({"displacement_mm": {"max": 55.0}}, "55 mm: implausible"),
-        ({"anatomy": {"before": 0.3, "after": 0.41}}, r"network sees overlap by only 0.41"),
+        ({"anatomy": {"before": 0.1, "after": 0.21}}, r"network sees overlap by only 0.21"),
     ],
 )
 def test_each_doubt_has_its_sentence_with_the_value_seen(change, said):

@@ -107,7 +107,7 @@ def doubts(report: dict) -> list[str]:
             f"The two volumes are hardly alike even after registration (local correlation {similarity['after']:.2f}); "
             "they may show different anatomy or a failed alignment."
         )
-    if report["anatomy"] is not None and report["anatomy"]["after"] < 0.6:
+    if report["anatomy"] is not None and report["anatomy"]["after"] < 0.35:
         sentences.append(
             f"The structures of the brain that the network sees overlap by only {report['anatomy']['after']:.2f} after "
             "registration (mean Dice); the alignment may have failed."
