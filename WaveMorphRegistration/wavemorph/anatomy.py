@@ -21,11 +21,11 @@ from .preprocessing import bounding_box, normalise, seen_on_grid
 _SPACING_MM = 1.0  # what the network was trained on
 _MARGIN_MM = 6.0
 _MOST_VOXELS = 20_000_000  # no head is this large
-_SCATTER_MM = 10.0
-_CERTAIN = 0.7
-_BRIDGE_MM = 4.0
-_SULCI_MM = 6.0
-_SKULL_MM = 6.0
+_SCATTER_MM = 10.0  # root mean square by which middles may miss those of the template: 1 to 8 in heads, more in noise
+_CERTAIN = 0.7  # mean share of the likeliest structure
+_BRIDGE_MM = 4.0  # half the width of bridges from the brain to what is taken for brain outside
+_SULCI_MM = 6.0  # half the width of the fluid between folds
+_SKULL_MM = 6.0  # what may lie around a bare brain
 _HEAD = 0.02  # share of what a volume shows that lies farther than that from the brain, in a whole head
 _TURN_DEGREES = 30.0
 _TISSUES = (
@@ -192,8 +192,8 @@ class _Level:
         near = F.max_pool3d(1 - shares[:, :1], 5, 1, 2)[0, 0] > 0.1
         kji = near.nonzero()
         self._fixed = shares[0, 1:, near].double()
-        ones = torch.ones(len(kji), 1, device=kji.device)
-        to_mm = torch.tensor(grid.matrix, device=kji.device)
+        ones = torch.ones(len(kji), 1)
+        to_mm = _tensor(grid.matrix)
         self._points = torch.cat([kji.flip(1), ones], 1).double() @ to_mm.T
         amount = self._fixed.sum(1).clamp(min=1)
         self._weights = (amount.rsqrt() / amount.rsqrt().mean())[:, None]
@@ -202,9 +202,9 @@ class _Level:
 
     def _seen(self, matrix: np.ndarray, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(C, N) and, for each point, whether it lies within the moving volume."""
-        to_index = torch.tensor(np.linalg.inv(self._moving_grid.matrix) @ matrix, device=source.device)
+        to_index = _tensor(np.linalg.inv(self._moving_grid.matrix) @ matrix)
         ijk = (self._points @ to_index.T)[:, :3]
-        last = torch.tensor(self._moving_grid.size, device=source.device) - 1.0
+        last = torch.tensor(self._moving_grid.size, dtype=torch.float64) - 1
         places = (ijk / last * 2 - 1).to(source.dtype)
         values = F.grid_sample(source, places.view(1, 1, 1, -1, 3), align_corners=True)[0, :, 0, 0]
         return values.double(), ((ijk >= 0) & (ijk <= last)).all(1)
@@ -229,8 +229,8 @@ class _Level:
         local = torch.cat([(self._points[:, :3] - middle) / reach, self._points[:, 3:]], 1)
         back = np.eye(4)
         back[:3, :3] /= reach
-        back[:3, 3] = -middle.cpu().numpy() / reach
-        to_index = torch.tensor(np.linalg.inv(self._moving_grid.matrix)[:3, :3], device=local.device)
+        back[:3, 3] = -np.array(middle.tolist()) / reach
+        to_index = _tensor(np.linalg.inv(self._moving_grid.matrix)[:3, :3])
         cost, damping, system = self.cost(matrix), 1e-2, None
         for _ in range(steps):
             if system is None:
@@ -245,7 +245,7 @@ class _Level:
                 system = hessian, torch.einsum("na,nx->ax", pull, local).reshape(12)
             hessian, right = system
             damped = hessian + damping * torch.diag(hessian.diagonal() + 1e-9)
-            step = torch.linalg.solve(damped, right).reshape(3, 4).cpu().numpy()
+            step = np.array(torch.linalg.solve(damped, right).reshape(3, 4).tolist())
             proposed = matrix.copy()
             proposed[:3] += step @ back
             reached = self.cost(proposed)
@@ -292,6 +292,11 @@ def _pooled(anatomy: Anatomy, spacing_mm: float) -> tuple[torch.Tensor, WorkingG
     size = [max(4, round(n * own / spacing_mm)) for n, own in zip(anatomy.grid.shape, anatomy.grid.spacing[::-1])]
     shares = F.interpolate(anatomy.shares, size=size, mode="area").cpu()  # small, and float64 is not for every GPU
     return shares, anatomy.grid.resized(size)
+
+
+def _tensor(matrix: np.ndarray) -> torch.Tensor:
+    """float64, without torch's numpy bridge."""
+    return torch.tensor(matrix.tolist(), dtype=torch.float64)
 
 
 def _between(target: WorkingGrid, source: WorkingGrid, affine: sitk.Transform | None) -> np.ndarray:
