@@ -40,14 +40,13 @@ class Pair:
 class WorkingPair:
     """What the deformable stages see, each (1, 1, D, H, W) on the working grid; moving is seen through the affine.
 
-    weight: 0 to 1, where voxels are compared. inside, inside_moving: the two foregrounds.
+    weight: 0 to 1, where voxels are compared. inside: the fixed foreground.
     """
 
     fixed: torch.Tensor
     moving: torch.Tensor
     weight: torch.Tensor
     inside: torch.Tensor
-    inside_moving: torch.Tensor
 
     def contrast_agreement(self, spacing_mm: float) -> float:
         """1 where brighter meets brighter everywhere, -1 where contrast is reversed, near 0 where the two mix.
@@ -92,7 +91,6 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
         moving=normalise(intensities(pair.moving, affine), inside_moving),
         weight=weight,
         inside=inside_fixed,
-        inside_moving=inside_moving,
     )
 
 

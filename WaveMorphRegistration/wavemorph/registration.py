@@ -338,7 +338,9 @@ def _both_bare(working: WorkingPair, sights: _Sights | None, grid: WorkingGrid) 
     """
     if sights is None or sights.fixed.bare == sights.moving.bare:
         return working
-    head, shown = ("moving", working.inside) if sights.fixed.bare else ("fixed", working.inside_moving)
+    brain, head = ("fixed", "moving") if sights.fixed.bare else ("moving", "fixed")
+    image = getattr(working, brain)
+    shown = (image > image.amin()).float()
     near = dilated(shown, max(1, round(_RIM_MM / max(grid.spacing))))
     return replace(working, weight=working.weight * near, **{head: getattr(working, head) * near})
 
