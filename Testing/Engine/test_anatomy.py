@@ -100,13 +100,24 @@ def test_structures_seen_through_an_affine_are_those_that_simpleitk_resamples():
     assert torch.allclose(found.sum(1), torch.ones(()), atol=1e-5)
 
 
-def test_tissues_are_sums_of_structures():
+def test_tissues_are_log_odds_of_sums_of_structures():
     source = blobs(lattice())
-    tissues = source.tissues(source.grid, None, source.grid.shape)
-    white = [1, 5, 6, 7, 10]
-    assert torch.allclose(tissues[:, 0], source.shares[:, white].sum(1), atol=1e-4)
-    grey = [2, 4, 8, 9, 11]
-    assert torch.allclose(tissues[:, 1], source.shares[:, grey].sum(1), atol=1e-4)
+    tissues = source.tissues(source.grid, None, source.grid.shape).numpy()
+    for found, codes in zip(tissues[0], ([1, 5, 6, 7, 10], [2, 4, 8, 9, 11])):
+        share = source.shares[0, codes].sum(0).double().numpy()
+        with np.errstate(divide="ignore"):
+            expected = np.clip(np.log(share / (1 - share)), -4, 4) / 8 + 0.5
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_what_is_seen_in_bfloat16_is_what_is_seen_in_float32(model, template, monkeypatch):
+    seen = []
+    for quick in (True, False):
+        monkeypatch.setattr(anatomy, "computes_in_bfloat16", lambda device, quick=quick: quick)
+        seen.append(see(model.network, template, foreground(template), model.card.extra["atlas"]))
+    assert seen[0].shares.dtype == torch.float32
+    assert float((seen[0].shares - seen[1].shares).abs().mean()) < 0.005
+    assert mean_dice(seen[0].shares[0], seen[1].shares[0]) > 0.98
 
 
 @pytest.mark.parametrize("angles", [(3, -4, 5), (28, 0, 0), (-20, 25, 30)])

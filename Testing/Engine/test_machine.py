@@ -117,3 +117,21 @@ def test_what_is_freed_and_kept_can_be_given_back():
         "before = resident(); machine.return_freed_memory(); print(before - resident())"
     )
     assert int(subprocess.check_output([sys.executable, "-c", program], text=True)) > 100e6
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "device", "expected"),
+    [
+        ({"avx512_bf16": True}, "cpu", True),
+        ({"amx_bf16": True, "avx512_bf16": False}, "cpu", True),
+        ({"avx2": True}, "cpu", False),
+        ({"avx512_bf16": True}, "meta", False),
+        (None, "cpu", False),
+    ],
+)
+def test_bfloat16_is_used_where_the_cpu_is_known_to_multiply_in_it(monkeypatch, capabilities, device, expected):
+    if capabilities is None:  # an older torch
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert machine.computes_in_bfloat16(torch.device(device)) is expected

@@ -112,6 +112,15 @@ def test_kernels_follow_the_number_of_high_pass_directions():
     assert sides == {"LLL": 7, "LLH": 5, "LHL": 5, "HLL": 5, "LHH": 3, "HLH": 3, "HHL": 3, "HHH": 1}
 
 
+@pytest.mark.parametrize("kernels", [(7, 5, 3, 1), (5, 3, 3, 1), (3, 3, 3, 3)])
+def test_bands_that_are_convolved_together_are_those_convolved_one_by_one(kernels):
+    fusion = WaveletFusion(NetworkConfig(kernels=kernels), 2, 8)
+    bands = torch.randn(1, 16, 6, 8, 10, generator=torch.Generator().manual_seed(0))
+    plain = torch.cat([conv(band) for conv, band in zip(fusion.reach, bands.chunk(8, 1))], 1)
+    together = torch.cat([fusion._reached(bands, run) for run in fusion._runs], 1)
+    assert torch.allclose(together, plain, atol=1e-6)
+
+
 @pytest.mark.parametrize(("downsampling", "upsampling"), list(itertools.product(DOWNSAMPLINGS, UPSAMPLINGS)))
 def test_each_ablation_runs_forward_and_sends_a_gradient_to_every_parameter(downsampling, upsampling):
     network = awake(WaveMorphNetwork(NetworkConfig(downsampling=downsampling, upsampling=upsampling, **SMALL)))
@@ -190,6 +199,26 @@ def test_complexity_counts_what_the_shapes_say():
     bottleneck = 2**3 * (8 * 27 + 8 * 16 + 16 * 8)
     decoder = 4**3 * 27 * (16 * 8 + 8 * 3)
     assert counted["multiply_adds"] == stem + halved + quartered + bottleneck + decoder
+
+
+def test_complexity_counts_the_bands_that_are_convolved_together():
+    config = NetworkConfig(**SMALL, flow_level=1)
+    network, total = WaveMorphNetwork(config), 0
+
+    def count(module, inputs, output):
+        nonlocal total
+        if isinstance(module, torch.nn.Conv3d):
+            total += output.numel() * module.weight[0].numel()
+        elif isinstance(module, DySample):
+            total += output.numel() * 8
+
+    for module in network.modules():
+        module.register_forward_hook(count)
+    network(torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8))
+    for fusion, side in zip(network.down, (4, 2)):
+        for conv in fusion.reach:  # one by one, which the network does not do
+            conv(torch.zeros(1, conv.in_channels, side, side, side))
+    assert complexity.complexity(config, (8, 8, 8))["multiply_adds"] == total
 
 
 def test_the_complexity_table_lists_all_twelve(capsys):

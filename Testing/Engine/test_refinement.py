@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from wavemorph import field
+from wavemorph import field, refinement
 from wavemorph.refinement import Level, RefinementPlan, refine
 from wavemorph.similarity import LocalCorrelation
 
@@ -111,4 +111,22 @@ def test_tissues_count_at_their_levels_and_only_where_the_two_are_not_alike(pair
 
         plan = RefinementPlan(levels=(Level(2, 3), Level(2, 3, tissues=True)), alike=alike)
         refine(fixed, moving, torch.ones_like(fixed), plan, make)
-        assert asked == expected
+        assert asked[::2] == expected  # at each level, and then for the resistance to a shift, without tissues
+        assert not any(tissues for tissues, _ in asked[1::2])
+
+
+def test_the_resistance_to_a_shift_is_about_the_same_in_the_middle_planes_as_everywhere(monkeypatch):
+    image = field.smooth(torch.randn(1, 1, 96, 40, 40, generator=torch.Generator().manual_seed(1)), 1.5)
+    found = []
+    for many in (64, 1000):
+        monkeypatch.setattr(refinement, "_MANY", many)
+        found.append(refinement._resistance(image, torch.ones_like(image), PLAN, make_similarity, Level(1, 1), False))
+    assert found[0] == pytest.approx(found[1], rel=0.1)
+    assert found[0] != found[1]
+
+
+def test_the_resistance_is_that_of_all_planes_where_the_middle_ones_do_not_count():
+    image = field.smooth(torch.randn(1, 1, 96, 20, 20, generator=torch.Generator().manual_seed(1)), 1.5)
+    weight = torch.zeros_like(image)
+    weight[:, :, :24] = 1
+    assert refinement._resistance(image, weight, PLAN, make_similarity, Level(1, 1), False) > 0

@@ -15,19 +15,22 @@ import torch.nn.functional as F
 
 from . import field
 from .geometry import WorkingGrid, image_from_tensor, make_working_grid, tensor_from_array, tensor_from_image
+from .machine import computes_in_bfloat16
 from .network.anatomy import STRUCTURES, AnatomyNetwork
 from .preprocessing import bounding_box, normalise, seen_on_grid
 
 _SPACING_MM = 1.0  # what the network was trained on
-_MARGIN_MM = 6.0
+_MARGIN_MM = 2.0
 _MOST_VOXELS = 20_000_000  # no head is this large
 _SCATTER_MM = 10.0  # root mean square by which middles may miss those of the template: 1 to 8 in heads, more in noise
 _CERTAIN = 0.7  # mean share of the likeliest structure
 _BRIDGE_MM = 4.0  # half the width of bridges from the brain to what is taken for brain outside
 _SULCI_MM = 6.0  # half the width of the fluid between folds
 _SKULL_MM = 6.0  # what may lie around a bare brain
+_COARSE_MM = 3.0  # voxels on which that is told
 _HEAD = 0.02  # share of what a volume shows that lies farther than that from the brain, in a whole head
 _TURN_DEGREES = 30.0
+_ODDS = 4.0
 _TISSUES = (
     ("white matter", "cerebellar white matter", "brainstem", "pallidum", "thalamus"),
     ("cortex", "cerebellar cortex", "caudate", "putamen", "hippocampus"),
@@ -61,11 +64,14 @@ class Anatomy:
         return torch.cat([1 - seen.sum(1, keepdim=True), seen], 1)
 
     def tissues(self, grid: WorkingGrid, affine: sitk.Transform | None, size: tuple[int, int, int]) -> torch.Tensor:
-        """(1, 2, *size): white and grey, as `on` gives the structures."""
+        """(1, 2, *size): log-odds of white and grey where `on` gives the structures, from 0 to 1 for -4 to 4.
+
+        Unlike the shares they still have a slope some way from the border between tissues.
+        """
         seen = self.on(grid, affine, size)
-        return torch.cat(
-            [seen[:, [STRUCTURES.index(name) for name in names]].sum(1, keepdim=True) for names in _TISSUES], 1
-        )
+        shares = [seen[:, [STRUCTURES.index(name) for name in names]].sum(1, keepdim=True) for names in _TISSUES]
+        log_odds = torch.logit(torch.cat(shares, 1), eps=1e-6)
+        return log_odds.clamp_(-_ODDS, _ODDS).div_(2 * _ODDS).add_(0.5)
 
 
 def see(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, atlas: dict) -> Anatomy | None:
@@ -80,7 +86,9 @@ def see(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, atla
     inside = tensor_from_image(grid.resample(foreground, None, sitk.sitkNearestNeighbor), device)
     seen = normalise(tensor_from_array(seen_on_grid(image, grid, None))[None, None].to(device), inside)
     with torch.inference_mode():
-        shares = network(seen).softmax(1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device)):
+            log_odds = network(seen)
+        shares = log_odds.float().softmax(1)
     anatomy = _in_one_piece(shares, grid.resized(tuple(shares.shape[2:])))
     if not _is_a_brain(anatomy, atlas):
         return None
@@ -89,10 +97,11 @@ def see(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, atla
 
 def _share_beyond(anatomy: Anatomy, inside: torch.Tensor) -> float:
     """The share of what the volume shows, `inside` (1, 1, D, H, W), beyond the brain, its fluid and the skull."""
-    tissue = image_from_tensor(1 - anatomy.shares[0, 0], anatomy.grid) > 0.5
-    radius = [round(mm / max(anatomy.grid.spacing)) for mm in (_SULCI_MM, _SKULL_MM)]
+    outside, grid = _pooled(anatomy.shares[:, :1], anatomy.grid, _COARSE_MM)
+    tissue = image_from_tensor(1 - outside[0, 0], grid) > 0.5
+    radius = [round(mm / max(grid.spacing)) for mm in (_SULCI_MM, _SKULL_MM)]
     wide = sitk.BinaryDilate(sitk.BinaryMorphologicalClosing(tissue, [radius[0]] * 3), [radius[1]] * 3)
-    shown = F.interpolate(inside, size=anatomy.grid.shape, mode="area")
+    shown = F.interpolate(inside, size=grid.shape, mode="area")
     beyond = shown * (1 - tensor_from_image(wide, inside.device))
     return float(beyond.sum() / shown.sum().clamp(min=1))
 
@@ -187,8 +196,8 @@ class _Level:
     """One resolution, at the voxels of the fixed brain and around it, where the moving volume reaches."""
 
     def __init__(self, fixed: Anatomy, moving: Anatomy, spacing_mm: float):
-        shares, grid = _pooled(fixed, spacing_mm)
-        self._moving, self._moving_grid = _pooled(moving, spacing_mm)
+        shares, grid = _pooled(fixed.shares, fixed.grid, spacing_mm)
+        self._moving, self._moving_grid = _pooled(moving.shares, moving.grid, spacing_mm)
         near = F.max_pool3d(1 - shares[:, :1], 5, 1, 2)[0, 0] > 0.1
         kji = near.nonzero()
         self._fixed = shares[0, 1:, near].double()
@@ -288,10 +297,10 @@ def _centre(share: torch.Tensor, grid: WorkingGrid) -> np.ndarray:
     return np.array(grid.point(kji[::-1]))
 
 
-def _pooled(anatomy: Anatomy, spacing_mm: float) -> tuple[torch.Tensor, WorkingGrid]:
-    size = [max(4, round(n * own / spacing_mm)) for n, own in zip(anatomy.grid.shape, anatomy.grid.spacing[::-1])]
-    shares = F.interpolate(anatomy.shares, size=size, mode="area").cpu()  # small, and float64 is not for every GPU
-    return shares, anatomy.grid.resized(size)
+def _pooled(shares: torch.Tensor, grid: WorkingGrid, spacing_mm: float) -> tuple[torch.Tensor, WorkingGrid]:
+    size = tuple(max(4, round(n * own / spacing_mm)) for n, own in zip(grid.shape, grid.spacing[::-1]))
+    shares = F.interpolate(shares, size=size, mode="area").cpu()  # small, and float64 is not for every GPU
+    return shares, grid.resized(size)
 
 
 def _tensor(matrix: np.ndarray) -> torch.Tensor:

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 
 from . import field
 
+_MANY = 64  # planes
+
 
 @dataclass(frozen=True)
 class Level:
@@ -77,6 +79,7 @@ def refine(
         displacement = field.resize(here, size)
         images = tuple(_pool(image, level.factor) for image in (fixed, moving, weight))
         similarity = make_similarity(images[0], images[2], level, alike)
+        resistance = _resistance(images[0], images[2], plan, make_similarity, replace(level, tissues=False), alike)
         for attempt in range(2):
             displacement, reached = _refine_level(
                 *images,
@@ -84,6 +87,7 @@ def refine(
                 plan,
                 level,
                 similarity,
+                resistance,
                 lambda part, index=index, attempt=attempt: progress(
                     (sum(cost[:index]) + (attempt + part) / 2 * cost[index]) / sum(cost)
                 ),
@@ -96,15 +100,14 @@ def refine(
     return field.resize(displacement, tuple(fixed.shape[2:]))
 
 
-def _refine_level(fixed, moving, weight, displacement, plan, level, similarity, progress):
+def _refine_level(fixed, moving, weight, displacement, plan, level, similarity, resistance, progress):
     """(the displacement, the similarity that it was made from)."""
     features = similarity.features(moving)
     border = field.border_taper(tuple(fixed.shape[2:]), fixed.device)
     momentum = torch.zeros_like(displacement)
     # were the two aligned already, the first force would be noise: the scale is never that of less than half the force
-    # by which the fixed image resists a shift of one voxel along each axis
-    _, resistance = _force(similarity, similarity.features(fixed), torch.ones_like(displacement), plan.force_sigma)
-    least, scale, values, value = 0.5 * _length(resistance, weight), None, [], 0.0
+    # by which the fixed image resists a shift
+    least, scale, values, value = 0.5 * resistance, None, [], 0.0
     for iteration in range(level.iterations):
         value, force = _force(similarity, features, displacement, plan.force_sigma)
         if scale is None:
@@ -119,6 +122,22 @@ def _refine_level(fixed, moving, weight, displacement, plan, level, similarity, 
         if len(values) > 20 and values[-1] - values[-11] < plan.tolerance * abs(values[-1]):
             break
     return displacement, value
+
+
+def _resistance(fixed, weight, plan: RefinementPlan, make_similarity: Callable, level: Level, alike: bool) -> float:
+    """Root-mean-square force by which the fixed image resists a shift of one voxel along each axis.
+
+    Of the planes in the middle where there are many: it is a matter of scale, and half a force costs half as much.
+    """
+    planes = fixed.shape[2]
+    some = slice(3 * planes // 8, 3 * planes // 8 + planes // 4) if planes >= _MANY else slice(0, planes)
+    part, counting = fixed[:, :, some], weight[:, :, some]
+    if float(counting.sum()) < 0.05 * float(weight.sum()):
+        part, counting = fixed, weight
+    similarity = make_similarity(part, counting, level, alike)
+    shift = torch.ones(1, 3, *part.shape[2:], device=part.device)
+    _, force = _force(similarity, similarity.features(part), shift, plan.force_sigma)
+    return _length(force, counting) * float(counting.sum() / weight.sum())
 
 
 def _force(similarity, features: torch.Tensor, displacement: torch.Tensor, sigma: float) -> tuple[float, torch.Tensor]:

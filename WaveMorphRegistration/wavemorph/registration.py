@@ -40,9 +40,14 @@ _PLANS = {
 # gain overlap between two people, and lose exactness between two scans of one.
 _PLANS_AFTER_NETWORK = {
     "Balanced": RefinementPlan(
-        levels=(Level(2, 40), Level(2, 8, tissues=True), Level(1, 3, tissues=True)), rate=0.5, tolerance=1e-2
+        levels=(Level(2, 40), Level(2, 8, tissues=True), Level(1, 2, tissues=True)),
+        rate=0.5,
+        force_sigma=1.0,
+        tolerance=1e-2,
     ),
-    "Precise": RefinementPlan(levels=(Level(2, 40), Level(2, 15, tissues=True), Level(1, 10, tissues=True))),
+    "Precise": RefinementPlan(
+        levels=(Level(2, 40), Level(2, 15, tissues=True), Level(1, 10, tissues=True)), force_sigma=1.0
+    ),
 }
 # Descriptors of different contrasts agree less exactly, least of all at full resolution: held stiffer, the true error
 # of synthetic pairs is less, and two scans of one head are bent half as much.
@@ -59,7 +64,7 @@ _BYTES_PER_VOXEL = 300  # measured peak of a whole registration over what the vo
 _SAME_CONTRAST = 0.5  # agreement above which brighter may be expected to meet brighter: T1 pairs reach 0.7, T1-PD 0.4
 _COARSER = 1.5
 _RIM_MM = 4.0  # around a bare brain, within which the brain of a head may lie after the affine
-_TISSUES = 4.0  # what the squared difference of tissues counts for beside local correlation
+_TISSUES = 24.0  # what the squared difference of their log-odds counts for beside local correlation
 # Overlap of structures after the affine. Real pairs whose structures are seen well reach 0.70 to 0.78; a pair of which
 # one is seen badly (proton density in thick slices) reached 0.55 where it lay less well than by mutual information.
 _SURE = 0.65
@@ -128,9 +133,7 @@ def register(
                         f"The working grid was coarsened to {max(grid.spacing):.2f} mm to hold at most "
                         f"{budget} voxels; small structures are aligned less exactly."
                     )
-                return _deformable_stages(
-                    pair, grid, affine, initial, sights, settings, model, device, clock, warnings
-                )
+                return _deformable_stages(pair, grid, affine, initial, sights, settings, model, device, clock, warnings)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise

@@ -9,6 +9,7 @@ from torch import nn
 
 from .config import DOWNSAMPLINGS, UPSAMPLINGS, NetworkConfig
 from .dysample import DySample
+from .mswf import WaveletFusion
 from .network import WaveMorphNetwork
 
 SIZE = (160, 192, 224)
@@ -32,6 +33,8 @@ def complexity(config: NetworkConfig, size: tuple[int, int, int] = SIZE) -> dict
             total += output.numel() * module.weight[0].numel()
         elif isinstance(module, DySample):
             total += output.numel() * _TAPS
+        elif isinstance(module, WaveletFusion):  # convolves by the weights of `reach`, not by calling them
+            total += output[0, 0].numel() * sum(each.weight.numel() for each in module.reach)
 
     for module in network.modules():
         module.register_forward_hook(count)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -25,6 +27,9 @@ class WaveletFusion(nn.Module):
         self.reach = nn.ModuleList(
             nn.Conv3d(channels, channels, kernel, padding=kernel // 2, groups=channels) for kernel in kernels
         )
+        # neighbours with kernels of one size are computed as one: many small convolutions take several times as long
+        sides = [list(run) for _, run in itertools.groupby(range(8), key=lambda band: kernels[band])]
+        self._runs = [slice(run[0], run[-1] + 1) for run in sides]
         self.norm = ChannelNorm(8 * channels)
         self.expand = nn.Conv3d(8 * channels, config.expansion * out_channels, 1)
         self.project = nn.Conv3d(config.expansion * out_channels, out_channels, 1)
@@ -32,8 +37,14 @@ class WaveletFusion(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bands = wavelet.analyse(x)
-        reached = torch.cat([conv(band) for conv, band in zip(self.reach, bands.chunk(8, 1))], 1)
+        reached = torch.cat([self._reached(bands, run) for run in self._runs], 1)
         return self.carry(bands) + self.project(F.gelu(self.expand(self.norm(reached))))
+
+    def _reached(self, bands: torch.Tensor, run: slice) -> torch.Tensor:
+        convolutions, channels = self.reach[run], bands.shape[1] // 8
+        weight, bias = (torch.cat([getattr(each, name) for each in convolutions]) for name in ("weight", "bias"))
+        part = bands[:, channels * run.start : channels * run.stop]
+        return F.conv3d(part, weight, bias, padding=weight.shape[-1] // 2, groups=part.shape[1])
 
 
 class WaveletSampling(nn.Module):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from ..errors import InputError
+from ..geometry import tensor_from_array
 from ..network.anatomy import STRUCTURES
 
 _CODE = {name: code for code, name in enumerate(STRUCTURES)}
@@ -58,11 +59,14 @@ class Atlas:
     """The template with labels, axes S, A, R, 1 mm.
 
     t1: (1, 1, D, H, W) in [0, 1]. labels: alike, codes of STRUCTURES. outside: (1, 1, ...) on voxels of 2 mm that
-    begin `_FAR_MM` before the others: mm to the brain, 0 in it. middle: MNI mm (z, y, x) of the middle of t1.
+    begin `_FAR_MM` before the others: mm to the brain, 0 in it. depths: (1, 2, D, H, W), mm from where the cortex of
+    the cerebrum begins, negative in what it covers, and mm to the ventricles. middle: MNI mm (z, y, x) of the middle
+    of t1.
     """
 
     t1: torch.Tensor
     labels: torch.Tensor
+    depths: torch.Tensor
     outside: torch.Tensor
     middle: tuple[float, float, float]
 
@@ -102,14 +106,22 @@ def load_atlas() -> Atlas:
     k, j, i = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in t1.shape], indexing="ij")
     labels = _draw(t1, grey, white, np.abs(x0 + i), -(y0 + j), z0 + k)
     distance = ndimage.distance_transform_edt(np.pad(t1 == 0, _FAR_MM, constant_values=True))
+    covered = ~np.isin(labels, [_CODE[name] for name in ("outside", "cortex", "cerebellar cortex")])
+    depth = ndimage.distance_transform_edt(~covered) - ndimage.distance_transform_edt(covered)
+    depth = ndimage.gaussian_filter(depth, 0.7)
+    to_ventricles = ndimage.distance_transform_edt(labels != _CODE["ventricles"])
 
     def tensor(array):
-        return torch.from_numpy(np.ascontiguousarray(array[:, ::-1, ::-1], dtype=np.float32))[None, None]
+        return tensor_from_array(array[:, ::-1, ::-1])[None, None]
 
-    middle = tuple(
-        float(origin + sign * (n - 1) / 2) for origin, sign, n in zip((z0, -y0, -x0), (1, -1, -1), t1.shape)
+    middle = tuple(float(origin + sign * (n - 1) / 2) for origin, sign, n in zip((z0, -y0, -x0), (1, -1, -1), t1.shape))
+    return Atlas(
+        tensor(t1),
+        tensor(labels),
+        torch.cat([tensor(depth), tensor(to_ventricles)], 1),
+        F.avg_pool3d(tensor(distance), 2, ceil_mode=True),
+        middle,
     )
-    return Atlas(tensor(t1), tensor(labels), F.avg_pool3d(tensor(distance), 2, ceil_mode=True), middle)
 
 
 def _draw(t1, grey, white, x, y, z) -> np.ndarray:

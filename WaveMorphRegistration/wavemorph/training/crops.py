@@ -21,7 +21,7 @@ from .atlas import Atlas
 SIZE = (96, 112, 96)
 _SCALES_MM = ((6.0, 1.1), (12.0, 1.8), (24.0, 3.0), (48.0, 4.0))  # smoothness and length of the deformations
 _T1 = (0.12, 0.88, 0.52, 0.10, 0.50, 0.82, 0.78, 0.70, 0.56, 0.60, 0.76, 0.53)  # of STRUCTURES
-_CORTEX = STRUCTURES.index("cortex")
+_WHITE, _CORTEX, _VENTRICLES = (STRUCTURES.index(name) for name in ("white matter", "cortex", "ventricles"))
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class LabelledCrops:
 
     def __init__(self, atlas: Atlas, seed: int = 0, device: torch.device | str = "cpu", size=SIZE):
         self._intensities = atlas.intensities.to(device)
-        self._labels, self._outside = atlas.labels.to(device), atlas.outside.to(device)
+        self._labels, self._depths = atlas.labels.to(device), atlas.depths.to(device)
+        self._outside = atlas.outside.to(device)
         self._middle = torch.tensor(atlas.middle, device=device).view(3, 1, 1, 1)
         self._seed, self._device, self._size = seed, torch.device(device), size
 
@@ -51,9 +52,14 @@ class LabelledCrops:
             t1, mask = _sample(self._intensities, places).split(1, 1)
             labels = _sample(self._labels, places, mode="nearest")[0, 0].long()
             outside = _sample(self._outside, places, step=2.0, padding_mode="border")
-            labels = self._with_wider_sulci(draw, labels, t1)
+            folded = draw.chance(0.75)
+            if folded:
+                depths = _sample(self._depths, places, padding_mode="border").split(1, 1)
+                labels = self._folded_anew(draw, labels, *depths)
+            else:
+                labels = self._with_wider_sulci(draw, labels, t1)
             shares = F.one_hot(labels, len(STRUCTURES)).movedim(-1, 0)[None].float()
-            image, fluid = self._brain(draw, t1, mask, shares)
+            image, fluid = self._brain(draw, None if folded else t1, mask, shares)
             image = image * (1 + draw.noise((draw.uniform(1.5, 6),), 1, self._size) * draw.uniform(0, 0.06))
             image = self._lesion(draw, image, mask)
             if whole_head:
@@ -92,18 +98,36 @@ class LabelledCrops:
         threshold = draw.uniform(0.46, 0.65) + 0.04 * draw.noise((draw.uniform(1.5, 4),), 1, self._size)
         return torch.where((labels == _CORTEX) & (t1 < threshold)[0, 0], torch.zeros_like(labels), labels)
 
-    def _brain(self, draw: Draw, t1: torch.Tensor, mask: torch.Tensor, shares: torch.Tensor):
-        """(the brain in some contrast, how bright fluid is in it)."""
+    def _folded_anew(self, draw: Draw, labels: torch.Tensor, depth: torch.Tensor, to_ventricles: torch.Tensor):
+        """Folds that the mean of many brains does not have, and ventricles grown into the white matter as with age.
+
+        A ribbon of cortex covers white matter whose surface is moved at random; fluid begins where it ends, sooner
+        between two folds.
+        """
+        size = self._size
+        depth = depth + draw.noise((draw.uniform(1.6, 4),), 1, size) * draw.uniform(0.3, 1.8)
+        depth = depth + draw.noise((draw.uniform(5, 9),), 1, size) * draw.uniform(0, 1) + draw.uniform(-1.2, 0.6)
+        thickness = draw.uniform(1.8, 3.6) + 0.3 * draw.noise((6.0,), 1, size)
+        between = 1 - field.gradient(depth).pow(2).sum(1, keepdim=True).sqrt().clamp(max=1)
+        ribbon = depth < thickness - between * draw.uniform(0, 1.2)
+        layers = torch.where(depth < 0, _WHITE, torch.where(ribbon, _CORTEX, 0))[0, 0]
+        labels = torch.where((labels == _WHITE) | (labels == _CORTEX), layers, labels)
+        grown = draw.uniform(-3, 7) + draw.noise((6.0,), 1, size)
+        return torch.where((labels == _WHITE) & (to_ventricles < grown)[0, 0], _VENTRICLES, labels)
+
+    def _brain(self, draw: Draw, t1: torch.Tensor | None, mask: torch.Tensor, shares: torch.Tensor):
+        """(the brain in some contrast, how bright fluid is in it); t1 where the labels are those of the template."""
 
         def near(values, width):
             return [value + width * draw.uniform(-1, 1) for value in values]
 
         kind = draw.uniform(0, 1)
-        if kind < 0.25:
+        if kind < 0.25 and t1 is not None:
             tones = near(T1_TONES, 0.06)
             return tone(t1, tones) * mask, tones[1]
         if kind < 0.62:
             values = near(_T1, 0.07)
+            values[0] = draw.uniform(0.05, 0.38)  # never free of tissue in narrow sulci, unlike in the ventricles
         elif kind < 0.72:
             values = near([1 - value for value in _T1], 0.1)
         elif kind < 0.80:  # like proton density: grey a little brighter than white
@@ -117,7 +141,7 @@ class LabelledCrops:
                 values[5] = values[1] + 0.05 * draw.uniform(-1, 1)
         image = (shares * torch.tensor(values, device=self._device).view(1, -1, 1, 1, 1)).sum(1, keepdim=True)
         image = field.smooth(image, draw.uniform(0.35, 0.8))
-        if kind < 0.62:
+        if kind < 0.62 and t1 is not None:
             own = draw.uniform(0, 0.35)
             image = (1 - own) * image + own * tone(t1, T1_TONES)
         return image * mask, values[0]
