@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter, uniform_filter
 from wavemorph import field
 from wavemorph.cli import main
@@ -25,6 +26,7 @@ from wavemorph.network import AnatomyNetwork, NetworkConfig, WaveMorphNetwork
 from wavemorph.network.anatomy import STRUCTURES
 from wavemorph.network.passes import predict
 from wavemorph.training import anatomy
+from wavemorph.training.anatomy import Draw
 from wavemorph.training.atlas import load_atlas
 from wavemorph.training.crops import LabelledCrops
 from wavemorph.training.datasets import IXI_LABELS, DataPairs, IxiData, OasisData, read_pickled
@@ -422,6 +424,27 @@ def test_a_crop_depends_on_its_number_alone_and_its_shares_add_up(atlas, crops):
         assert torch.allclose(crop.shares.sum(1), torch.ones(()), atol=1e-5)
         assert float(crop.image.min()) >= 0 and float(crop.image.max()) < 1.2001
     assert not torch.equal(crops[0].image, LabelledCrops(atlas, seed=4, size=(32, 40, 24))[0].image)
+
+
+def test_folds_drawn_anew_are_ribbons_over_white_matter_and_other_structures_stay(atlas):
+    size = (96, 112, 96)
+    crops = LabelledCrops(atlas, seed=3, size=size)
+    codes = {name: STRUCTURES.index(name) for name in STRUCTURES}
+    middle = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(atlas.t1.shape[2:], size))
+    before = atlas.labels[0, 0][middle].long()
+    depth, to_ventricles = (part[None, None] for part in (atlas.depths[0, n][middle] for n in (0, 1)))
+    assert float(to_ventricles[0, 0][before == codes["ventricles"]].abs().max()) == 0
+    assert float(depth[0, 0][before == codes["thalamus"]].mean()) < -1
+    shares = []
+    for number in range(3):
+        after = crops._folded_anew(Draw(number, torch.device("cpu")), before, depth, to_ventricles)
+        for name in ("thalamus", "putamen", "hippocampus", "brainstem", "cerebellar cortex", "ventricles"):
+            assert bool((after[before == codes[name]] == codes[name]).all()), name
+        white = (after == codes["white matter"]).numpy()
+        beside_fluid = white & ndimage.binary_dilation((after == 0).numpy() & (before != 0).numpy())
+        assert beside_fluid.sum() < 0.05 * white.sum()
+        shares.append(float(((after == 0) & (before == codes["cortex"])).sum() / (before == codes["cortex"]).sum()))
+    assert min(shares) > 0 and max(shares) < 0.8 and max(shares) - min(shares) > 0.02
 
 
 def test_crops_made_ahead_are_the_same_crops_in_any_order(crops):
