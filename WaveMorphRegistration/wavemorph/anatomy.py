@@ -30,7 +30,7 @@ _SKULL_MM = 6.0  # what may lie around a bare brain
 _COARSE_MM = 3.0  # voxels on which that is told
 _HEAD = 0.05  # share of what a volume shows that lies farther than that from the brain, in a whole head
 _TURN_DEGREES = 30.0
-_ODDS = 4.0
+_ODDS = 4.0  # log-odds beyond which nothing more is told of a tissue
 _TISSUES = (
     ("white matter", "cerebellar white matter", "brainstem", "pallidum", "thalamus"),
     ("cortex", "cerebellar cortex", "caudate", "putamen", "hippocampus"),
