@@ -100,19 +100,41 @@ def test_a_pair_that_has_become_alike_is_finished_with_a_smoother_force(pair):
     assert errors[0] < 0.9 * errors[1]
 
 
-def test_tissues_count_at_their_levels_and_only_where_the_two_are_not_alike(pair):
+@pytest.mark.parametrize(("level", "alike", "counts"), [(True, 1.1, True), (False, 1.1, False), (True, 0.01, False)])
+def test_tissues_count_at_their_levels_and_only_where_the_two_are_not_alike(pair, level, alike, counts):
     fixed, moving, _ = pair
-    for alike, expected in ((0.01, [(False, False), (True, True)]), (1.1, [(False, False), (True, False)])):
-        asked = []
+    tissues = tuple(noise(2, 2.0, seed) for seed in (1, 2))
+    plan = RefinementPlan(levels=(Level(2, 3), Level(2, 3, tissues=level)), alike=alike)
+    found = [refine(fixed, moving, torch.ones_like(fixed), plan, make_similarity, tissues=t) for t in (None, tissues)]
+    assert (not torch.equal(*found)) == counts
 
-        def make(fixed, weight, level, alike, asked=asked):
-            asked.append((level.tissues, alike))
-            return LocalCorrelation(fixed, weight, signed=False)
 
-        plan = RefinementPlan(levels=(Level(2, 3), Level(2, 3, tissues=True)), alike=alike)
-        refine(fixed, moving, torch.ones_like(fixed), plan, make)
-        assert asked[::2] == expected  # at each level, and then for the resistance to a shift, without tissues
-        assert not any(tissues for tissues, _ in asked[1::2])
+def test_both_ways_the_finest_level_begins_with_the_mean_of_the_map_and_of_the_inverse_of_the_way_back(pair):
+    fixed, moving, truth = pair
+    weight, coarse, fine = torch.ones_like(fixed), Level(2, 10), Level(1, 0)
+    tissues = tuple(torch.nn.functional.avg_pool3d(noise(1, 2.0, seed), 2) for seed in (1, 2))
+    plan = RefinementPlan(levels=(coarse, fine), both_ways=True, alike=1.1)
+    one_way = dataclasses.replace(plan, levels=(coarse,), both_ways=False)
+    start = field.resize(0.5 * truth, tuple(n // 2 for n in SIZE))
+    both = refine(fixed, moving, weight, plan, make_similarity, start, tissues=tissues)
+
+    pooled = [torch.nn.functional.avg_pool3d(image, 2) for image in (fixed, moving, weight)]
+    at_half = dataclasses.replace(one_way, levels=(Level(1, 10),))
+    there = refine(*pooled, at_half, make_similarity, start, tissues=tissues)
+    back = refine(pooled[1], pooled[0], pooled[2], at_half, make_similarity, field.invert(start), tissues=tissues[::-1])
+    expected = field.resize((there + field.invert(back)) / 2, SIZE)
+    assert torch.allclose(both, expected, atol=1e-5)
+    assert (both - truth).norm(dim=1).mean() < (0.5 * truth).norm(dim=1).mean()
+
+
+def test_both_ways_progress_reaches_one_and_never_falls(pair):
+    fixed, moving, _ = pair
+    told = []
+    plan = dataclasses.replace(PLAN, both_ways=True)
+    refine(fixed, moving, torch.ones_like(fixed), plan, make_similarity, progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1.0)
+    assert max(told[:-1]) <= 1.0
 
 
 def test_the_resistance_to_a_shift_is_about_the_same_in_the_middle_planes_as_everywhere(monkeypatch):
@@ -120,7 +142,7 @@ def test_the_resistance_to_a_shift_is_about_the_same_in_the_middle_planes_as_eve
     found = []
     for many in (64, 1000):
         monkeypatch.setattr(refinement, "_MANY", many)
-        found.append(refinement._resistance(image, torch.ones_like(image), PLAN, make_similarity, Level(1, 1), False))
+        found.append(refinement._resistance(image, torch.ones_like(image), 1.5, LocalCorrelation))
     assert found[0] == pytest.approx(found[1], rel=0.1)
     assert found[0] != found[1]
 
@@ -129,4 +151,4 @@ def test_the_resistance_is_that_of_all_planes_where_the_middle_ones_do_not_count
     image = field.smooth(torch.randn(1, 1, 96, 20, 20, generator=torch.Generator().manual_seed(1)), 1.5)
     weight = torch.zeros_like(image)
     weight[:, :, :24] = 1
-    assert refinement._resistance(image, weight, PLAN, make_similarity, Level(1, 1), False) > 0
+    assert refinement._resistance(image, weight, 1.5, LocalCorrelation) > 0

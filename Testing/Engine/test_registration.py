@@ -257,11 +257,11 @@ def test_a_coarser_grid_is_taken_and_named_where_the_voxels_are_limited(tiny_pai
 def test_out_of_memory_is_tried_again_coarser_and_said(tiny_pair, monkeypatch, failure):
     calls, refine = [], registration.refine
 
-    def refuse_once(fixed, *rest):
+    def refuse_once(fixed, *rest, **named):
         calls.append(fixed.shape)
         if len(calls) == 1:
             raise failure
-        return refine(fixed, *rest)
+        return refine(fixed, *rest, **named)
 
     monkeypatch.setattr(registration, "refine", refuse_once)
     result = register(*tiny_pair, dataclasses.replace(QUICK, spacing_mm=2.5, affine=False))
@@ -271,7 +271,7 @@ def test_out_of_memory_is_tried_again_coarser_and_said(tiny_pair, monkeypatch, f
 
 
 def test_memory_that_never_suffices_ends_in_one_sentence(tiny_pair, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **named):
         raise MemoryError
 
     monkeypatch.setattr(registration, "refine", refuse)
@@ -280,7 +280,7 @@ def test_memory_that_never_suffices_ends_in_one_sentence(tiny_pair, monkeypatch)
 
 
 def test_other_errors_are_not_taken_for_memory(tiny_pair, monkeypatch):
-    def break_(*_):
+    def break_(*_, **named):
         raise RuntimeError("something else")
 
     monkeypatch.setattr(registration, "refine", break_)
@@ -332,9 +332,9 @@ def test_instant_registers_by_the_network_alone(tiny_pair, model_file):
 def test_refinement_starts_from_the_answer_of_the_network(tiny_pair, model_file, monkeypatch):
     starts, refine = [], registration.refine
 
-    def spy(fixed, moving, weight, plan, make, start, progress):
+    def spy(fixed, moving, weight, plan, make, start, *rest, **named):
         starts.append(start)
-        return refine(fixed, moving, weight, plan, make, start, progress)
+        return refine(fixed, moving, weight, plan, make, start, *rest, **named)
 
     monkeypatch.setattr(registration, "refine", spy)
     register(*tiny_pair, dataclasses.replace(QUICK, weights=str(model_file)))

@@ -7,8 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
+from wavemorph import field
 from wavemorph.field import smooth
-from wavemorph.similarity import LocalCorrelation, MindSsc, MutualInformation, SquaredDifference, box_mean
+from wavemorph.similarity import (
+    LocalCorrelation,
+    MindSsc,
+    MutualInformation,
+    SquaredDifference,
+    TissueDifference,
+    box_mean,
+)
 
 SIZE = (12, 13, 14)
 
@@ -110,3 +118,27 @@ def test_the_value_alone_is_the_value_with_its_slope(signed):
     fixed, moving = (smooth(torch.rand(1, 1, 16, 18, 20, generator=generator), 1.0) for _ in range(2))
     similarity = LocalCorrelation(fixed, torch.ones_like(fixed), radius=2, signed=signed)
     assert similarity.value(moving) == pytest.approx(similarity(moving)[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("coarser", [1, 2])
+def test_the_force_of_tissues_is_the_slope_that_small_displacements_give(coarser):
+    generator = torch.Generator().manual_seed(0)
+    size, own = (32, 36, 40), (32 // coarser, 36 // coarser, 40 // coarser)
+    tissues = [field.smooth(torch.randn(1, 3, *own, generator=generator), 6 / coarser) for _ in range(2)]
+    weight = field.smooth(torch.rand(1, 1, *size, generator=generator), 4.0)
+    displacement = field.smooth(torch.randn(1, 3, *size, generator=generator), 4.0) * 20
+    compared = TissueDifference(*tissues, weight, share=3.0)
+    _, force = compared.force(displacement)
+    nudge = force / force.abs().max()
+    above, below = (compared.force(displacement + sign * 0.05 * nudge)[0] for sign in (1, -1))
+    assert force.shape == displacement.shape
+    assert float((force * nudge).sum()) == pytest.approx((above - below) / 0.1, rel=0.1)
+
+
+def test_tissues_count_by_their_weighted_squares():
+    generator = torch.Generator().manual_seed(1)
+    fixed, moving = (torch.rand(1, 2, 8, 8, 8, generator=generator) for _ in range(2))
+    weight = (torch.rand(1, 1, 8, 8, 8, generator=generator) > 0.4).float()
+    value, _ = TissueDifference(fixed, moving, weight, share=6.0).force(torch.zeros(1, 3, 8, 8, 8))
+    squares = ((fixed - moving) ** 2 * weight).sum() / weight.sum()
+    assert value == pytest.approx(-3.0 * float(squares), rel=1e-5)

@@ -34,6 +34,10 @@ _ODDS = 4.0  # log-odds beyond which nothing more is told of a tissue
 _TISSUES = (
     ("white matter", "cerebellar white matter", "brainstem", "pallidum", "thalamus"),
     ("cortex", "cerebellar cortex", "caudate", "putamen", "hippocampus"),
+    # structures that do not touch each other share one, so that few do for all
+    ("thalamus", "pallidum"),
+    ("caudate", "putamen"),
+    ("ventricles", "hippocampus"),
 )
 
 
@@ -64,7 +68,7 @@ class Anatomy:
         return torch.cat([1 - seen.sum(1, keepdim=True), seen], 1)
 
     def tissues(self, grid: WorkingGrid, affine: sitk.Transform | None, size: tuple[int, int, int]) -> torch.Tensor:
-        """(1, 2, *size): log-odds of white and grey where `on` gives the structures, from 0 to 1 for -4 to 4.
+        """(1, len(_TISSUES), *size): log-odds of white, grey, and the deep structures, from 0 to 1 for -4 to 4.
 
         Unlike the shares they still have a slope some way from the border between tissues.
         """

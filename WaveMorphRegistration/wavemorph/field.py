@@ -121,6 +121,14 @@ def gradient(image: torch.Tensor) -> torch.Tensor:
     return result
 
 
+def by_displacement(warped: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """The slope of a value by the displacement, (1, 3, D, H, W), from its `slope` by the warped (1, C, D, H, W)."""
+    result = gradient(warped[:, :1]).mul_(slope[:, :1])
+    for channel in range(1, warped.shape[1]):
+        result.addcmul_(gradient(warped[:, channel : channel + 1]), slope[:, channel : channel + 1])
+    return result
+
+
 def smooth(field: torch.Tensor, sigma_voxels: float) -> torch.Tensor:
     """Separable Gaussian of (B, C, D, H, W) with edges continued. Slices and sums: faster than conv3d on a CPU."""
     if sigma_voxels <= 0:

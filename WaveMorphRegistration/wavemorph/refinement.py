@@ -10,12 +10,13 @@ equilibrium (paper section 3.8): strong edges move, flat tissue follows its surr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from . import field
+from .similarity import TissueDifference
 
 _MANY = 64  # planes
 
@@ -36,6 +37,8 @@ class Level:
 class RefinementPlan:
     """How far and how stiffly to refine. Lengths are in voxels of the level.
 
+    both_ways: whether the levels before the finest are done from moving to fixed too. The finest begins with the mean
+        of the one map and the inverse of the other: what they share is anatomy, where they differ is chance.
     rate: root-mean-square length of the first step over the foreground, less where the two are nearly aligned.
     force_sigma, field_sigma: Gaussians for the force and for the displacement.
     alike, alike_sigmas: where a level of squared correlation ends above `alike`, what still differs is noise more than
@@ -43,9 +46,11 @@ class RefinementPlan:
         displacement. Two scans of one head are aligned more exactly so; the brains of two people reached 0.83.
     momentum: share of the previous direction that is kept.
     longest: limit of any step. tolerance: stop a level when ten iterations gain less than this share of its value.
+    tissue_share: what the squared difference of each tissue counts for beside the similarity.
     """
 
     levels: tuple[Level, ...]
+    both_ways: bool = False
     rate: float = 0.4
     force_sigma: float = 1.5
     field_sigma: float = 0.7
@@ -54,6 +59,20 @@ class RefinementPlan:
     momentum: float = 0.5
     longest: float = 0.5
     tolerance: float = 2e-3
+    tissue_share: float = 6.0
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One of the two directions: what stays, what is warped, where voxels count, and the tissues of both."""
+
+    fixed: torch.Tensor
+    moving: torch.Tensor
+    weight: torch.Tensor
+    tissues: tuple[torch.Tensor, torch.Tensor] | None
+
+    def back(self) -> _Way:
+        return _Way(self.moving, self.fixed, self.weight, self.tissues and self.tissues[::-1])
 
 
 def refine(
@@ -64,67 +83,92 @@ def refine(
     make_similarity: Callable,
     start: torch.Tensor | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
+    tissues: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """The displacement (1, 3, D, H, W) in voxels that aligns `moving` to `fixed`, both (1, 1, D, H, W).
 
     weight: (1, 1, D, H, W), where voxels count. make_similarity(fixed, weight, level, alike) -> see
     `similarity.py`; alike: whether an earlier level found the two alike.
-    start: a displacement to begin with. The result lies on the full lattice, whatever the finest level.
+    start: a displacement to begin with. tissues: (1, C, ...) of the fixed and of the moving image, on a lattice of
+    their own over the same box. The result lies on the full lattice, whatever the finest level.
     """
+    way, finest = _Way(fixed, moving, weight, tissues), plan.levels[-1].factor
+    coarse = tuple(level for level in plan.levels if level.factor > finest) if plan.both_ways else ()
+    climb = _Climb(plan, make_similarity, progress, (*coarse, *plan.levels))
     displacement, alike = start, False
-    cost = [level.iterations / level.factor**3 for level in plan.levels]
-    for index, level in enumerate(plan.levels):
-        size = tuple(n // level.factor for n in fixed.shape[2:])
-        here = torch.zeros(1, 3, *size, device=fixed.device) if displacement is None else displacement
-        displacement = field.resize(here, size)
-        images = tuple(_pool(image, level.factor) for image in (fixed, moving, weight))
-        similarity = make_similarity(images[0], images[2], level, alike)
-        resistance = _resistance(images[0], images[2], plan, make_similarity, replace(level, tissues=False), alike)
-        for attempt in range(2):
-            displacement, reached = _refine_level(
-                *images,
-                displacement,
-                plan,
-                level,
-                similarity,
-                resistance,
-                lambda part, index=index, attempt=attempt: progress(
-                    (sum(cost[:index]) + (attempt + part) / 2 * cost[index]) / sum(cost)
-                ),
-            )
-            if alike or reached <= plan.alike or level is plan.levels[-1]:
-                break
-            alike = True
-            plan = replace(plan, force_sigma=plan.alike_sigmas[0], field_sigma=plan.alike_sigmas[1])
+    if coarse:
+        there, alike = climb(way, coarse, start, alike)
+        begin = field.invert(field.resize(start, tuple(there.shape[2:]))) if start is not None else None
+        back, _ = climb(way.back(), coarse, begin, False)
+        displacement = field.invert(back).add_(there).mul_(0.5)
+    displacement, _ = climb(way, plan.levels[len(coarse) :], displacement, alike)
     progress(1.0)
     return field.resize(displacement, tuple(fixed.shape[2:]))
 
 
-def _refine_level(fixed, moving, weight, displacement, plan, level, similarity, resistance, progress):
-    """(the displacement, the similarity that it was made from)."""
-    features = similarity.features(moving)
-    border = field.border_taper(tuple(fixed.shape[2:]), fixed.device)
-    momentum = torch.zeros_like(displacement)
-    # were the two aligned already, the first force would be noise: the scale is never that of less than half the force
-    # by which the fixed image resists a shift
-    least, scale, values, value = 0.5 * resistance, None, [], 0.0
-    for iteration in range(level.iterations):
-        value, force = _force(similarity, features, displacement, plan.force_sigma)
-        if scale is None:
-            scale = plan.rate / max(_length(force, weight), least, 1e-20)
-        momentum.mul_(plan.momentum).add_(force, alpha=1 - plan.momentum)
-        step = momentum * (scale / (1 - plan.momentum ** (iteration + 1)))
-        length = step.pow(2).sum(1, keepdim=True).sqrt_().clamp_(min=plan.longest)
-        step.mul_(plan.longest / length).mul_(border)
-        displacement = field.smooth(field.compose(displacement, step), plan.field_sigma).mul_(border)
-        progress((iteration + 1) / level.iterations)
-        values.append(value)
-        if len(values) > 20 and values[-1] - values[-11] < plan.tolerance * abs(values[-1]):
-            break
-    return displacement, value
+class _Climb:
+    """Level after level in one direction, and how much of all `levels` that will be climbed is done."""
+
+    def __init__(self, plan: RefinementPlan, make_similarity: Callable, progress: Callable, levels: tuple[Level, ...]):
+        self._plan, self._make_similarity, self._progress = plan, make_similarity, progress
+        self._total, self._done = sum(map(self._cost, levels)), 0.0
+
+    @staticmethod
+    def _cost(level: Level) -> float:
+        return level.iterations / level.factor**3
+
+    def __call__(
+        self, way: _Way, levels: tuple[Level, ...], displacement: torch.Tensor | None, alike: bool
+    ) -> tuple[torch.Tensor, bool]:
+        """(the displacement on the lattice of the last level, whether the two were found alike)."""
+        plan = self._plan
+        for level in levels:
+            size = tuple(n // level.factor for n in way.fixed.shape[2:])
+            here = torch.zeros(1, 3, *size, device=way.fixed.device) if displacement is None else displacement
+            displacement = field.resize(here, size)
+            for attempt in range(2):
+                displacement, reached = self._level(way, level, displacement, alike, attempt)
+                if alike or reached <= plan.alike or level is plan.levels[-1]:
+                    break
+                alike = True
+            self._done += self._cost(level)
+        return displacement, alike
+
+    def _level(self, way: _Way, level: Level, displacement: torch.Tensor, alike: bool, attempt: int):
+        """(the displacement, the similarity that it was made from)."""
+        plan = self._plan
+        force_sigma, field_sigma = plan.alike_sigmas if alike else (plan.force_sigma, plan.field_sigma)
+        fixed, moving, weight = (_pool(image, level.factor) for image in (way.fixed, way.moving, way.weight))
+        tissues = None
+        if level.tissues and way.tissues is not None and not alike:
+            tissues = TissueDifference(*way.tissues, weight, plan.tissue_share)
+        similarity = self._make_similarity(fixed, weight, level, alike)
+        features = similarity.features(moving)
+        border = field.border_taper(tuple(fixed.shape[2:]), fixed.device)
+        momentum = torch.zeros_like(displacement)
+        # were the two aligned already, the first force would be noise: the scale is never that of less than half the
+        # force by which the fixed image resists a shift
+        resistance = _resistance(fixed, weight, force_sigma, lambda *part: self._make_similarity(*part, level, alike))
+        least, scale, values, value = 0.5 * resistance, None, [], 0.0
+        for iteration in range(level.iterations):
+            value, force = _force(similarity, features, displacement, tissues)
+            force = field.smooth(force, force_sigma)
+            if scale is None:
+                scale = plan.rate / max(_length(force, weight), least, 1e-20)
+            momentum.mul_(plan.momentum).add_(force, alpha=1 - plan.momentum)
+            step = momentum * (scale / (1 - plan.momentum ** (iteration + 1)))
+            length = step.pow(2).sum(1, keepdim=True).sqrt_().clamp_(min=plan.longest)
+            step.mul_(plan.longest / length).mul_(border)
+            displacement = field.smooth(field.compose(displacement, step), field_sigma).mul_(border)
+            part = (attempt + (iteration + 1) / level.iterations) / 2
+            self._progress((self._done + part * self._cost(level)) / self._total)
+            values.append(value)
+            if len(values) > 20 and values[-1] - values[-11] < plan.tolerance * abs(values[-1]):
+                break
+        return displacement, value
 
 
-def _resistance(fixed, weight, plan: RefinementPlan, make_similarity: Callable, level: Level, alike: bool) -> float:
+def _resistance(fixed: torch.Tensor, weight: torch.Tensor, sigma: float, make_similarity: Callable) -> float:
     """Root-mean-square force by which the fixed image resists a shift of one voxel along each axis.
 
     Of the planes in the middle where there are many: it is a matter of scale, and half a force costs half as much.
@@ -134,20 +178,21 @@ def _resistance(fixed, weight, plan: RefinementPlan, make_similarity: Callable, 
     part, counting = fixed[:, :, some], weight[:, :, some]
     if float(counting.sum()) < 0.05 * float(weight.sum()):
         part, counting = fixed, weight
-    similarity = make_similarity(part, counting, level, alike)
+    similarity = make_similarity(part, counting)
     shift = torch.ones(1, 3, *part.shape[2:], device=part.device)
-    _, force = _force(similarity, similarity.features(part), shift, plan.force_sigma)
-    return _length(force, counting) * float(counting.sum() / weight.sum())
+    _, force = _force(similarity, similarity.features(part), shift)
+    return _length(field.smooth(force, sigma), counting) * float(counting.sum() / weight.sum())
 
 
-def _force(similarity, features: torch.Tensor, displacement: torch.Tensor, sigma: float) -> tuple[float, torch.Tensor]:
-    """The similarity of the warped features, and its slope along each axis at each voxel, smoothed."""
+def _force(similarity, features: torch.Tensor, displacement: torch.Tensor, tissues=None) -> tuple[float, torch.Tensor]:
+    """The similarity of the warped features, and its slope along each axis at each voxel; of the tissues too."""
     warped = field.warp(features, displacement)
     value, slope = similarity(warped)
-    force = field.gradient(warped[:, :1]).mul_(slope[:, :1])
-    for channel in range(1, warped.shape[1]):
-        force.addcmul_(field.gradient(warped[:, channel : channel + 1]), slope[:, channel : channel + 1])
-    return value, field.smooth(force, sigma)
+    force = field.by_displacement(warped, slope)
+    if tissues is not None:
+        more, pull = tissues.force(displacement)
+        value, force = value + more, force.add_(pull)
+    return value, force
 
 
 def _length(force: torch.Tensor, weight: torch.Tensor) -> float:

@@ -26,7 +26,7 @@ from .refinement import Level, RefinementPlan, refine
 from .report import by_slabs, doubts, provenance, quality
 from .result import Registration
 from .settings import Settings
-from .similarity import LocalCorrelation, MindSsc, MutualInformation, WithTissues
+from .similarity import LocalCorrelation, MindSsc, MutualInformation
 from .weights import resolve, resolve_anatomy
 
 Progress = Callable[[str, float, str], None]
@@ -41,12 +41,18 @@ _PLANS = {
 _PLANS_AFTER_NETWORK = {
     "Balanced": RefinementPlan(
         levels=(Level(2, 40), Level(2, 8, tissues=True), Level(1, 2, tissues=True)),
-        rate=0.5,
-        force_sigma=1.0,
+        rate=0.3,
+        force_sigma=0.7,
+        field_sigma=0.6,
         tolerance=1e-2,
     ),
     "Precise": RefinementPlan(
-        levels=(Level(2, 40), Level(2, 15, tissues=True), Level(1, 10, tissues=True)), force_sigma=1.0
+        levels=(Level(2, 40), Level(2, 8, tissues=True), Level(1, 6, tissues=True)),
+        both_ways=True,
+        rate=0.3,
+        force_sigma=0.7,
+        field_sigma=0.6,
+        tolerance=1e-2,
     ),
 }
 # Descriptors of different contrasts agree less exactly, least of all at full resolution: held stiffer, the true error
@@ -59,12 +65,12 @@ _PLANS_ACROSS_CONTRASTS = {
 }
 _SPACING_MM = 1.0
 _MARGIN_MM = 10.0
+_MARGIN_SEEN_MM = 6.0  # where structures were seen: then the affine leaves less to move at the rim
 _WINDOW_RADIUS = 4  # voxels of the level: windows of 9, as in the paper
 _BYTES_PER_VOXEL = 300  # measured peak of a whole registration over what the volumes themselves take
 _SAME_CONTRAST = 0.5  # agreement above which brighter may be expected to meet brighter: T1 pairs reach 0.7, T1-PD 0.4
 _COARSER = 1.5
 _RIM_MM = 4.0  # around a bare brain, within which the brain of a head may lie after the affine
-_TISSUES = 24.0  # what the squared difference of their log-odds counts for beside local correlation
 # Overlap of structures after the affine. Real pairs whose structures are seen well reach 0.70 to 0.78; a pair of which
 # one is seen badly (proton density in thick slices) reached 0.55 where it lay less well than by mutual information.
 _SURE = 0.65
@@ -127,7 +133,7 @@ def register(
         while True:
             try:
                 budget = settings.max_voxels or int(0.6 * free_memory(device) / _BYTES_PER_VOXEL)
-                grid = _grid_within_budget(pair, spacing, budget)
+                grid = _grid_within_budget(pair, spacing, budget, _MARGIN_MM if sights is None else _MARGIN_SEEN_MM)
                 if max(grid.spacing) > 1.05 * spacing:
                     warnings.append(
                         f"The working grid was coarsened to {max(grid.spacing):.2f} mm to hold at most "
@@ -240,12 +246,12 @@ def _spacing_for(pair: Pair, settings: Settings, model) -> float:
     return spacing
 
 
-def _grid_within_budget(pair: Pair, spacing: float, budget: int) -> WorkingGrid:
+def _grid_within_budget(pair: Pair, spacing: float, budget: int, margin_mm: float) -> WorkingGrid:
     box = bounding_box(pair.fixed_mask if pair.fixed_mask is not None else pair.fixed_foreground)
-    grid = make_working_grid(pair.fixed, box, spacing, _MARGIN_MM)
+    grid = make_working_grid(pair.fixed, box, spacing, margin_mm)
     while grid.voxels > budget and min(grid.size) > 16:
         spacing *= max(1.02, (grid.voxels / budget) ** (1 / 3))
-        grid = make_working_grid(pair.fixed, box, spacing, _MARGIN_MM)
+        grid = make_working_grid(pair.fixed, box, spacing, margin_mm)
     return grid
 
 
@@ -285,9 +291,10 @@ def _deformable_stages(pair, grid, affine, initial, sights, settings, model, dev
                 moving,
                 working.weight,
                 plan,
-                _similarity_maker(settings.similarity, same, _tissues(sights, grid, affine)),
+                _similarity_maker(settings.similarity, same),
                 displacement,
                 lambda fraction: clock.report(0.25 + 0.35 * fraction, "refining the deformation"),
+                tissues=_tissues(sights, grid, affine) if settings.similarity == "auto" else None,
             )
         return_freed_memory()  # what the next stage holds comes in other sizes
         clock.start("Finishing", 0.6)
@@ -377,7 +384,7 @@ def _tissues(sights: _Sights | None, grid: WorkingGrid, affine: sitk.Transform) 
     return sights.fixed.tissues(grid, None, size), sights.moving.tissues(grid, affine, size)
 
 
-def _similarity_maker(name: str, same_contrast: bool, tissues: tuple | None = None):
+def _similarity_maker(name: str, same_contrast: bool):
     """What each level raises. MIND reaches furthest at the coarse levels; correlation is the more exact where it holds.
 
     Squared differences would gain a little Dice on two scans of one scanner, and ruin the answer under a bias field.
@@ -387,23 +394,10 @@ def _similarity_maker(name: str, same_contrast: bool, tissues: tuple | None = No
         if name == "mi":
             return MutualInformation(fixed, weight)
         if name == "mind" or (name == "auto" and level.factor >= (4 if same_contrast else 2)):
-            similarity = MindSsc(fixed, weight)
-        else:
-            similarity = LocalCorrelation(fixed, weight, _WINDOW_RADIUS, signed=False)
-        if name != "auto" or tissues is None or not level.tissues or alike:
-            return similarity
-        here = [_on(tissue, tuple(fixed.shape[2:])) for tissue in tissues]
-        return WithTissues(similarity, *here, weight, _TISSUES)
+            return MindSsc(fixed, weight)
+        return LocalCorrelation(fixed, weight, _WINDOW_RADIUS, signed=False)
 
     return make
-
-
-def _on(tissue: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
-    if size == tuple(tissue.shape[2:]):
-        return tissue
-    if size[0] < tissue.shape[2]:
-        return F.interpolate(tissue, size=size, mode="area")
-    return F.interpolate(tissue, size=size, mode="trilinear", align_corners=False)
 
 
 @contextlib.contextmanager

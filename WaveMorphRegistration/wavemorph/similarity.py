@@ -9,10 +9,12 @@ Images are (1, 1, D, H, W), normalised to about [0, 1]; `weight` (same shape, 0 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
-from .field import separable, smooth
+from .field import by_displacement, resize, separable, smooth, warp
 
 
 def box_mean(image: torch.Tensor, radius: int) -> torch.Tensor:
@@ -100,27 +102,33 @@ class SquaredDifference:
         return -0.5 * float((gradient * difference).sum()), gradient
 
 
-class WithTissues:
-    """Another similarity, and beside it the squared difference of the tissues that a network sees in both volumes.
+class TissueDifference:
+    """Minus half the squared difference of each tissue that a network sees in both volumes, summed over the tissues.
 
-    tissues: (1, C, D, H, W) of the fixed and of the moving volume, on the lattice of the images. share: what the
-    squared difference counts for.
+    fixed, moving: (1, C, ...), on a lattice over the same box as `weight` (1, 1, D, H, W). The work is done on the
+    coarser of the two lattices: the network tells tissues apart no finer. share: what each tissue counts for.
     """
 
-    def __init__(
-        self, similarity, fixed_tissues: torch.Tensor, moving_tissues: torch.Tensor, weight: torch.Tensor, share: float
-    ):
-        self._similarity, self._tissues, self._share = similarity, moving_tissues, share
-        self._difference = SquaredDifference(fixed_tissues, weight)
+    def __init__(self, fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor, share: float):
+        self._lattice = tuple(weight.shape[2:])
+        size = tuple(min(own, other) for own, other in zip(fixed.shape[2:], self._lattice))
+        self._fixed, self._moving, weight = (F.interpolate(t, size=size, mode="area") for t in (fixed, moving, weight))
+        self._weight = weight * (share / weight.sum())
 
-    def features(self, moving: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self._similarity.features(moving), self._tissues], 1)
-
-    def __call__(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
-        own = warped.shape[1] - self._tissues.shape[1]
-        value, slope = self._similarity(warped[:, :own])
-        difference, pull = self._difference(warped[:, own:])
-        return value + self._share * difference, torch.cat([slope, pull.mul_(self._share)], 1)
+    def force(self, displacement: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """(the value, its slope by the displacement), both fields (1, 3, D, H, W) on the lattice of the weight."""
+        size = tuple(self._fixed.shape[2:])
+        warped = warp(self._moving, resize(displacement, size))
+        difference = self._fixed - warped
+        slope = difference * self._weight
+        value = -0.5 * float((slope * difference).sum())
+        force = by_displacement(warped, slope)
+        if size == self._lattice:
+            return value, force
+        # a voxel here stands for several there, and is several of theirs long
+        ratio = [there / here for there, here in zip(self._lattice, size)]
+        force *= force.new_tensor([1 / (math.prod(ratio) * own) for own in ratio]).view(1, 3, 1, 1, 1)
+        return value, F.interpolate(force, size=self._lattice, mode="trilinear", align_corners=False)
 
 
 class MindSsc(SquaredDifference):
