@@ -250,7 +250,7 @@ def test_volumes_far_apart_are_refused_where_they_must_stay(pair, folder, tmp_pa
 
 
 def test_running_out_of_memory_ends_in_one_sentence(pair, tmp_path, capsys, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **named):
         raise MemoryError
 
     monkeypatch.setattr(registration, "refine", refuse)
@@ -261,7 +261,7 @@ def test_running_out_of_memory_ends_in_one_sentence(pair, tmp_path, capsys, monk
 
 
 def test_an_interruption_writes_nothing(pair, tmp_path, capsys, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **named):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(registration, "refine", interrupt)
@@ -272,7 +272,7 @@ def test_an_interruption_writes_nothing(pair, tmp_path, capsys, monkeypatch):
 
 
 def test_an_unexpected_error_is_one_sentence_too_unless_one_wants_to_see_it(pair, tmp_path, capsys, monkeypatch):
-    def break_(*_):
+    def break_(*_, **named):
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(registration, "refine", break_)
