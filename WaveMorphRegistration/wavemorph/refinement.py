@@ -41,11 +41,11 @@ class RefinementPlan:
         of the one map and the inverse of the other: what they share is anatomy, where they differ is chance.
     rate: root-mean-square length of the first step over the foreground, less where the two are nearly aligned.
     force_sigma, field_sigma: Gaussians for the force and for the displacement.
-    alike, alike_sigmas: where a level of squared correlation ends above `alike`, what still differs is noise more than
-        anatomy: that level is done again, and the ones after it are done, with these Gaussians for force and
-        displacement, and without tissues. Two scans of one head are aligned more exactly so; the brains of two people
-        reached 0.84. So it is where a level with tissues ends with less similarity than it began with: then the
-        network was misled, as by noise, and that level is begun again. Between two people both rise together.
+    alike: where a level ends above this squared correlation, what still differs is noise more than anatomy: that level
+        is done again, and the ones after it are done, with alike_sigmas for force and displacement, at alike_rate, and
+        without tissues. Two scans of one head are aligned more exactly so; the brains of two people reached 0.84. So
+        it is where a level with tissues ends with less similarity than it began with: then the network was misled, as
+        by noise, and that level is begun again. Between two people both rise together.
     momentum: share of the previous direction that is kept.
     longest: limit of any step. tolerance: stop a level when ten iterations gain less than this share of its value.
     tissue_share: what the squared difference of each tissue counts for beside the similarity.
@@ -58,6 +58,7 @@ class RefinementPlan:
     field_sigma: float = 0.7
     alike: float = 0.92
     alike_sigmas: tuple[float, float] = (3.0, 1.0)
+    alike_rate: float = 0.4
     momentum: float = 0.5
     longest: float = 0.5
     tolerance: float = 2e-3
@@ -142,6 +143,7 @@ class _Climb:
         """(the displacement, the similarity at the first and at the last iteration)."""
         plan = self._plan
         force_sigma, field_sigma = plan.alike_sigmas if alike else (plan.force_sigma, plan.field_sigma)
+        rate = plan.alike_rate if alike else plan.rate
         fixed, moving, weight = (_pool(image, level.factor) for image in (way.fixed, way.moving, way.weight))
         tissues = None
         if level.tissues and way.tissues is not None and not alike:
@@ -162,7 +164,7 @@ class _Climb:
                 value, force = value + more, force.add_(pull)
             force = field.smooth(force, force_sigma)
             if scale is None:
-                scale = plan.rate / max(_length(force, weight), least, 1e-20)
+                scale = rate / max(_length(force, weight), least, 1e-20)
             momentum.mul_(plan.momentum).add_(force, alpha=1 - plan.momentum)
             step = momentum * (scale / (1 - plan.momentum ** (iteration + 1)))
             length = step.pow(2).sum(1, keepdim=True).sqrt_().clamp_(min=plan.longest)

@@ -44,6 +44,7 @@ _PLANS_AFTER_NETWORK = {
         rate=0.3,
         force_sigma=0.7,
         field_sigma=0.6,
+        alike_rate=0.5,
         tolerance=1e-2,
     ),
     "Precise": RefinementPlan(
@@ -52,6 +53,7 @@ _PLANS_AFTER_NETWORK = {
         rate=0.3,
         force_sigma=0.7,
         field_sigma=0.6,
+        alike_rate=0.7,
         tolerance=1e-2,
     ),
 }
