@@ -460,3 +460,10 @@ def test_a_bent_initial_transform_is_kept_and_continued_on_the_fixed_side(monkey
     errors = np.linalg.norm(moved(result.transform, points) - expected, axis=1)
     assert errors.mean() < 0.2
     assert errors.max() < 0.6
+
+
+@pytest.mark.parametrize("preset", ["Balanced", "Precise"])
+def test_only_the_plans_of_pairs_whose_tissues_are_seen_ask_for_tissues(preset):
+    for same, close, tissues in np.ndindex(2, 2, 2):
+        plan = registration._plans(bool(same), bool(close), bool(tissues))[preset]
+        assert any(level.tissues for level in plan.levels) == bool(same and close and tissues)

@@ -36,9 +36,16 @@ _PLANS = {
     "Precise": RefinementPlan(levels=(Level(4, 80), Level(2, 40), Level(1, 15))),
 }
 # After several passes of the network the coarse level has nothing left to do, and few iterations do at the finer ones:
-# what they gain later is noise as often as anatomy. Tissues come in once it is known that the two are not alike: they
-# gain overlap between two people, and lose exactness between two scans of one.
+# what they gain later is noise as often as anatomy.
 _PLANS_AFTER_NETWORK = {
+    "Balanced": RefinementPlan(
+        levels=(Level(2, 40), Level(2, 8), Level(1, 2)), rate=0.5, force_sigma=1.0, tolerance=1e-2
+    ),
+    "Precise": RefinementPlan(levels=(Level(2, 40), Level(2, 15), Level(1, 10)), force_sigma=1.0),
+}
+# Tissues come in once it is known that the two are not alike: they gain overlap between two people, and lose exactness
+# between two scans of one. Beside them gentler steps and narrower Gaussians gain; on other organs they lost a tenth.
+_PLANS_WITH_TISSUES = {
     "Balanced": RefinementPlan(
         levels=(Level(2, 40), Level(2, 8, tissues=True), Level(1, 2, tissues=True)),
         rate=0.3,
@@ -283,8 +290,9 @@ def _deformable_stages(pair, grid, affine, initial, sights, settings, model, dev
                 velocity = None
                 warnings = [*warnings, "The network did not bring the two closer; what it gave was put aside."]
         close = model is not None and bool(model.network.config.passes_mm)
-        plans = _PLANS_ACROSS_CONTRASTS if not same else _PLANS_AFTER_NETWORK if close else _PLANS
-        plan = plans.get(settings.preset)
+        wanted = settings.preset != "Instant" and settings.similarity == "auto" and same
+        tissues = _tissues(sights, grid, affine) if wanted else None
+        plan = _plans(same, close, tissues is not None).get(settings.preset)
         if plan is not None:
             velocity = None
             clock.start("Refinement", 0.25)
@@ -296,7 +304,7 @@ def _deformable_stages(pair, grid, affine, initial, sights, settings, model, dev
                 _similarity_maker(settings.similarity, same),
                 displacement,
                 lambda fraction: clock.report(0.25 + 0.35 * fraction, "refining the deformation"),
-                tissues=_tissues(sights, grid, affine) if settings.similarity == "auto" else None,
+                tissues=tissues,
             )
         return_freed_memory()  # what the next stage holds comes in other sizes
         clock.start("Finishing", 0.6)
@@ -332,6 +340,15 @@ def _deformable_stages(pair, grid, affine, initial, sights, settings, model, dev
         registration.report["warnings"] = warnings + doubts(registration.report)
     registration.report["seconds"] = clock.finish()
     return registration
+
+
+def _plans(same_contrast: bool, close: bool, tissues: bool) -> dict[str, RefinementPlan]:
+    """By preset. close: whether several passes of the network came before."""
+    if not same_contrast:
+        return _PLANS_ACROSS_CONTRASTS
+    if not close:
+        return _PLANS
+    return _PLANS_WITH_TISSUES if tissues else _PLANS_AFTER_NETWORK
 
 
 def _is_closer(working: WorkingPair, before: torch.Tensor | None, after: torch.Tensor) -> bool:
