@@ -74,7 +74,6 @@ _PLANS_ACROSS_CONTRASTS = {
 }
 _SPACING_MM = 1.0
 _MARGIN_MM = 10.0
-_MARGIN_SEEN_MM = 6.0  # where structures were seen: then the affine leaves less to move at the rim
 _WINDOW_RADIUS = 4  # voxels of the level: windows of 9, as in the paper
 _BYTES_PER_VOXEL = 300  # measured peak of a whole registration over what the volumes themselves take
 _SAME_CONTRAST = 0.5  # agreement above which brighter may be expected to meet brighter: T1 pairs reach 0.7, T1-PD 0.4
@@ -142,7 +141,7 @@ def register(
         while True:
             try:
                 budget = settings.max_voxels or int(0.6 * free_memory(device) / _BYTES_PER_VOXEL)
-                grid = _grid_within_budget(pair, spacing, budget, _MARGIN_MM if sights is None else _MARGIN_SEEN_MM)
+                grid = _grid_within_budget(pair, spacing, budget)
                 if max(grid.spacing) > 1.05 * spacing:
                     warnings.append(
                         f"The working grid was coarsened to {max(grid.spacing):.2f} mm to hold at most "
@@ -255,12 +254,12 @@ def _spacing_for(pair: Pair, settings: Settings, model) -> float:
     return spacing
 
 
-def _grid_within_budget(pair: Pair, spacing: float, budget: int, margin_mm: float) -> WorkingGrid:
+def _grid_within_budget(pair: Pair, spacing: float, budget: int) -> WorkingGrid:
     box = bounding_box(pair.fixed_mask if pair.fixed_mask is not None else pair.fixed_foreground)
-    grid = make_working_grid(pair.fixed, box, spacing, margin_mm)
+    grid = make_working_grid(pair.fixed, box, spacing, _MARGIN_MM)
     while grid.voxels > budget and min(grid.size) > 16:
         spacing *= max(1.02, (grid.voxels / budget) ** (1 / 3))
-        grid = make_working_grid(pair.fixed, box, spacing, margin_mm)
+        grid = make_working_grid(pair.fixed, box, spacing, _MARGIN_MM)
     return grid
 
 
