@@ -64,6 +64,64 @@ def test_warp_gives_the_same_however_many_threads_share_it(threads):
     assert torch.equal(warped, one_by_one)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_single_image_warped_by_rows_is_the_image_warped(threads):
+    before = torch.get_num_threads()
+    displacement = smooth_noise(amplitude=12)  # beyond the edges too
+    image = torch.rand(1, 1, 20, 15, 17, generator=torch.Generator().manual_seed(1))
+    try:
+        torch.set_num_threads(threads)
+        warped = field.warp_image(image, displacement)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.allclose(warped, field.warp(image, displacement), atol=2e-4)
+
+
+def test_an_image_of_as_many_rows_as_a_head_is_warped_to_a_hundredth_of_its_range():
+    displacement = smooth_noise((256, 256, 24), amplitude=20)
+    image = torch.rand(1, 1, 256, 256, 24, generator=torch.Generator().manual_seed(1))
+    difference = (field.warp_image(image, displacement) - field.warp(image, displacement)).abs()
+    assert float(difference.max()) < 0.01  # neighbours differ by up to 1 here
+    assert float(difference.mean()) < 5e-4
+
+
+def test_a_flat_image_and_several_images_are_warped_as_ever():
+    displacement = smooth_noise()
+    for image in (torch.rand(1, 1, 1, 15, 17), torch.rand(1, 2, 20, 15, 17)):
+        assert torch.equal(field.warp_image(image, displacement), field.warp(image, displacement))
+
+
+def test_a_step_along_one_axis_is_composed_exactly_and_any_other_but_for_products():
+    displacement = smooth_noise(seed=1)
+    step = smooth_noise(seed=2, amplitude=0.9)
+    for axis in range(3):
+        along = torch.zeros_like(step)
+        along[:, axis] = step[:, axis]
+        assert torch.allclose(field.advance(displacement, along), field.compose(displacement, along), atol=1e-5)
+    for length in (0.5, 0.25):
+        here = step * (length / 0.9)
+        left_out = field.advance(displacement, here) - field.compose(displacement, here)
+        assert float(left_out.abs().max()) < 0.5 * length**2
+
+
+@pytest.mark.parametrize("size", [SIZE, (90, 80, 70)])  # within one block, and over several
+def test_smoothing_in_place_is_smoothing(size):
+    noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(3))
+    expected = field.smooth(noise, 1.2)
+    assert field.smooth(noise, 1.2, out=noise) is noise
+    assert torch.equal(noise, expected)
+
+
+@pytest.mark.parametrize("measure", [field.jacobian_determinant, field.least_corner_jacobian])
+@pytest.mark.parametrize("depth", [2, 3, 16, 33, 34, 37])
+def test_determinants_by_slabs_are_those_taken_at_once(measure, depth):
+    displacement = torch.randn(1, 3, depth, 9, 11, generator=torch.Generator().manual_seed(depth))
+    for planes in (None, 1, 2, 4, 16, 32):
+        result = torch.empty(depth, 9, 11)
+        assert field.by_slabs(measure, displacement, out=result, planes=planes) is result
+        assert torch.equal(result, measure(displacement))
+
+
 def test_composition_applies_the_inner_map_first():
     outer, inner = smooth_noise(seed=1), smooth_noise(seed=2)
     composed = as_sitk(field.compose(outer, inner))

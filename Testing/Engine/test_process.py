@@ -13,5 +13,14 @@ def test_waiting_threads_sleep_unless_the_user_chose_otherwise(monkeypatch, befo
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if before:
         monkeypatch.setenv("OMP_WAIT_POLICY", before)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     let_threads_sleep()
     assert os.environ["OMP_WAIT_POLICY"] == after
+    assert os.environ.get("GOMP_SPINCOUNT") == (None if before else "1000")
+
+
+def test_a_spin_count_of_the_users_stays(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    let_threads_sleep()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"

@@ -8,10 +8,9 @@ import numpy as np
 import phantoms
 import pytest
 import SimpleITK as sitk
-import torch
-from wavemorph import Settings, field, register
+from wavemorph import Settings, register
 from wavemorph.points import transform_points
-from wavemorph.report import by_slabs, doubts
+from wavemorph.report import doubts
 
 GOOD = {
     "similarity": {"before": 0.3, "after": 0.6},
@@ -53,14 +52,6 @@ def test_a_head_registered_to_noise_is_doubted():
     noise.CopyInformation(lattice)
     report = register(phantoms.head(lattice), noise, Settings(spacing_mm=3.0, weights="none", affine=False)).report
     assert report["warnings"]
-
-
-@pytest.mark.parametrize("measure", [field.jacobian_determinant, field.least_corner_jacobian])
-@pytest.mark.parametrize("depth", [2, 3, 16, 33, 34, 37])
-def test_determinants_by_slabs_are_those_taken_at_once(measure, depth):
-    displacement = torch.randn(1, 3, depth, 9, 11, generator=torch.Generator().manual_seed(depth))
-    for planes in (1, 2, 4, 16, 32):
-        assert torch.equal(by_slabs(measure, displacement, planes), measure(displacement))
 
 
 def test_there_and_back_is_what_the_transform_and_its_inverse_say(random_registration):

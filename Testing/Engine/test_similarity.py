@@ -50,6 +50,19 @@ def test_local_correlation_is_pearsons_in_each_window():
     assert value == pytest.approx(expected**2, abs=1e-4)
 
 
+def test_windows_at_every_second_voxel_hold_what_pearson_sees_there():
+    fixed, moving = image(0), image(1)
+    only = torch.zeros_like(fixed)
+    only[0, 0, 6, 6, 8] = 1  # one of the eight voxels of the stride (3, 3, 4)
+    window = (0, 0, slice(4, 10), slice(4, 10), slice(6, 12))
+    expected = np.corrcoef(fixed[window].flatten(), moving[window].flatten())[0, 1]
+    value, slope = LocalCorrelation(fixed, only, radius=2, signed=True, noise=1e-9, stride=2)(moving)
+    assert value == pytest.approx(expected, abs=1e-4)
+    inside = torch.zeros_like(slope, dtype=torch.bool)
+    inside[window] = True
+    assert float(slope[inside].abs().max()) > 0 and float(slope[~inside].abs().max()) == 0
+
+
 def test_squared_correlation_does_not_mind_reversed_contrast():
     fixed = image(0)
     measure = LocalCorrelation(fixed, weight(), signed=False)
@@ -81,6 +94,8 @@ def test_mutual_information_agrees_with_a_smoothed_histogram():
     [
         (lambda f, w: LocalCorrelation(f, w, radius=2, signed=True), 0.01),
         (lambda f, w: LocalCorrelation(f, w, radius=2, signed=False), 0.01),
+        (lambda f, w: LocalCorrelation(f, w, radius=2, signed=True, stride=2), 0.01),  # one side is odd
+        (lambda f, w: LocalCorrelation(f, w, radius=2, signed=False, stride=2), 0.01),
         (SquaredDifference, 0.01),
         (MindSsc, 0.01),
     ],

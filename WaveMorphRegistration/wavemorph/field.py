@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -45,9 +45,55 @@ def warp(
     return parts.transpose(0, 1).reshape(1, image.shape[1], *size)
 
 
+def warp_image(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
+    """`warp` to within 1/200 voxel, in half the time for one image on a CPU: grid_sample is vectorised in 2D alone.
+
+    All rows of all planes form one tall picture, twice: with each plane, and with the one after it. Bilinear samples of
+    both are mixed along the first axis. The number of a row in the picture leaves 8 bits to its fraction where there
+    are 256 planes of 256 rows.
+    """
+    if image.device.type != "cpu" or image.shape[:2] != (1, 1) or image.shape[2] < 2:
+        return warp(image, displacement)
+    (planes, rows, columns), size = image.shape[2:], tuple(displacement.shape[2:])
+    slabs = math.gcd(size[0], torch.get_num_threads())
+    k, j, i = (
+        component + torch.arange(n, dtype=torch.float32).view([n if axis == a else 1 for a in range(3)])
+        for axis, (component, n) in enumerate(zip(displacement[0], size))
+    )
+    k.clamp_(0, planes - 1)
+    plane = k.floor().clamp_(max=planes - 2)
+    row = j.clamp_(0, rows - 1).add_(plane, alpha=rows)
+    picture = torch.stack([image[0, 0], F.pad(image[0, 0, 1:], (0, 0, 0, 0, 0, 1))]).view(1, 2, -1, columns)
+    places = torch.stack([i.mul_(2 / max(columns - 1, 1)).sub_(1), row.mul_(2 / (planes * rows - 1)).sub_(1)], -1)
+    seen = F.grid_sample(
+        picture.expand(slabs, -1, -1, -1),
+        places.view(slabs, -1, size[2], 2),
+        padding_mode="border",
+        align_corners=True,
+    )
+    before, after = seen.split(1, 1)
+    return torch.lerp(before, after, k.sub_(plane).view(slabs, 1, -1, size[2])).view(1, 1, *size)
+
+
 def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
     """The displacement of x -> outer(inner(x)), both (B, 3, D, H, W) in voxels."""
     return warp(outer, inner).add_(inner)
+
+
+def advance(displacement: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """`compose(displacement, step)` for steps of at most one voxel, but for products of two of a step's components.
+
+    Along each axis the neighbour on the side of the step is interpolated with, as there: a third of the time of
+    sampling, which alone looks up eight neighbours of each voxel.
+    """
+    result = displacement + step
+    for axis in range(3):
+        n = displacement.shape[axis + 2]
+        difference, along = displacement.diff(dim=axis + 2), step[:, axis : axis + 1]
+        ahead, behind = along.narrow(axis + 2, 0, n - 1).clamp(min=0), along.narrow(axis + 2, 1, n - 1).clamp(max=0)
+        result.narrow(axis + 2, 0, n - 1).addcmul_(ahead, difference)
+        result.narrow(axis + 2, 1, n - 1).addcmul_(behind, difference)
+    return result
 
 
 def exponentiate(velocity: torch.Tensor, steps: int | None = None) -> torch.Tensor:
@@ -129,39 +175,57 @@ def by_displacement(warped: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def smooth(field: torch.Tensor, sigma_voxels: float) -> torch.Tensor:
-    """Separable Gaussian of (B, C, D, H, W) with edges continued. Slices and sums: faster than conv3d on a CPU."""
-    if sigma_voxels <= 0:
-        return field
-    radius = max(1, math.ceil(2.5 * sigma_voxels))
-    weights = [math.exp(-0.5 * (r / sigma_voxels) ** 2) for r in range(radius + 1)]
-    total = weights[0] + 2 * sum(weights[1:])
+def smooth(
+    field: torch.Tensor, sigma_voxels: float | Sequence[float], out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Separable Gaussian of (B, C, D, H, W) with edges continued. Slices and sums: faster than conv3d on a CPU.
+
+    sigma_voxels: for all axes, or along (k, j, i). out: where the result goes; it may be `field` itself.
+    """
+    sigmas = [sigma_voxels] * 3 if isinstance(sigma_voxels, int | float) else list(sigma_voxels)
+    if max(sigmas) <= 0:
+        return field if out is None else out.copy_(field)
+    weights = [_half_gaussian(sigma) for sigma in sigmas]
 
     def along(part: torch.Tensor, axis: int) -> torch.Tensor:
-        n = part.shape[axis]
-        before_after = [0] * 6
+        n, (middle, *others) = part.shape[axis], weights[axis - 2]
+        if not others:
+            return part
+        radius, before_after = len(others), [0] * 6
         before_after[2 * (4 - axis)] = before_after[2 * (4 - axis) + 1] = radius
         padded = F.pad(part, before_after, mode="replicate")
-        result = padded.narrow(axis, radius, n) * (weights[0] / total)
-        for r in range(1, radius + 1):
-            result.add_(padded.narrow(axis, radius - r, n), alpha=weights[r] / total)
-            result.add_(padded.narrow(axis, radius + r, n), alpha=weights[r] / total)
+        result = padded.narrow(axis, radius, n) * middle
+        for r, weight in enumerate(others, 1):
+            result.add_(padded.narrow(axis, radius - r, n), alpha=weight)
+            result.add_(padded.narrow(axis, radius + r, n), alpha=weight)
         return result
 
-    return separable(field, along)
+    return separable(field, along, out)
 
 
-def separable(image: torch.Tensor, along: Callable[[torch.Tensor, int], torch.Tensor]) -> torch.Tensor:
+def _half_gaussian(sigma: float) -> list[float]:
+    """The weights of a Gaussian from its middle outwards; those on both sides add up to 1."""
+    if sigma <= 0:
+        return [1.0]
+    weights = [math.exp(-0.5 * (r / sigma) ** 2) for r in range(max(1, math.ceil(2.5 * sigma)) + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    return [weight / total for weight in weights]
+
+
+def separable(
+    image: torch.Tensor, along: Callable[[torch.Tensor, int], torch.Tensor], out: torch.Tensor | None = None
+) -> torch.Tensor:
     """`along(part, axis)`, which keeps shapes and looks along one axis only, for the axes 4, 3, 2 of (B, C, D, H, W).
 
     On a CPU block by block, so that what lies between the steps stays in the cache: half the time on large volumes.
+    out: where the result goes; it may be `image` itself.
     """
     depth, height, width = image.shape[2:]
     if image.device.type != "cpu" or image.requires_grad or depth * height * width <= _BLOCK:
         for axis in (4, 3, 2):
             image = along(image, axis)
-        return image
-    result = torch.empty_like(image)
+        return image if out is None else out.copy_(image)
+    result = torch.empty_like(image) if out is None else out
     planes, rows = max(1, _BLOCK // (height * width)), max(1, _BLOCK // (depth * width))
     for whole, done in zip(image.split(1, 1), result.split(1, 1)):
         for first in range(0, depth, planes):
@@ -171,6 +235,31 @@ def separable(image: torch.Tensor, along: Callable[[torch.Tensor, int], torch.Te
             part = slice(first, first + rows)
             done[:, :, :, part] = along(done[:, :, :, part], 2)
     return result
+
+
+def by_slabs(
+    measure: Callable[..., torch.Tensor], *fields: torch.Tensor, out: torch.Tensor, planes: int | None = None
+) -> torch.Tensor:
+    """`measure(*fields)`, which looks at neighbouring voxels only, slab by slab into `out` (..., D, H, W).
+
+    What it holds in between is several times the fields, and lives for one slab at a time. fields: (1, C, D, H, W).
+    """
+    depth, height, width = out.shape[-3:]
+    if planes is None:
+        planes = max(1, _BLOCK // (height * width)) if out.device.type == "cpu" else depth
+    for first in range(0, depth, planes):
+        last = min(first + planes, depth)
+        # a plane more on either side, where there is one; a difference needs two
+        start, end = max(min(first - 1, depth - 2), 0), min(max(last + 1, 2), depth)
+        part = measure(*(each[:, :, start:end] for each in fields))
+        out[..., first:last, :, :] = part[..., first - start : last - start, :, :]
+    return out
+
+
+def length(vectors: torch.Tensor) -> torch.Tensor:
+    """(1, 3, ...) -> (1, 1, ...). On a CPU many times faster than torch's norm along a first axis."""
+    a, b, c = vectors.split(1, 1)
+    return a.square().addcmul_(b, b).addcmul_(c, c).sqrt_()
 
 
 def determinant(columns: list[torch.Tensor]) -> torch.Tensor:

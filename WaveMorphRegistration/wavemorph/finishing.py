@@ -18,6 +18,7 @@ _NEGLIGIBLE = 0.008  # voxels there and back that need no correction
 _SOLVED = 0.02  # voxels that the first part of an inverse may be off, for the second to correct
 _UNNOTICED = 0.002  # voxels: a change that is not made, so that its surroundings need not be looked at again
 _BLOCK = 24
+_SLAB = 16
 
 
 def settle(
@@ -91,22 +92,15 @@ def unfold(
 def folded_nodes(displacement: torch.Tensor, least: float = 0.0, within: torch.Tensor | None = None) -> torch.Tensor:
     """(D, H, W), where the least of a node's eight corner Jacobians is below `least` (`field.least_corner_jacobian`).
 
-    Nodes whose differences are too small for that, by the dominance of the diagonal, are not looked at: with rows that
-    sum up to at most s, a determinant is at least (1 - s)^3. within: (D, H, W), the nodes in question and, by one
-    node's reach, their neighbours.
+    Nodes where `_least_determinant` answers for all eight are not looked at. within: (D, H, W), the nodes in question
+    and, by one node's reach, their neighbours.
     """
     u = displacement[0]
     shape = u.shape[1:]
-    safe = 1 - max(least, 1e-6) ** (1 / 3) * 1.01
-    rows = None
-    for axis in range(3):
-        n = shape[axis]
-        difference = u.diff(dim=axis + 1).abs_()
-        steepest = torch.zeros_like(u)
-        steepest.narrow(axis + 1, 0, n - 1).copy_(difference)
-        torch.maximum(steepest.narrow(axis + 1, 1, n - 1), difference, out=steepest.narrow(axis + 1, 1, n - 1))
-        rows = steepest if rows is None else rows.add_(steepest)
-    doubtful = rows.amax(0) > safe
+    safe = max(least, 1e-6) * 1.01  # rounding
+    doubtful = torch.empty(shape, dtype=torch.bool, device=u.device)
+    for first in range(0, shape[0], _SLAB):  # what lies in between stays in the cache
+        doubtful[first : first + _SLAB] = _least_determinant(u, first, min(first + _SLAB, shape[0])) < safe
     if within is not None:
         doubtful &= _dilated(within, 1)
     result = torch.zeros(shape, dtype=torch.bool, device=u.device)
@@ -133,6 +127,28 @@ def folded_nodes(displacement: torch.Tensor, least: float = 0.0, within: torch.T
         lowest = value if lowest is None else torch.minimum(lowest, value)
     result.view(-1)[nodes] = lowest < least
     return result
+
+
+def _least_determinant(u: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    """What no corner Jacobian of x + u falls below, or 0: (3, D, H, W) -> its planes from `first` up to `last`.
+
+    Where each number on the diagonal is larger than the others of its row together, the determinant is at least the
+    product of what it is larger by (Ostrowski, 1937).
+    """
+    start, end = max(first - 1, 0), min(last + 1, u.shape[1])
+    product = None
+    for row, component in enumerate(u[:, start:end]):
+        excess = torch.ones_like(component)
+        for axis in range(3):
+            n = component.shape[axis]
+            difference = component.diff(dim=axis)
+            if axis != row:
+                difference = difference.abs_().neg_()
+            both = F.pad(difference, [0] * (2 * (2 - axis)) + [1, 1], value=math.inf)
+            excess += torch.minimum(both.narrow(axis, 0, n), both.narrow(axis, 1, n))
+        excess.clamp_(min=0)
+        product = excess if product is None else product.mul_(excess)
+    return product[first - start : last - start]
 
 
 class TwoPartInverse:
@@ -278,8 +294,8 @@ def _places(nodes: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
 
 
 def _length(vectors: torch.Tensor) -> torch.Tensor:
-    """(3, ...) -> (...). On a CPU many times faster than torch's norm along a first axis."""
-    return vectors[0].square().addcmul_(vectors[1], vectors[1]).addcmul_(vectors[2], vectors[2]).sqrt_()
+    """(3, ...) -> (...)."""
+    return field.length(vectors[None])[0, 0]
 
 
 def _seen_through(marked: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,15 +9,17 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
+from . import field
 from .errors import InputError
-from .geometry import WorkingGrid, tensor_from_array, tensor_from_image
+from .geometry import WorkingGrid, array_from_tensor, tensor_from_array, tensor_from_image
 from .similarity import LocalCorrelation, box_mean
 
 _REACH_MM = 6.0
 _AGREEMENT_MM = 4.0
 _LARGE = 2**25  # voxels from which on a second copy as float32 is avoided
 _SLAB = 64
-_WIDEST = 18  # voxels that the smoothing kernel, of at most 16 and one, and linear interpolation reach
+_WIDEST = 18  # voxels that smoothing and linear interpolation reach
+_BROADEST = 6.4  # voxels: the standard deviation of a Gaussian that reaches 16
 
 
 class Pair:
@@ -185,11 +186,20 @@ def normalise(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """Smoothed along the axes that the working grid samples more coarsely than the image does."""
-    sigmas = [0.5 * math.sqrt(max(spacing_mm**2 - own**2, 0.0)) for own in image.GetSpacing()]
-    if max(sigma / own for sigma, own in zip(sigmas, image.GetSpacing())) < 0.35:
+    """Smoothed along the axes that the working grid samples more coarsely than the image does.
+
+    By the variance that a box of the grid's voxel has over one of the image's: close to the means over larger voxels
+    that the networks know.
+    """
+    own = np.array(image.GetSpacing())
+    sigmas = np.minimum(np.sqrt(np.maximum(spacing_mm**2 - own**2, 0) / 12) / own, _BROADEST)
+    if sigmas.max() < 0.35:
         return image
-    return sitk.DiscreteGaussian(image, [max(sigma, 1e-3) ** 2 for sigma in sigmas], _WIDEST - 2, 0.02, True)
+    values = tensor_from_image(image)
+    field.smooth(values, sigmas[::-1].tolist(), out=values)
+    result = sitk.GetImageFromArray(array_from_tensor(values)[0])
+    result.CopyInformation(image)
+    return result
 
 
 def dilated(mask: torch.Tensor, reach: int) -> torch.Tensor:

@@ -49,6 +49,7 @@ class RefinementPlan:
     momentum: share of the previous direction that is kept.
     longest: limit of any step. tolerance: stop a level when ten iterations gain less than this share of its value.
     tissue_share: what the squared difference of each tissue counts for beside the similarity.
+    tissues_every: iterations for which their pull is kept; it changes slowly.
     """
 
     levels: tuple[Level, ...]
@@ -63,6 +64,7 @@ class RefinementPlan:
     longest: float = 0.5
     tolerance: float = 2e-3
     tissue_share: float = 6.0
+    tissues_every: int = 2
 
 
 @dataclass(frozen=True)
@@ -160,22 +162,36 @@ class _Climb:
             value, force = _force(similarity, features, displacement)
             seen = [seen[0] if values else value, value]
             if tissues is not None:
-                more, pull = tissues.force(displacement)
+                if iteration % plan.tissues_every == 0:
+                    more, pull = tissues.force(displacement)
                 value, force = value + more, force.add_(pull)
-            force = field.smooth(force, force_sigma)
+            field.smooth(force, force_sigma, out=force)
             if scale is None:
                 scale = rate / max(_length(force, weight), least, 1e-20)
             momentum.mul_(plan.momentum).add_(force, alpha=1 - plan.momentum)
-            step = momentum * (scale / (1 - plan.momentum ** (iteration + 1)))
-            length = step.pow(2).sum(1, keepdim=True).sqrt_().clamp_(min=plan.longest)
-            step.mul_(plan.longest / length).mul_(border)
-            displacement = field.smooth(field.compose(displacement, step), field_sigma).mul_(border)
+            gain = scale / (1 - plan.momentum ** (iteration + 1))
+            # the force is not needed any more: what follows it takes its place
+            force = _stepped(displacement, momentum, border, gain, plan.longest, out=force)
+            displacement = field.smooth(force, field_sigma, out=force).mul_(border)
             part = (attempt + (iteration + 1) / level.iterations) / 2
             self._progress((self._done + part * self._cost(level)) / self._total)
             values.append(value)
             if len(values) > 20 and values[-1] - values[-11] < plan.tolerance * abs(values[-1]):
                 break
         return displacement, seen[0], seen[-1]
+
+
+def _stepped(
+    displacement: torch.Tensor, direction: torch.Tensor, border: torch.Tensor, gain: float, longest: float, out
+) -> torch.Tensor:
+    """The displacement after a step of `gain` times the direction, nowhere longer than `longest` voxels."""
+
+    def measure(here: torch.Tensor, towards: torch.Tensor, tapered: torch.Tensor) -> torch.Tensor:
+        step = towards * gain
+        step.mul_(longest / field.length(step).clamp_(min=longest)).mul_(tapered)
+        return field.advance(here, step)
+
+    return field.by_slabs(measure, displacement, direction, border, out=out)
 
 
 def _resistance(fixed: torch.Tensor, weight: torch.Tensor, sigma: float, make_similarity: Callable) -> float:
@@ -196,14 +212,14 @@ def _resistance(fixed: torch.Tensor, weight: torch.Tensor, sigma: float, make_si
 
 def _force(similarity, features: torch.Tensor, displacement: torch.Tensor) -> tuple[float, torch.Tensor]:
     """The similarity of the warped features, and its slope along each axis at each voxel."""
-    warped = field.warp(features, displacement)
+    warped = field.warp_image(features, displacement)
     value, slope = similarity(warped)
     return value, field.by_displacement(warped, slope)
 
 
 def _length(force: torch.Tensor, weight: torch.Tensor) -> float:
     """Root mean square over the weighted voxels."""
-    return float((force.pow(2).sum(1, keepdim=True) * weight).sum() / weight.sum()) ** 0.5
+    return float((field.length(force).square_() * weight).sum() / weight.sum()) ** 0.5
 
 
 def _pool(image: torch.Tensor, factor: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ from .machine import choose_device, free_memory, is_out_of_memory, return_freed_
 from .network.passes import predict
 from .preprocessing import Pair, WorkingPair, bounding_box, dilated, prepare
 from .refinement import Level, RefinementPlan, refine
-from .report import by_slabs, doubts, provenance, quality
+from .report import doubts, provenance, quality
 from .result import Registration
 from .settings import Settings
 from .similarity import LocalCorrelation, MindSsc, MutualInformation
@@ -75,6 +75,7 @@ _PLANS_ACROSS_CONTRASTS = {
 _SPACING_MM = 1.0
 _MARGIN_MM = 10.0
 _WINDOW_RADIUS = 4  # voxels of the level: windows of 9, as in the paper
+_STRIDE = 2  # voxels of the level from window to window, where the two are not alike
 _BYTES_PER_VOXEL = 300  # measured peak of a whole registration over what the volumes themselves take
 _SAME_CONTRAST = 0.5  # agreement above which brighter may be expected to meet brighter: T1 pairs reach 0.7, T1-PD 0.4
 _COARSER = 1.5
@@ -305,12 +306,12 @@ def _deformable_stages(pair, grid, affine, initial, sights, settings, model, dev
                 lambda fraction: clock.report(0.25 + 0.35 * fraction, "refining the deformation"),
                 tissues=tissues,
             )
-        return_freed_memory()  # what the next stage holds comes in other sizes
         clock.start("Finishing", 0.6)
         if displacement is None:
             displacement = torch.zeros(1, 3, *grid.shape, device=device)
         inverse = correction = None
         if settings.inverse:
+            return_freed_memory()  # what this holds comes in other sizes
             displacement, inverse, correction = settle(
                 displacement, progress=lambda fraction: clock.report(0.6 + 0.35 * fraction, "inverting the deformation")
             )
@@ -318,7 +319,8 @@ def _deformable_stages(pair, grid, affine, initial, sights, settings, model, dev
             displacement = unfold(displacement)
         clock.report(0.95, "measuring")
         of_affine = float(np.linalg.det(np.reshape(affine.GetMatrix(), (3, 3))))
-        jacobian = by_slabs(field.jacobian_determinant, displacement).mul_(of_affine)
+        jacobian = displacement.new_empty(grid.shape)
+        field.by_slabs(field.jacobian_determinant, displacement, out=jacobian).mul_(of_affine)
         registration = Registration(
             affine=affine,
             displacement=grid.to_mm(displacement),
@@ -413,7 +415,7 @@ def _similarity_maker(name: str, same_contrast: bool):
             return MutualInformation(fixed, weight)
         if name == "mind" or (name == "auto" and level.factor >= (4 if same_contrast else 2)):
             return MindSsc(fixed, weight)
-        return LocalCorrelation(fixed, weight, _WINDOW_RADIUS, signed=False)
+        return LocalCorrelation(fixed, weight, _WINDOW_RADIUS, signed=False, stride=1 if alike else _STRIDE)
 
     return make
 
