@@ -8,7 +8,7 @@ import pytest
 import torch
 from wavemorph import field, refinement
 from wavemorph.refinement import Level, RefinementPlan, refine
-from wavemorph.similarity import LocalCorrelation
+from wavemorph.similarity import LocalCorrelation, TissueDifference
 
 SIZE = (32, 36, 40)
 PLAN = RefinementPlan(levels=(Level(2, 40), Level(1, 20)))
@@ -163,3 +163,35 @@ def test_the_resistance_is_that_of_all_planes_where_the_middle_ones_do_not_count
     weight = torch.zeros_like(image)
     weight[:, :, :24] = 1
     assert refinement._resistance(image, weight, 1.5, LocalCorrelation) > 0
+
+
+def test_the_pull_of_tissues_is_kept_for_so_many_iterations(pair, monkeypatch):
+    fixed, moving, truth = pair
+    tissues = tuple(torch.nn.functional.avg_pool3d(image, 2) for image in (fixed, moving))
+    taken, original = [], TissueDifference.force
+    monkeypatch.setattr(TissueDifference, "force", lambda self, u: taken.append(1) or original(self, u))
+    found, calls = [], []
+    for every in (1, 3):
+        taken.clear()
+        plan = RefinementPlan(levels=(Level(2, 7, tissues=True),), alike=1.1, tissues_every=every)
+        found.append(refine(fixed, moving, torch.ones_like(fixed), plan, make_similarity, tissues=tissues))
+        calls.append(len(taken))
+    assert calls == [7, 3]
+    errors = [float((displacement - truth).norm(dim=1).mean()) for displacement in found]
+    assert not torch.equal(*found)
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
+def test_what_is_alike_on_the_way_there_is_alike_on_the_way_back(pair):
+    fixed, moving, _ = pair
+    told = []
+
+    def make(fixed, weight, level, alike):
+        told.append(alike)
+        return LocalCorrelation(fixed, weight)
+
+    plan = RefinementPlan(levels=(Level(2, 3), Level(1, 1)), both_ways=True, alike=0.01)
+    refine(fixed, moving, torch.ones_like(fixed), plan, make)
+    first = told.index(True)
+    assert 0 < first < len(told) - 4  # the level there, the level again, the level back, the finest: two calls each
+    assert all(told[first:])

@@ -37,8 +37,9 @@ class Level:
 class RefinementPlan:
     """How far and how stiffly to refine. Lengths are in voxels of the level.
 
-    both_ways: whether the levels before the finest are done from moving to fixed too. The finest begins with the mean
-        of the one map and the inverse of the other: what they share is anatomy, where they differ is chance.
+    both_ways: whether the levels before the finest are done from moving to fixed too, as alike where the two were found
+        so. The finest begins with the mean of the one map and the inverse of the other: what they share is anatomy,
+        where they differ is chance.
     rate: root-mean-square length of the first step over the foreground, less where the two are nearly aligned.
     force_sigma, field_sigma: Gaussians for the force and for the displacement.
     alike: where a level ends above this squared correlation, what still differs is noise more than anatomy: that level
@@ -104,7 +105,7 @@ def refine(
     if coarse:
         there, alike = climb(way, coarse, start, alike)
         begin = field.invert(field.resize(start, tuple(there.shape[2:]))) if start is not None else None
-        back, _ = climb(way.back(), coarse, begin, False)
+        back, alike = climb(way.back(), coarse, begin, alike)
         displacement = field.invert(back).add_(there).mul_(0.5)
     displacement, _ = climb(way, plan.levels[len(coarse) :], displacement, alike)
     progress(1.0)

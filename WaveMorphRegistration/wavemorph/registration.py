@@ -61,6 +61,7 @@ _PLANS_WITH_TISSUES = {
         force_sigma=0.7,
         field_sigma=0.6,
         alike_rate=0.7,
+        tissues_every=3,
         tolerance=1e-2,
     ),
 }
