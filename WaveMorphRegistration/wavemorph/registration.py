@@ -76,7 +76,7 @@ _PLANS_ACROSS_CONTRASTS = {
 _SPACING_MM = 1.0
 _MARGIN_MM = 10.0
 _WINDOW_RADIUS = 4  # voxels of the level: windows of 9, as in the paper
-_STRIDE = 2  # voxels of the level from window to window, where the two are not alike
+_STRIDE = 2  # voxels of the level from window to window, between two people of one contrast; else it costs exactness
 _BYTES_PER_VOXEL = 300  # measured peak of a whole registration over what the volumes themselves take
 _SAME_CONTRAST = 0.5  # agreement above which brighter may be expected to meet brighter: T1 pairs reach 0.7, T1-PD 0.4
 _COARSER = 1.5
@@ -416,7 +416,8 @@ def _similarity_maker(name: str, same_contrast: bool):
             return MutualInformation(fixed, weight)
         if name == "mind" or (name == "auto" and level.factor >= (4 if same_contrast else 2)):
             return MindSsc(fixed, weight)
-        return LocalCorrelation(fixed, weight, _WINDOW_RADIUS, signed=False, stride=1 if alike else _STRIDE)
+        stride = _STRIDE if same_contrast and not alike else 1
+        return LocalCorrelation(fixed, weight, _WINDOW_RADIUS, signed=False, stride=stride)
 
     return make
 

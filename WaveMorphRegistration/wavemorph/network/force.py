@@ -26,9 +26,9 @@ def correlation_force(fixed: torch.Tensor, moving: torch.Tensor, radius: int = 2
         covariance = product - fixed_mean * moving_mean
         by_covariance = covariance / (fixed_variance * moving_variance)
         by_variance = by_covariance * covariance / moving_variance
-        terms = [by_covariance, by_covariance * fixed_mean, by_variance, by_variance * moving_mean]
-        a, b, c, d = box_mean(torch.cat(terms, 1), radius).split(1, 1)
-        slope = a * fixed - b - c * moving + d
+        terms = [by_covariance, by_variance, by_variance * moving_mean - by_covariance * fixed_mean]
+        a, b, c = box_mean(torch.cat(terms, 1), radius).split(1, 1)
+        slope = a * fixed - b * moving + c
         slopes = []
         for axis in (2, 3, 4):
             padding = [0] * 6

@@ -88,7 +88,8 @@ class WaveMorphNetwork(EncoderDecoder):
 
         For a velocity the map of the swapped pair is thereby the inverse (ours). On the lattice of `decode`.
         """
-        return (self.decode(fixed, moving) - self.decode(moving, fixed)) / 2
+        there, back = self.decode(torch.cat([fixed, moving]), torch.cat([moving, fixed])).chunk(2)
+        return (there - back) / 2
 
     def predict_symmetric(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """`decode_symmetric` on the whole lattice, in its voxels."""
