@@ -183,9 +183,14 @@ class _Climb:
 
 
 def _stepped(
-    displacement: torch.Tensor, direction: torch.Tensor, border: torch.Tensor, gain: float, longest: float, out
+    displacement: torch.Tensor,
+    direction: torch.Tensor,
+    border: torch.Tensor,
+    gain: float,
+    longest: float,
+    out: torch.Tensor,
 ) -> torch.Tensor:
-    """The displacement after a step of `gain` times the direction, nowhere longer than `longest` voxels."""
+    """The displacement after a step of `gain` times the direction, nowhere longer than `longest` voxels, into `out`."""
 
     def measure(here: torch.Tensor, towards: torch.Tensor, tapered: torch.Tensor) -> torch.Tensor:
         step = towards * gain
