@@ -2,9 +2,9 @@
 
 At each iteration the force of the similarity, dS/dw * grad(w) at the warped image w, is smoothed (the fluid part),
 scaled to a step of at most half a voxel, composed with the displacement so far, and the displacement is smoothed
-slightly (the elastic part). Each step is a small diffeomorphism, so the whole all but stays one; `finishing.unfold` makes
-that certain on the lattice. Smoothing at a fixed rate against an unnormalised force is diffusion regularity at its
-equilibrium (paper section 3.8): strong edges move, flat tissue follows its surroundings.
+slightly (the elastic part). Each step is a small diffeomorphism, so the whole all but stays one; `finishing.unfold`
+makes that certain on the lattice. Smoothing at a fixed rate against an unnormalised force is diffusion regularity at
+its equilibrium (paper section 3.8): strong edges move, flat tissue follows its surroundings.
 """
 
 from __future__ import annotations
