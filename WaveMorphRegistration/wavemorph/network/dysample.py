@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .config import NetworkConfig
+from .convnext import Pointwise
 
 
 class DySample(nn.Module):
@@ -18,7 +19,7 @@ class DySample(nn.Module):
 
     def __init__(self, channels: int, groups: int = 4, scope: float = 0.25):
         super().__init__()
-        self.offset = nn.Conv3d(channels, 3 * groups * 8, 1)
+        self.offset = Pointwise(channels, 3 * groups * 8)
         nn.init.normal_(self.offset.weight, std=1e-3)
         nn.init.zeros_(self.offset.bias)
         self._groups, self._scope = groups, scope

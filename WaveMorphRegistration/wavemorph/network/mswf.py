@@ -10,7 +10,7 @@ from torch import nn
 
 from . import wavelet
 from .config import NetworkConfig
-from .convnext import ChannelNorm
+from .convnext import ChannelNorm, Pointwise
 
 
 class WaveletFusion(nn.Module):
@@ -31,9 +31,9 @@ class WaveletFusion(nn.Module):
         sides = [list(run) for _, run in itertools.groupby(range(8), key=lambda band: kernels[band])]
         self._runs = [slice(run[0], run[-1] + 1) for run in sides]
         self.norm = ChannelNorm(8 * channels)
-        self.expand = nn.Conv3d(8 * channels, config.expansion * out_channels, 1)
-        self.project = nn.Conv3d(config.expansion * out_channels, out_channels, 1)
-        self.carry = nn.Conv3d(8 * channels, out_channels, 1)
+        self.expand = Pointwise(8 * channels, config.expansion * out_channels)
+        self.project = Pointwise(config.expansion * out_channels, out_channels)
+        self.carry = Pointwise(8 * channels, out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bands = wavelet.analyse(x)
@@ -52,7 +52,7 @@ class WaveletSampling(nn.Module):
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
-        self.fuse = nn.Conv3d(8 * channels, out_channels, 1)
+        self.fuse = Pointwise(8 * channels, out_channels)
         self.norm = ChannelNorm(out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -65,7 +65,7 @@ class PatchMerging(nn.Module):
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
         self.norm = ChannelNorm(8 * channels)
-        self.reduce = nn.Conv3d(8 * channels, out_channels, 1, bias=False)
+        self.reduce = Pointwise(8 * channels, out_channels, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         patches = [x[:, :, k::2, j::2, i::2] for k in (0, 1) for j in (0, 1) for i in (0, 1)]

@@ -47,23 +47,25 @@ def predict(
 
 def one_pass(
     network: WaveMorphNetwork, fixed: torch.Tensor, moving: torch.Tensor, displacement: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor | None, torch.Tensor]:
     """(what the network gave, the displacement after it): the network sees `moving` through the displacement so far.
 
-    Velocities are integrated on the lattice where they are decoded, which is all that they can hold.
+    Velocities are integrated on the lattice where they are decoded, which is all that they can hold. Where several
+    passes follow one another, what one of them gave says nothing about the whole, and is None.
     """
     config, size = network.config, tuple(fixed.shape[2:])
-    seen = moving if displacement is None else field.warp(moving, displacement)
+    seen = moving if displacement is None else field.warp_image(moving, displacement)
     padding = [side for n in reversed(size) for side in (0, -n % config.divisor)]
     pair = F.pad(fixed, padding), F.pad(seen, padding)
     flow = network.decode_symmetric(*pair) if config.symmetric else network.decode(*pair)
     step = field.exponentiate(flow) if config.output == "velocity" else flow
-    given, step = (_unpadded(field.resize(f, tuple(pair[0].shape[2:])), size) for f in (flow, step))
+    padded = tuple(pair[0].shape[2:])
+    step = _unpadded(field.resize(step, padded), size)
     if displacement is not None:
         step = field.compose(displacement, step)
     if config.passes_mm:
-        step = field.smooth(step, config.pass_sigma)
-    return given, step
+        return None, field.smooth(step, config.pass_sigma)
+    return _unpadded(field.resize(flow, padded), size), step
 
 
 def _unpadded(image: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:

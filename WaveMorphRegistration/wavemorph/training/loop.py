@@ -133,11 +133,12 @@ class Trainer:
             before = None if displacement is None else field.resize(displacement, here)
             with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
                 given, after = one_pass(self.network, fixed, moving, before)
-            given, after = given.float(), after.float()
+            after = after.float()
             warped = field.warp(moving_anatomy, after)
             similarity = local_correlation_loss(fixed_anatomy, warped, weight, recipe.window, recipe.noise)
             intensity = ((fixed_anatomy - warped) ** 2 * weight).sum() / weight.sum()
-            regular = given if recipe.network.output == "velocity" and not recipe.network.passes_mm else after
+            one_velocity = recipe.network.output == "velocity" and not recipe.network.passes_mm
+            regular = given.float() if one_velocity else after
             smoothness = diffusion_loss(regular)
             loss = similarity + recipe.intensity * intensity + recipe.smoothness * smoothness
             self._descend(loss)
