@@ -24,7 +24,7 @@ class ChannelNorm(nn.Module):
 class Pointwise(nn.Conv3d):
     """A convolution of side 1, as the product of matrices that it is.
 
-    For narrow layers torch's own on a CPU copies its input first: three times the time.
+    For narrow layers torch's own on a CPU copies its input first: twice the time.
     """
 
     def __init__(self, channels: int, out_channels: int, bias: bool = True):
