@@ -172,6 +172,56 @@ def test_they_lie_where_they_lie_in_any_contrast_and_in_a_turned_head(model, tem
     assert reached > 0.65
 
 
+@pytest.mark.parametrize("angles", [(0, 0, 0), (12, 25, -30), (-40, 5, 60)])
+def test_the_axes_of_a_brain_are_found_from_where_its_structures_lie(angles):
+    truth = affine_of(angles, (1.2, 0.9, 1.05), (14.0, -10.0, 7.0))
+    middles = np.random.default_rng(3).uniform(-45, 45, (len(STRUCTURES) - 1, 3))
+    middles[:, 0] = 0.0  # of both halves together
+    grid = lattice(size=(40, 42, 44))
+    shares = torch.zeros(1, len(STRUCTURES), *grid.shape)
+    for code, middle in enumerate(middles.tolist(), 1):
+        i, j, k = np.round(np.linalg.inv(grid.matrix) @ [*truth.TransformPoint(middle), 1])[:3].astype(int)
+        shares[0, code, k, j, i] = 1.0
+    atlas = {name: [*middle, 1.0] for name, middle in zip(STRUCTURES[1:], middles.tolist())}
+    found = anatomy._upright(Anatomy(shares, grid, bare=True), atlas)
+    np.testing.assert_allclose(found.T @ found, np.eye(3), atol=1e-9)
+    assert np.linalg.det(found) == pytest.approx(1)
+    expected = np.reshape(affine_of(angles, (1, 1, 1), (0, 0, 0)).GetMatrix(), (3, 3)) @ RAS
+    assert anatomy._degrees_between(found, expected) < 3.0
+
+
+def test_a_turned_brain_is_looked_at_along_its_own_axes_and_seen_better(model, template, seen, monkeypatch):
+    turn = affine_of((-25, 15, 20), (1, 1, 1), (0, 0, 0))
+    turned = sitk.Resample(template, template, turn, sitk.sitkLinear, 0.0)
+    overlaps = []
+    for degrees in (8.0, 999.0):
+        monkeypatch.setattr(anatomy, "_UPRIGHT_DEGREES", degrees)
+        other = see(model.network, turned, foreground(turned), model.card.extra["atlas"])
+        axes = np.reshape(turn.GetInverse().GetMatrix(), (3, 3)) @ RAS
+        assert (anatomy._degrees_between(other.grid.direction, axes) < 6.0) == (degrees < 999)
+        overlaps.append(overlap(seen, other, turn.GetInverse()))
+    assert overlaps[0] > overlaps[1] + 0.02
+    assert overlaps[0] > 0.85
+
+
+def test_where_the_second_look_is_less_sure_the_first_one_counts(model, template, seen, monkeypatch):
+    calls, look = [], anatomy._look
+
+    def first_and_then_worse(*given):
+        found = look(*given)
+        calls.append(found)
+        if len(calls) == 1:
+            return found
+        even = torch.full_like(found.shares, 0.02)
+        return dataclasses.replace(found, shares=0.9 * found.shares + 0.1 * even / even.sum(1, keepdim=True))
+
+    monkeypatch.setattr(anatomy, "_look", first_and_then_worse)
+    monkeypatch.setattr(anatomy, "_UPRIGHT_DEGREES", -1.0)
+    found = see(model.network, template, foreground(template), model.card.extra["atlas"])
+    assert len(calls) == 2
+    assert found is calls[0]
+
+
 @pytest.mark.parametrize("kind", ["noise", "phantom", "small"])
 def test_where_there_is_no_brain_nothing_is_seen(model, kind):
     if kind == "phantom":

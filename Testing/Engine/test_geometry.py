@@ -94,6 +94,25 @@ def test_fixed_voxels_of_about_the_working_spacing_are_kept_as_nodes():
     assert np.allclose(index, np.round(index), atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_grid_along_other_axes_covers_the_mask_and_lies_about_its_middle(seed):
+    fixed = random_geometry(seed)
+    mask = sitk.Cast(fixed * 0 + 1, sitk.sitkUInt8)
+    turn = sitk.Euler3DTransform()
+    turn.SetRotation(0.4, -0.3, 0.7)
+    direction = np.reshape(turn.GetMatrix(), (3, 3))
+    grid = geometry.grid_along(direction, mask, 2.0, 4.0, 16)
+    assert grid.spacing == (2.0,) * 3
+    assert all(n % 16 == 0 for n in grid.size)
+    np.testing.assert_array_equal(grid.direction, direction)
+    points = physical_points(fixed).reshape(-1, 3)
+    indices = (np.c_[points, np.ones(len(points))] @ np.linalg.inv(grid.matrix).T)[:, :3]
+    within = ((indices > -0.5) & (indices < np.array(grid.size) - 0.5)).all(1)
+    assert within.mean() > 0.995
+    low, high = np.percentile(indices, (0.1, 99.9), axis=0)
+    assert (low > 0.5).all() and (np.abs(low + high - (np.array(grid.size) - 1)) < 1.5).all()
+
+
 def test_arrays_and_tensors_do_not_share_memory():
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     tensor = tensor_from_array(array)

@@ -14,7 +14,14 @@ import torch
 import torch.nn.functional as F
 
 from . import field
-from .geometry import WorkingGrid, image_from_tensor, make_working_grid, tensor_from_array, tensor_from_image
+from .geometry import (
+    WorkingGrid,
+    grid_along,
+    image_from_tensor,
+    make_working_grid,
+    tensor_from_array,
+    tensor_from_image,
+)
 from .machine import computes_in_bfloat16
 from .network.anatomy import STRUCTURES, AnatomyNetwork
 from .preprocessing import bounding_box, normalise, seen_on_grid
@@ -30,6 +37,7 @@ _SKULL_MM = 6.0  # what may lie around a bare brain
 _COARSE_MM = 3.0  # voxels on which that is told
 _HEAD = 0.05  # share of what a volume shows that lies farther than that from the brain, in a whole head
 _TURN_DEGREES = 30.0
+_UPRIGHT_DEGREES = 8.0  # by which a brain may lie turned and be seen as well
 _ODDS = 4.0  # log-odds beyond which nothing more is told of a tissue
 _TISSUES = (
     ("white matter", "cerebellar white matter", "brainstem", "pallidum", "thalamus"),
@@ -81,9 +89,24 @@ class Anatomy:
 def see(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, atlas: dict) -> Anatomy | None:
     """What `network` sees in `image`, or None where that is no brain.
 
+    A brain that lies turned is looked at again along its own axes: the network learned from heads held about upright.
     atlas: for each structure but the first [LPS x, y, z, ml] in the template it learned from.
     """
     grid = make_working_grid(image, bounding_box(foreground), _SPACING_MM, _MARGIN_MM, network.config.divisor)
+    anatomy = _look(network, image, foreground, grid)
+    if anatomy is None or not _is_a_brain(anatomy, atlas):
+        return None
+    upright = _upright(anatomy, atlas)
+    if _degrees_between(grid.direction, upright) > _UPRIGHT_DEGREES:
+        turned = grid_along(upright, foreground, _SPACING_MM, _MARGIN_MM, network.config.divisor)
+        again = _look(network, image, foreground, turned)
+        if again is not None and _is_a_brain(again, atlas) and _certainty(again) > _certainty(anatomy):
+            return again
+    return anatomy
+
+
+def _look(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, grid: WorkingGrid) -> Anatomy | None:
+    """What `network` sees on `grid`, brain or not; None where the grid is too large or too small for a head."""
     if grid.voxels > _MOST_VOXELS or min(grid.size) * _SPACING_MM < 48:
         return None
     device = next(network.parameters()).device
@@ -94,8 +117,6 @@ def see(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, atla
             log_odds = network(seen)
         shares = log_odds.float().softmax(1)
     anatomy = _in_one_piece(shares, grid.resized(tuple(shares.shape[2:])))
-    if not _is_a_brain(anatomy, atlas):
-        return None
     return replace(anatomy, bare=_share_beyond(anatomy, inside) < _HEAD)
 
 
@@ -125,8 +146,7 @@ def _is_a_brain(anatomy: Anatomy, atlas: dict) -> bool:
 
     In noise the network sees a brain too, but is sure of a voxel to 0.6 in the mean; in real heads to 0.76 and more.
     """
-    tissue = anatomy.shares[0, 0] < 0.5
-    if not tissue.any() or float(anatomy.shares[0].amax(0)[tissue].mean()) < _CERTAIN:
+    if _certainty(anatomy) < _CERTAIN:
         return False
     volumes = anatomy.volumes_ml()[1:]
     names = STRUCTURES[1:]
@@ -137,10 +157,34 @@ def _is_a_brain(anatomy: Anatomy, atlas: dict) -> bool:
     widest = np.array([20.0 if name == "ventricles" else 5.0 for name in names])
     if np.any(ratio > widest) or np.any(ratio < 1 / widest):
         return False
-    places = np.hstack([np.array([atlas[name][:3] for name in names]), np.ones((len(names), 1))])
+    places, centres, fitted = _laid_on(anatomy, atlas)
+    return float(np.sqrt(((places @ fitted - centres) ** 2).sum(1).mean())) < _SCATTER_MM
+
+
+def _certainty(anatomy: Anatomy) -> float:
+    """The mean share of the likeliest structure in the voxels of the brain."""
+    tissue = anatomy.shares[0, 0] < 0.5
+    return float(anatomy.shares[0].amax(0)[tissue].mean()) if tissue.any() else 0.0
+
+
+def _laid_on(anatomy: Anatomy, atlas: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(middles of the structures in the template, with ones; their middles here; the (4, 3) that best maps the two)."""
+    places = np.array([[*atlas[name][:3], 1.0] for name in STRUCTURES[1:]])
     centres = anatomy.centres()[1:]
-    fitted = places @ np.linalg.lstsq(places, centres, rcond=None)[0]
-    return float(np.sqrt(((fitted - centres) ** 2).sum(1).mean())) < _SCATTER_MM
+    return places, centres, np.linalg.lstsq(places, centres, rcond=None)[0]
+
+
+def _upright(anatomy: Anatomy, atlas: dict) -> np.ndarray:
+    """3x3, whose columns are the LPS vectors that point right, to the front and up in the brain as it lies."""
+    # both halves of a structure count as one, so that all middles lie in one plane
+    left, _, right = np.linalg.svd(_laid_on(anatomy, atlas)[2][1:3].T, full_matrices=False)
+    back, up = (left @ right).T
+    return np.stack([np.cross(up, back), -back, up], 1)
+
+
+def _degrees_between(one: np.ndarray, other: np.ndarray) -> float:
+    """The angle of the turn from one frame to the other."""
+    return float(np.degrees(np.arccos(np.clip((np.trace(one.T @ other) - 1) / 2, -1, 1))))
 
 
 def align(

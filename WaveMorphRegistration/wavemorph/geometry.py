@@ -146,6 +146,20 @@ def make_working_grid(
     )
 
 
+def grid_along(
+    direction: np.ndarray, mask: sitk.Image, spacing_mm: float, margin_mm: float, divisor: int = 8
+) -> WorkingGrid:
+    """A grid along any axes (3x3, columns are LPS vectors) around the mask but for the farthest 0.1 % on each side."""
+    step = max(1, round((mask.GetNumberOfPixels() / 1e6) ** (1 / 3)))
+    places = step * np.argwhere(sitk.GetArrayViewFromImage(mask)[::step, ::step, ::step] > 0)[:, ::-1]
+    to_mm = np.reshape(mask.GetDirection(), (3, 3)) * np.array(mask.GetSpacing())
+    along = (places @ to_mm.T + mask.GetOrigin()) @ direction
+    first, last = np.percentile(along, (0.1, 99.9), axis=0) + np.array([[-margin_mm], [margin_mm]])
+    size = (-(-(np.ceil((last - first) / spacing_mm) + 1) // divisor) * divisor).astype(int)
+    start = (first + last - (size - 1) * spacing_mm) / 2
+    return WorkingGrid(tuple(size.tolist()), (spacing_mm,) * 3, tuple((direction @ start).tolist()), direction)
+
+
 def _nearest_axes(direction: np.ndarray) -> tuple[list[int], np.ndarray]:
     """Which fixed axis lies nearest to each canonical axis (a permutation), and its sign."""
     rest, order, signs = {0, 1, 2}, [-1, -1, -1], np.ones(3)
