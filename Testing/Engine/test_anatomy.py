@@ -194,7 +194,7 @@ def test_a_turned_brain_is_looked_at_along_its_own_axes_and_seen_better(model, t
     turn = affine_of((-25, 15, 20), (1, 1, 1), (0, 0, 0))
     turned = sitk.Resample(template, template, turn, sitk.sitkLinear, 0.0)
     overlaps = []
-    for degrees in (8.0, 999.0):
+    for degrees in (10.0, 999.0):
         monkeypatch.setattr(anatomy, "_UPRIGHT_DEGREES", degrees)
         other = see(model.network, turned, foreground(turned), model.card.extra["atlas"])
         axes = np.reshape(turn.GetInverse().GetMatrix(), (3, 3)) @ RAS
@@ -204,22 +204,40 @@ def test_a_turned_brain_is_looked_at_along_its_own_axes_and_seen_better(model, t
     assert overlaps[0] > 0.85
 
 
-def test_where_the_second_look_is_less_sure_the_first_one_counts(model, template, seen, monkeypatch):
-    calls, look = [], anatomy._look
+@pytest.mark.parametrize("angles", [(75, 0, 0), (0, 0, 180), (90, 0, 0)])
+def test_a_brain_is_found_however_it_lies(model, template, seen, angles):
+    turn = sitk.Euler3DTransform()
+    turn.SetCenter(seen.centres()[1:].mean(0).tolist())
+    turn.SetRotation(*np.radians(angles))
+    # the turned head in a cube, so that nothing of it is cut off
+    empty = sitk.Image([230] * 3, sitk.sitkFloat32)
+    empty.SetDirection(RAS.ravel().tolist())
+    empty.SetOrigin((np.array(turn.GetCenter()) - RAS @ np.full(3, 114.5)).tolist())
+    turned = sitk.Resample(template, empty, turn, sitk.sitkLinear, 0.0)
+    other = see(model.network, turned, foreground(turned), model.card.extra["atlas"])
+    found, reached = align(seen, other)
+    assert reached > 0.85
+    off = [
+        np.linalg.norm(np.subtract(found.TransformPoint(p), turn.GetInverse().TransformPoint(p)))
+        for p in seen.centres()[1:].tolist()
+    ]
+    assert np.mean(off) < 2.0
 
-    def first_and_then_worse(*given):
-        found = look(*given)
-        calls.append(found)
-        if len(calls) == 1:
-            return found
-        even = torch.full_like(found.shares, 0.02)
-        return dataclasses.replace(found, shares=0.9 * found.shares + 0.1 * even / even.sum(1, keepdim=True))
 
-    monkeypatch.setattr(anatomy, "_look", first_and_then_worse)
+def test_of_several_looks_the_surest_counts_and_the_first_where_none_is_surer(model, template, monkeypatch):
+    looks, look = [], anatomy._look
+
+    def less_and_less_sure(*given):
+        found = look(*given) if not looks else looks[0]
+        even = torch.full_like(found.shares, 1 / found.shares.shape[1])
+        looks.append(dataclasses.replace(found, shares=torch.lerp(found.shares, even, 0.002 * len(looks))))
+        return looks[-1]
+
+    monkeypatch.setattr(anatomy, "_look", less_and_less_sure)
     monkeypatch.setattr(anatomy, "_UPRIGHT_DEGREES", -1.0)
     found = see(model.network, template, foreground(template), model.card.extra["atlas"])
-    assert len(calls) == 2
-    assert found is calls[0]
+    assert len(looks) == anatomy._MOST_LOOKS * (1 + len(anatomy._OTHER_STARTS))
+    assert found is looks[0]
 
 
 @pytest.mark.parametrize("kind", ["noise", "phantom", "small"])

@@ -37,7 +37,18 @@ _SKULL_MM = 6.0  # what may lie around a bare brain
 _COARSE_MM = 3.0  # voxels on which that is told
 _HEAD = 0.05  # share of what a volume shows that lies farther than that from the brain, in a whole head
 _TURN_DEGREES = 30.0
-_UPRIGHT_DEGREES = 8.0  # by which a brain may lie turned and be seen as well
+_UPRIGHT_DEGREES = 10.0  # by which a brain may lie turned and be seen as well
+_MOST_LOOKS = 4  # from one start
+_OTHER_STARTS = tuple(  # quarter turns about the axes to the right and to the front, and upside down
+    np.array(rows, float)
+    for rows in (
+        ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
+        ((1, 0, 0), (0, 0, 1), (0, -1, 0)),
+        ((0, 0, 1), (0, 1, 0), (-1, 0, 0)),
+        ((0, 0, -1), (0, 1, 0), (1, 0, 0)),
+        ((1, 0, 0), (0, -1, 0), (0, 0, -1)),
+    )
+)
 _ODDS = 4.0  # log-odds beyond which nothing more is told of a tissue
 _TISSUES = (
     ("white matter", "cerebellar white matter", "brainstem", "pallidum", "thalamus"),
@@ -89,20 +100,38 @@ class Anatomy:
 def see(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, atlas: dict) -> Anatomy | None:
     """What `network` sees in `image`, or None where that is no brain.
 
-    A brain that lies turned is looked at again along its own axes: the network learned from heads held about upright.
+    A brain that lies turned is looked at again along its own axes, as far as they are known by then: the network
+    learned from heads held about upright. Where that leads nowhere it may lie on its face, its side or its head. Of all
+    looks the surest counts.
     atlas: for each structure but the first [LPS x, y, z, ml] in the template it learned from.
     """
     grid = make_working_grid(image, bounding_box(foreground), _SPACING_MM, _MARGIN_MM, network.config.divisor)
-    anatomy = _look(network, image, foreground, grid)
-    if anatomy is None or not _is_a_brain(anatomy, atlas):
-        return None
-    upright = _upright(anatomy, atlas)
-    if _degrees_between(grid.direction, upright) > _UPRIGHT_DEGREES:
-        turned = grid_along(upright, foreground, _SPACING_MM, _MARGIN_MM, network.config.divisor)
-        again = _look(network, image, foreground, turned)
-        if again is not None and _is_a_brain(again, atlas) and _certainty(again) > _certainty(anatomy):
-            return again
-    return anatomy
+    looks = _looks(network, image, foreground, atlas, grid)
+    for turn in _OTHER_STARTS:
+        if not looks or (_is_a_brain(looks[-1], atlas) and _degrees_off(looks[-1], atlas) < _UPRIGHT_DEGREES):
+            break
+        turned = grid_along(grid.direction @ turn, foreground, _SPACING_MM, _MARGIN_MM, network.config.divisor)
+        looks += _looks(network, image, foreground, atlas, turned)
+    return max((look for look in looks if _is_a_brain(look, atlas)), key=_certainty, default=None)
+
+
+def _looks(
+    network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, atlas: dict, grid: WorkingGrid
+) -> list[Anatomy]:
+    """Looks along the axes of `grid`, then along those that each look finds the brain to have, until both agree.
+
+    Ends where what is seen cannot be a brain.
+    """
+    looks = []
+    while len(looks) < _MOST_LOOKS:
+        found = _look(network, image, foreground, grid)
+        if found is None or not _may_be_a_brain(found, atlas):
+            break
+        looks.append(found)
+        if _degrees_off(found, atlas) < _UPRIGHT_DEGREES:
+            break
+        grid = grid_along(_upright(found, atlas), foreground, _SPACING_MM, _MARGIN_MM, network.config.divisor)
+    return looks
 
 
 def _look(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, grid: WorkingGrid) -> Anatomy | None:
@@ -142,23 +171,25 @@ def _in_one_piece(shares: torch.Tensor, grid: WorkingGrid) -> Anatomy:
 
 
 def _is_a_brain(anatomy: Anatomy, atlas: dict) -> bool:
-    """Whether every structure is there without much doubt, about as large as in a brain, and where it lies in one.
-
-    In noise the network sees a brain too, but is sure of a voxel to 0.6 in the mean; in real heads to 0.76 and more.
-    """
-    if _certainty(anatomy) < _CERTAIN:
+    """Whether every structure is there without much doubt, about as large as in a brain, and where it lies in one."""
+    if not _may_be_a_brain(anatomy, atlas):
         return False
-    volumes = anatomy.volumes_ml()[1:]
     names = STRUCTURES[1:]
-    usual = np.array([atlas[name][3] for name in names])
-    ratio = volumes / usual
-    if not 0.25 < volumes.sum() / usual.sum() < 2.5:
-        return False
+    ratio = anatomy.volumes_ml()[1:] / np.array([atlas[name][3] for name in names])
     widest = np.array([20.0 if name == "ventricles" else 5.0 for name in names])
     if np.any(ratio > widest) or np.any(ratio < 1 / widest):
         return False
     places, centres, fitted = _laid_on(anatomy, atlas)
     return float(np.sqrt(((places @ fitted - centres) ** 2).sum(1).mean())) < _SCATTER_MM
+
+
+def _may_be_a_brain(anatomy: Anatomy, atlas: dict) -> bool:
+    """Whether there is little doubt, and all structures together are about as large as a brain.
+
+    In noise the network sees a brain too, but is sure of a voxel to 0.6 in the mean; in real heads to 0.76 and more.
+    """
+    usual = sum(volume for *_, volume in atlas.values())
+    return _certainty(anatomy) >= _CERTAIN and 0.25 < anatomy.volumes_ml()[1:].sum() / usual < 2.5
 
 
 def _certainty(anatomy: Anatomy) -> float:
@@ -180,6 +211,11 @@ def _upright(anatomy: Anatomy, atlas: dict) -> np.ndarray:
     left, _, right = np.linalg.svd(_laid_on(anatomy, atlas)[2][1:3].T, full_matrices=False)
     back, up = (left @ right).T
     return np.stack([np.cross(up, back), -back, up], 1)
+
+
+def _degrees_off(anatomy: Anatomy, atlas: dict) -> float:
+    """The angle by which the brain lies turned in the lattice on which it was seen."""
+    return _degrees_between(anatomy.grid.direction, _upright(anatomy, atlas))
 
 
 def _degrees_between(one: np.ndarray, other: np.ndarray) -> float:
@@ -319,20 +355,27 @@ class _Level:
 
 
 def _starts(fixed: Anatomy, moving: Anatomy) -> list[sitk.AffineTransform]:
-    """Rotations about the middles of the two brains, with the ratio of their sizes."""
+    """Rotations about the middles of the two brains, with the ratio of their sizes.
+
+    About no turn at all, and about that of the axes along which the two were seen, where they were seen turned.
+    """
     brains = [1 - anatomy.shares[:, :1] for anatomy in (fixed, moving)]
     pivot, target = (_centre(brain, anatomy.grid) for brain, anatomy in zip(brains, (fixed, moving)))
     scale = (moving.volumes_ml()[1:].sum() / fixed.volumes_ml()[1:].sum()) ** (1 / 3)
+    bases = [np.eye(3)]
+    if _degrees_between(fixed.grid.direction, moving.grid.direction) > _UPRIGHT_DEGREES:
+        bases.append(moving.grid.direction @ fixed.grid.direction.T)
     starts = []
-    for angles in np.ndindex(3, 3, 3):
-        turn = sitk.Euler3DTransform()
-        turn.SetCenter(pivot.tolist())
-        turn.SetRotation(*(np.radians(_TURN_DEGREES) * (np.array(angles) - 1)).tolist())
-        start = sitk.AffineTransform(3)
-        start.SetCenter(pivot.tolist())
-        start.SetMatrix((np.array(turn.GetMatrix()) * float(np.clip(scale, 0.8, 1.25))).tolist())
-        start.SetTranslation((target - pivot).tolist())
-        starts.append(start)
+    for base in bases:
+        for angles in np.ndindex(3, 3, 3):
+            turn = sitk.Euler3DTransform()
+            turn.SetRotation(*(np.radians(_TURN_DEGREES) * (np.array(angles) - 1)).tolist())
+            matrix = np.reshape(turn.GetMatrix(), (3, 3)) @ base * float(np.clip(scale, 0.8, 1.25))
+            start = sitk.AffineTransform(3)
+            start.SetCenter(pivot.tolist())
+            start.SetMatrix(matrix.ravel().tolist())
+            start.SetTranslation((target - pivot).tolist())
+            starts.append(start)
     return starts
 
 
