@@ -125,13 +125,16 @@ def test_folded_nodes_are_those_whose_least_corner_jacobian_is_too_small(least):
         assert torch.equal(folded_nodes(displacement, least), plain)
 
 
-def test_folds_are_looked_for_only_where_they_may_be():
+@pytest.mark.parametrize("first, last", [(8, 20), (0, 3), (12, 13), (0, 24), (5, 5)])
+def test_folds_are_looked_for_only_where_they_may_be(first, last):
     displacement = 2.2 * noise(3, 1.0, 0) / 0.2
-    within = torch.zeros(SIZE, dtype=torch.bool)
-    within[8:20, 8:20, 8:20] = True
-    found = folded_nodes(displacement, within=within)
-    assert torch.equal(found[8:20, 8:20, 8:20], folded_nodes(displacement)[8:20, 8:20, 8:20])
-    assert not found[:6].any()
+    within, reached = torch.zeros(SIZE, dtype=torch.bool), torch.zeros(SIZE, dtype=torch.bool)
+    within[(slice(first, last),) * 3] = True
+    if last > first:
+        reached[(slice(max(first - 1, 0), last + 1),) * 3] = True
+    everywhere = folded_nodes(displacement)
+    assert torch.equal(folded_nodes(displacement, within=within), everywhere & reached)
+    assert last == first or bool((everywhere & reached).any())
 
 
 def test_smoothing_in_blocks_is_smoothing_of_the_whole():

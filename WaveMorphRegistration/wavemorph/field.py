@@ -191,13 +191,14 @@ def smooth(
         n, (middle, *others) = part.shape[axis], weights[axis - 2]
         if not others:
             return part
-        radius, before_after = len(others), [0] * 6
-        before_after[2 * (4 - axis)] = before_after[2 * (4 - axis) + 1] = radius
-        padded = F.pad(part, before_after, mode="replicate")
-        result = padded.narrow(axis, radius, n) * middle
+        result = part * middle
+        first, last = part.narrow(axis, 0, 1), part.narrow(axis, n - 1, 1)
         for r, weight in enumerate(others, 1):
-            result.add_(padded.narrow(axis, radius - r, n), alpha=weight)
-            result.add_(padded.narrow(axis, radius + r, n), alpha=weight)
+            inner, edge = max(n - r, 0), min(r, n)
+            result.narrow(axis, edge, inner).add_(part.narrow(axis, 0, inner), alpha=weight)
+            result.narrow(axis, 0, edge).add_(first, alpha=weight)
+            result.narrow(axis, 0, inner).add_(part.narrow(axis, n - inner, inner), alpha=weight)
+            result.narrow(axis, inner, edge).add_(last, alpha=weight)
         return result
 
     return separable(field, along, out)

@@ -19,6 +19,7 @@ _SOLVED = 0.02  # voxels that the first part of an inverse may be off, for the s
 _UNNOTICED = 0.002  # voxels: a change that is not made, so that its surroundings need not be looked at again
 _BLOCK = 24
 _SLAB = 16
+_FEW = 0.05  # share of nodes
 
 
 def settle(
@@ -92,17 +93,30 @@ def unfold(
 def folded_nodes(displacement: torch.Tensor, least: float = 0.0, within: torch.Tensor | None = None) -> torch.Tensor:
     """(D, H, W), where the least of a node's eight corner Jacobians is below `least` (`field.least_corner_jacobian`).
 
-    Nodes where `_least_determinant` answers for all eight are not looked at. within: (D, H, W), the nodes in question
-    and, by one node's reach, their neighbours.
+    within: (D, H, W), the nodes in question and, by one node's reach, their neighbours; elsewhere False is answered.
     """
-    u = displacement[0]
+    if within is None:
+        return _folded(displacement[0], least, None)
+    asked = _dilated(within, 1)
+    result = torch.zeros_like(asked)
+    box = _box(asked, 1)
+    result[box] = _folded(displacement[0][(slice(None), *box)], least, asked[box])
+    return result
+
+
+def _folded(u: torch.Tensor, least: float, asked: torch.Tensor | None) -> torch.Tensor:
+    """`folded_nodes` of (3, D, H, W), at the nodes asked for or all; nodes whose `_least_determinant` answers for all
+    eight are not looked at, where so many are asked for that this is worth its time."""
     shape = u.shape[1:]
-    safe = max(least, 1e-6) * 1.01  # rounding
-    doubtful = torch.empty(shape, dtype=torch.bool, device=u.device)
-    for first in range(0, shape[0], _SLAB):  # what lies in between stays in the cache
-        doubtful[first : first + _SLAB] = _least_determinant(u, first, min(first + _SLAB, shape[0])) < safe
-    if within is not None:
-        doubtful &= _dilated(within, 1)
+    if asked is not None and int(asked.sum()) < _FEW * asked.numel():
+        doubtful = asked
+    else:
+        safe = max(least, 1e-6) * 1.01  # rounding
+        doubtful = torch.empty(shape, dtype=torch.bool, device=u.device)
+        for first in range(0, shape[0], _SLAB):  # what lies in between stays in the cache
+            doubtful[first : first + _SLAB] = _least_determinant(u, first, min(first + _SLAB, shape[0])) < safe
+        if asked is not None:
+            doubtful &= asked
     result = torch.zeros(shape, dtype=torch.bool, device=u.device)
     nodes = _numbers(doubtful)
     if not len(nodes):
@@ -275,6 +289,18 @@ def sampled(image: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 def _numbers(marked: torch.Tensor) -> torch.Tensor:
     """(D, H, W) -> the numbers of the marked nodes, counted through the lattice."""
     return marked.flatten().nonzero()[:, 0]
+
+
+def _box(marked: torch.Tensor, margin: int) -> tuple[slice, ...]:
+    """The box of what is marked and `margin` nodes around it, as far as the lattice goes; empty where nothing is."""
+    sides = []
+    for axis in range(3):
+        others = [other for other in range(3) if other != axis]
+        places = marked.any(others[1]).any(others[0]).nonzero()[:, 0]
+        if not len(places):
+            return (slice(0, 0),) * 3
+        sides.append(slice(max(int(places[0]) - margin, 0), int(places[-1]) + 1 + margin))
+    return tuple(sides)
 
 
 def _mean_of_eight(image: torch.Tensor) -> torch.Tensor:

@@ -174,15 +174,15 @@ def normalise(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
     Where the volume's background is its own darkest value, as after skull stripping, that value becomes 0.
     """
-    inside = image[mask > 0]
-    if inside.numel() < 64:
-        inside = image.flatten()
-    sample = inside[:: max(1, inside.numel() // 200_000)]
+    inside = (mask > 0).flatten().nonzero()[:, 0]
+    if len(inside) < 64:
+        inside = torch.arange(image.numel(), device=image.device)
+    sample = image.flatten()[inside[:: max(1, len(inside) // 200_000)]]
     low, high = torch.quantile(sample, torch.tensor([0.005, 0.995], device=sample.device)).tolist()
     darkest = float(image.amin())
-    if float((image == darkest).float().mean()) > 0.2:
+    if int(torch.count_nonzero(image == darkest)) > 0.2 * image.numel():
         low = darkest
-    return ((image - low) / max(high - low, 1e-6)).clamp_(0, 1.2)
+    return (image - low).div_(max(high - low, 1e-6)).clamp_(0, 1.2)
 
 
 def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:

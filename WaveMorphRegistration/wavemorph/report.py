@@ -36,7 +36,7 @@ def quality(
     whole = jacobian[mask]
     folded = int((whole <= 0).sum())
     mirrored = np.linalg.det(np.reshape(registration.affine.GetMatrix(), (3, 3))) <= 0
-    folded_corners = nodes if mirrored else int(folded_nodes(displacement, _FOLDED)[mask].sum())
+    folded_corners = nodes if mirrored else int(folded_nodes(displacement, _FOLDED, within=mask)[mask].sum())
     lengths = _lengths_mm(registration.displacement)[mask.cpu().numpy()]
     return {
         "similarity": {"measure": "squared local correlation, 6 voxels", **_similarity(working, displacement)},
