@@ -2,6 +2,7 @@
 
     network_benchmark.py start [--fixed F --moving M --fixed-labels FL --moving-labels ML] [--pairs 18] [--spacing 1.5]
     network_benchmark.py contrast --fixed T1 --moving PD [--pairs 5]
+    network_benchmark.py orientation --fixed F --moving M
     network_benchmark.py ablation [--fixed ... as above] [--pairs 60]
     network_benchmark.py peers [--fixed ... as above] [--pairs 60]
     network_benchmark.py throughput [--device cuda]
@@ -24,7 +25,7 @@ import SimpleITK as sitk
 import torch
 import unet
 import wavemorph
-from wavemorph import demo, evaluation, field, registration
+from wavemorph import anatomy, demo, evaluation, field, registration
 from wavemorph.affine import estimate_affine
 from wavemorph.geometry import tensor_from_array
 from wavemorph.images import read_labels
@@ -37,9 +38,16 @@ from wavemorph.synthetic import Difference, make_pair
 from wavemorph.training.anatomy import SIZE, SPACING_MM, SyntheticPairs, TrainingPair, load_template
 from wavemorph.training.loop import Trainer
 from wavemorph.training.recipe import RECIPES, Recipe
-from wavemorph.weights import resolve
+from wavemorph.weights import resolve, resolve_anatomy
 
 PAPER_SIZE = (160, 192, 224)
+RAS = np.diag([-1.0, -1.0, 1.0])
+CUBE = 240  # voxels of 1 mm along each side
+ORIENTATIONS = (
+    (0, 0, 0), (15, 0, 0), (45, 0, 0), (30, -30, 30), (60, 0, 0), (-60, 0, 0), (0, 75, 0), (90, 0, 0), (-90, 0, 0),
+    (0, 90, 0), (0, -90, 0), (0, 0, 90), (0, 0, 180), (0, 180, 0), (180, 0, 0), (60, 40, 50), (120, 30, 20),
+    (-100, 0, 70),
+)  # fmt: skip
 TURNS = ((0, 0, 0), (20, 0, 0), (0, -20, 15), (-25, 15, 20))  # degrees about x, y and z, resampled
 
 
@@ -156,6 +164,29 @@ def contrast(options: argparse.Namespace) -> None:
             f"{error(searched.transform).mean():.2f} | {result.report['folding']['strict_voxels']} |",
             flush=True,
         )
+
+
+def orientation(options: argparse.Namespace) -> None:
+    """How the moving head may lie for its structures to be seen, and laid on those of the fixed one by the affine."""
+    model = resolve_anatomy(choose_device(options.device))
+    fixed, moving = read(options.fixed), read(options.moving)
+
+    def look(image: sitk.Image) -> anatomy.Anatomy | None:
+        return anatomy.see(model.network, image, foreground(image), model.card.extra["atlas"])
+
+    still, corner = look(fixed), np.array(_middle(moving)) - RAS @ np.full(3, (CUBE - 1) / 2)
+    print("| turned by | overlap of the structures after the affine | s to see them |", "|---" * 3 + "|", sep="\n")
+    for angles in ORIENTATIONS:
+        turn = sitk.Euler3DTransform()
+        turn.SetCenter(_middle(moving))
+        turn.SetRotation(*np.radians(angles).tolist())
+        # in a cube of voxels of 1 mm, where nothing of the head is cut off
+        cube = (turn, sitk.sitkLinear, corner.tolist(), (1.0,) * 3, RAS.ravel().tolist(), 0.0)
+        turned, since = sitk.Resample(moving, (CUBE,) * 3, *cube), time.monotonic()
+        seen = look(turned)
+        seconds = time.monotonic() - since
+        reached = "not seen" if seen is None else f"{anatomy.align(still, seen)[1]:.3f}"
+        print(f"| {angles} | {reached} | {seconds:.1f} |", flush=True)
 
 
 def ablation(options: argparse.Namespace) -> None:
@@ -363,6 +394,7 @@ def timed(call: Callable[[], object], device: torch.device, warm_up: int, runs: 
 TABLES = {
     "start": start,
     "contrast": contrast,
+    "orientation": orientation,
     "ablation": ablation,
     "peers": peers,
     "throughput": throughput,
@@ -382,8 +414,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     options.pairs = options.pairs or PAIRS.get(options.table)
-    if options.table == "contrast" and not (options.fixed and options.moving):
-        parser.error("contrast needs --fixed and --moving: two contrasts of one head")
+    if options.table in ("contrast", "orientation") and not (options.fixed and options.moving):
+        parser.error(f"{options.table} needs --fixed and --moving, two heads or two contrasts of one")
     keep_freed_memory()
     TABLES[options.table](options)
 

@@ -217,6 +217,9 @@ def test_a_brain_is_found_however_it_lies(model, template, seen, angles):
     other = see(model.network, turned, foreground(turned), model.card.extra["atlas"])
     found, reached = align(seen, other)
     assert reached > 0.85
+    whole = np.degrees(np.arccos((np.trace(np.reshape(turn.GetMatrix(), (3, 3))) - 1) / 2))
+    assert other.turned == pytest.approx(whole, abs=10)
+    assert seen.turned < 10
     off = [
         np.linalg.norm(np.subtract(found.TransformPoint(p), turn.GetInverse().TransformPoint(p)))
         for p in seen.centres()[1:].tolist()
@@ -237,7 +240,7 @@ def test_of_several_looks_the_surest_counts_and_the_first_where_none_is_surer(mo
     monkeypatch.setattr(anatomy, "_UPRIGHT_DEGREES", -1.0)
     found = see(model.network, template, foreground(template), model.card.extra["atlas"])
     assert len(looks) == anatomy._MOST_LOOKS * (1 + len(anatomy._OTHER_STARTS))
-    assert found is looks[0]
+    assert found.shares is looks[0].shares
 
 
 @pytest.mark.parametrize("kind", ["noise", "phantom", "small"])

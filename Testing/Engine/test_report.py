@@ -17,7 +17,7 @@ GOOD = {
     "jacobian": {"max": 2.5},
     "folding": {"strict_voxels": 0},
     "displacement_mm": {"max": 12.0},
-    "anatomy": {"before": 0.7, "after": 0.75},
+    "anatomy": {"before": 0.7, "after": 0.75, "turned_degrees": {"fixed": 4, "moving": 35}},
 }
 
 
@@ -34,7 +34,11 @@ def test_a_good_result_raises_no_doubt():
         ({"folding": {"strict_voxels": 7}}, "7 voxels are folded"),
         ({"jacobian": {"max": 31.0}}, "31 times as large"),
         ({"displacement_mm": {"max": 55.0}}, "55 mm: implausible"),
-        ({"anatomy": {"before": 0.1, "after": 0.21}}, r"network sees overlap by only 0.21"),
+        ({"anatomy": {**GOOD["anatomy"], "after": 0.21}}, r"network sees overlap by only 0.21"),
+        (
+            {"anatomy": {**GOOD["anatomy"], "turned_degrees": {"fixed": 4, "moving": 92}}},
+            r"brain in the moving volume lies 92 degrees off upright; .* left and right may be exchanged",
+        ),
     ],
 )
 def test_each_doubt_has_its_sentence_with_the_value_seen(change, said):

@@ -49,6 +49,7 @@ _OTHER_STARTS = tuple(  # quarter turns about the axes to the right and to the f
         ((1, 0, 0), (0, -1, 0), (0, 0, -1)),
     )
 )
+_RIGHT_FRONT_UP = np.diag([-1.0, -1.0, 1.0])  # columns in LPS
 _ODDS = 4.0  # log-odds beyond which nothing more is told of a tissue
 _TISSUES = (
     ("white matter", "cerebellar white matter", "brainstem", "pallidum", "thalamus"),
@@ -64,12 +65,14 @@ _TISSUES = (
 class Anatomy:
     """shares: (1, len(STRUCTURES), D, H, W) on `grid`, of each structure in each voxel; they add up to 1.
 
-    bare: whether the volume shows the brain alone, without skull and scalp.
+    bare: whether the volume shows the brain alone, without skull and scalp. turned: degrees by which the brain lies off
+    what the volume says is right, front and up.
     """
 
     shares: torch.Tensor
     grid: WorkingGrid
     bare: bool
+    turned: float = 0.0
 
     def volumes_ml(self) -> np.ndarray:
         """Of each structure, in the order of STRUCTURES."""
@@ -112,7 +115,8 @@ def see(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, atla
             break
         turned = grid_along(grid.direction @ turn, foreground, _SPACING_MM, _MARGIN_MM, network.config.divisor)
         looks += _looks(network, image, foreground, atlas, turned)
-    return max((look for look in looks if _is_a_brain(look, atlas)), key=_certainty, default=None)
+    surest = max((look for look in looks if _is_a_brain(look, atlas)), key=_certainty, default=None)
+    return surest and replace(surest, turned=_degrees_between(_RIGHT_FRONT_UP, _upright(surest, atlas)))
 
 
 def _looks(
@@ -210,7 +214,7 @@ def _upright(anatomy: Anatomy, atlas: dict) -> np.ndarray:
     # both halves of a structure count as one, so that all middles lie in one plane
     left, _, right = np.linalg.svd(_laid_on(anatomy, atlas)[2][1:3].T, full_matrices=False)
     back, up = (left @ right).T
-    return np.stack([np.cross(up, back), -back, up], 1)
+    return np.stack([np.cross(back, up), back, up], 1) @ _RIGHT_FRONT_UP
 
 
 def _degrees_off(anatomy: Anatomy, atlas: dict) -> float:

@@ -393,6 +393,7 @@ def _structures(sights: _Sights | None, grid: WorkingGrid, affine, displacement:
         "before": mean_dice(fixed[0], moving[0]),
         "after": mean_dice(fixed[0], warped[0]),
         "compared": "all that both show" if sights.fixed.bare == sights.moving.bare else "the brain",
+        "turned_degrees": {"fixed": round(sights.fixed.turned), "moving": round(sights.moving.turned)},
         "model": sights.model,
     }
 

@@ -20,6 +20,7 @@ from .settings import Settings
 from .similarity import LocalCorrelation
 
 _POINTS = 5000
+_LYING = 60  # degrees: no head is held so in a scanner
 _FOLDED = 1e-9  # below it a corner counts as folded: zero, but for rounding
 
 
@@ -94,6 +95,13 @@ def doubts(report: dict) -> list[str]:
             f"The structures of the brain that the network sees overlap by only {report['anatomy']['after']:.2f} after "
             "registration (mean Dice); the alignment may have failed."
         )
+    turned = report["anatomy"]["turned_degrees"] if report["anatomy"] is not None else {}
+    for which, degrees in turned.items():
+        if degrees > _LYING:
+            sentences.append(
+                f"The brain in the {which} volume lies {degrees} degrees off upright; if its axes are named wrongly, "
+                "left and right may be exchanged too, which no registration can tell."
+            )
     if report["folding"]["strict_voxels"]:
         sentences.append(f"{report['folding']['strict_voxels']} voxels are folded; the inverse is wrong there.")
     if jacobian["max"] > 20:
