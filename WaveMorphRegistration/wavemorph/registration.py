@@ -47,7 +47,7 @@ _PLANS_AFTER_NETWORK = {
 # between two scans of one. Beside them gentler steps and narrower Gaussians gain; on other organs they lost a tenth.
 _PLANS_WITH_TISSUES = {
     "Balanced": RefinementPlan(
-        levels=(Level(2, 40), Level(2, 8, tissues=True), Level(1, 2, tissues=True)),
+        levels=(Level(2, 16), Level(2, 8, tissues=True), Level(1, 2, tissues=True)),
         rate=0.3,
         force_sigma=0.7,
         field_sigma=0.6,
