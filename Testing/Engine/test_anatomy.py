@@ -15,7 +15,7 @@ from wavemorph import anatomy, registration, weights
 from wavemorph.affine import linear_part
 from wavemorph.anatomy import Anatomy, align, mean_dice, overlap, see
 from wavemorph.demo import template_path
-from wavemorph.errors import InputError, SettingsError, WeightsError
+from wavemorph.errors import Cancelled, InputError, SettingsError, WeightsError
 from wavemorph.geometry import WorkingGrid, image_from_tensor, make_working_grid
 from wavemorph.network import AnatomyNetwork, NetworkConfig, WaveMorphNetwork
 from wavemorph.network.anatomy import STRUCTURES
@@ -241,6 +241,20 @@ def test_of_several_looks_the_surest_counts_and_the_first_where_none_is_surer(mo
     found = see(model.network, template, foreground(template), model.card.extra["atlas"])
     assert len(looks) == anatomy._MOST_LOOKS * (1 + len(anatomy._OTHER_STARTS))
     assert found.shares is looks[0].shares
+
+
+def test_looking_can_be_stopped_before_each_look(model, template, monkeypatch):
+    monkeypatch.setattr(anatomy, "_UPRIGHT_DEGREES", -1.0)
+    pauses = []
+
+    def pause():
+        pauses.append(len(pauses))
+        if len(pauses) == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        see(model.network, template, foreground(template), model.card.extra["atlas"], pause)
+    assert pauses == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["noise", "phantom", "small"])

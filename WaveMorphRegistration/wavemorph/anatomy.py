@@ -6,6 +6,7 @@ they show the same structures. Where a volume shows no brain that could be told,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,27 +101,39 @@ class Anatomy:
         return log_odds.clamp_(-_ODDS, _ODDS).div_(2 * _ODDS).add_(0.5)
 
 
-def see(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, atlas: dict) -> Anatomy | None:
+def see(
+    network: AnatomyNetwork,
+    image: sitk.Image,
+    foreground: sitk.Image,
+    atlas: dict,
+    pause: Callable[[], None] = lambda: None,
+) -> Anatomy | None:
     """What `network` sees in `image`, or None where that is no brain.
 
     A brain that lies turned is looked at again along its own axes, as far as they are known by then: the network
     learned from heads held about upright. Where that leads nowhere it may lie on its face, its side or its head. Of all
     looks the surest counts.
-    atlas: for each structure but the first [LPS x, y, z, ml] in the template it learned from.
+    atlas: for each structure but the first [LPS x, y, z, ml] in the template it learned from. pause() is called before
+    each look.
     """
     grid = make_working_grid(image, bounding_box(foreground), _SPACING_MM, _MARGIN_MM, network.config.divisor)
-    looks = _looks(network, image, foreground, atlas, grid)
+    looks = _looks(network, image, foreground, atlas, grid, pause)
     for turn in _OTHER_STARTS:
         if not looks or (_is_a_brain(looks[-1], atlas) and _degrees_off(looks[-1], atlas) < _UPRIGHT_DEGREES):
             break
         turned = grid_along(grid.direction @ turn, foreground, _SPACING_MM, _MARGIN_MM, network.config.divisor)
-        looks += _looks(network, image, foreground, atlas, turned)
+        looks += _looks(network, image, foreground, atlas, turned, pause)
     surest = max((look for look in looks if _is_a_brain(look, atlas)), key=_certainty, default=None)
     return surest and replace(surest, turned=_degrees_between(_RIGHT_FRONT_UP, _upright(surest, atlas)))
 
 
 def _looks(
-    network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, atlas: dict, grid: WorkingGrid
+    network: AnatomyNetwork,
+    image: sitk.Image,
+    foreground: sitk.Image,
+    atlas: dict,
+    grid: WorkingGrid,
+    pause: Callable[[], None],
 ) -> list[Anatomy]:
     """Looks along the axes of `grid`, then along those that each look finds the brain to have, until both agree.
 
@@ -128,6 +141,7 @@ def _looks(
     """
     looks = []
     while len(looks) < _MOST_LOOKS:
+        pause()
         found = _look(network, image, foreground, grid)
         if found is None or not _may_be_a_brain(found, atlas):
             break

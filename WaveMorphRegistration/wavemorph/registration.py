@@ -178,8 +178,12 @@ def _see_both(pair: Pair, settings: Settings, device: torch.device, clock: _Cloc
     clock.start("Anatomy", 0.01)
     seen = []
     for image, mask in ((pair.fixed, pair.fixed_foreground), (pair.moving, pair.moving_foreground)):
+
+        def report(done: int = len(seen)) -> None:
+            clock.report(0.01 + 0.045 * done, "telling the structures of the brain apart")
+
         try:
-            anatomy = see(model.network, image, mask, model.card.extra["atlas"])
+            anatomy = see(model.network, image, mask, model.card.extra["atlas"], report)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -187,7 +191,6 @@ def _see_both(pair: Pair, settings: Settings, device: torch.device, clock: _Cloc
         if anatomy is None:
             return None
         seen.append(anatomy)
-        clock.report(0.01 + 0.045 * len(seen), "telling the structures of the brain apart")
     return _Sights(*seen, {"name": model.card.name, "sha256": model.sha256})
 
 
