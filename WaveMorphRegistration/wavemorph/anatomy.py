@@ -6,7 +6,8 @@ they show the same structures. Where a volume shows no brain that could be told,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -116,14 +117,21 @@ def see(
     atlas: for each structure but the first [LPS x, y, z, ml] in the template it learned from. pause() is called before
     each look.
     """
-    grid = make_working_grid(image, bounding_box(foreground), _SPACING_MM, _MARGIN_MM, network.config.divisor)
-    looks = _looks(network, image, foreground, atlas, grid, pause)
-    for turn in _OTHER_STARTS:
-        if not looks or (_is_a_brain(looks[-1], atlas) and _degrees_off(looks[-1], atlas) < _UPRIGHT_DEGREES):
+    divisor = network.config.divisor
+    first = make_working_grid(image, bounding_box(foreground), _SPACING_MM, _MARGIN_MM, divisor)
+    others = (
+        grid_along(first.direction @ turn, foreground, _SPACING_MM, _MARGIN_MM, divisor) for turn in _OTHER_STARTS
+    )
+    surest = None
+    for start in itertools.chain([first], others):
+        look = None
+        for look in _looks(network, image, foreground, atlas, start, pause):
+            if _is_a_brain(look, atlas) and (surest is None or _certainty(look) > _certainty(surest)):
+                surest = look
+        if look is None and start is first:
             break
-        turned = grid_along(grid.direction @ turn, foreground, _SPACING_MM, _MARGIN_MM, network.config.divisor)
-        looks += _looks(network, image, foreground, atlas, turned, pause)
-    surest = max((look for look in looks if _is_a_brain(look, atlas)), key=_certainty, default=None)
+        if look is not None and _is_a_brain(look, atlas) and _degrees_off(look, atlas) < _UPRIGHT_DEGREES:
+            break
     return surest and replace(surest, turned=_degrees_between(_RIGHT_FRONT_UP, _upright(surest, atlas)))
 
 
@@ -134,22 +142,20 @@ def _looks(
     atlas: dict,
     grid: WorkingGrid,
     pause: Callable[[], None],
-) -> list[Anatomy]:
+) -> Iterator[Anatomy]:
     """Looks along the axes of `grid`, then along those that each look finds the brain to have, until both agree.
 
     Ends where what is seen cannot be a brain.
     """
-    looks = []
-    while len(looks) < _MOST_LOOKS:
+    for _ in range(_MOST_LOOKS):
         pause()
         found = _look(network, image, foreground, grid)
         if found is None or not _may_be_a_brain(found, atlas):
-            break
-        looks.append(found)
+            return
+        yield found
         if _degrees_off(found, atlas) < _UPRIGHT_DEGREES:
-            break
+            return
         grid = grid_along(_upright(found, atlas), foreground, _SPACING_MM, _MARGIN_MM, network.config.divisor)
-    return looks
 
 
 def _look(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, grid: WorkingGrid) -> Anatomy | None:

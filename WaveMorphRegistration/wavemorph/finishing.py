@@ -19,7 +19,7 @@ _SOLVED = 0.02  # voxels that the first part of an inverse may be off, for the s
 _UNNOTICED = 0.002  # voxels: a change that is not made, so that its surroundings need not be looked at again
 _BLOCK = 24
 _SLAB = 16
-_FEW = 0.05  # share of nodes
+_FEW = 0.05  # share of nodes below which each is looked at
 
 
 def settle(
@@ -105,8 +105,10 @@ def folded_nodes(displacement: torch.Tensor, least: float = 0.0, within: torch.T
 
 
 def _folded(u: torch.Tensor, least: float, asked: torch.Tensor | None) -> torch.Tensor:
-    """`folded_nodes` of (3, D, H, W), at the nodes asked for or all; nodes whose `_least_determinant` answers for all
-    eight are not looked at, where so many are asked for that this is worth its time."""
+    """`folded_nodes` of (3, D, H, W), at the nodes asked for, or at all.
+
+    Where many are asked for, those whose `_least_determinant` answers for all eight corners are not looked at.
+    """
     shape = u.shape[1:]
     if asked is not None and int(asked.sum()) < _FEW * asked.numel():
         doubtful = asked

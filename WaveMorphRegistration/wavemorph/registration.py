@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import SimpleITK as sitk
@@ -178,12 +179,9 @@ def _see_both(pair: Pair, settings: Settings, device: torch.device, clock: _Cloc
     clock.start("Anatomy", 0.01)
     seen = []
     for image, mask in ((pair.fixed, pair.fixed_foreground), (pair.moving, pair.moving_foreground)):
-
-        def report(done: int = len(seen)) -> None:
-            clock.report(0.01 + 0.045 * done, "telling the structures of the brain apart")
-
+        pause = partial(clock.report, 0.01 + 0.045 * len(seen), "telling the structures of the brain apart")
         try:
-            anatomy = see(model.network, image, mask, model.card.extra["atlas"], report)
+            anatomy = see(model.network, image, mask, model.card.extra["atlas"], pause)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

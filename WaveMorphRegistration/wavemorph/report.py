@@ -99,8 +99,8 @@ def doubts(report: dict) -> list[str]:
     for which, degrees in turned.items():
         if degrees > _LYING:
             sentences.append(
-                f"The brain in the {which} volume lies {degrees} degrees off upright; if its axes are named wrongly, "
-                "left and right may be exchanged too, which no registration can tell."
+                f"The brain in the {which} volume lies {degrees} degrees off upright; if its file states the "
+                "orientation wrongly, left and right may be exchanged too, which no registration can tell."
             )
     if report["folding"]["strict_voxels"]:
         sentences.append(f"{report['folding']['strict_voxels']} voxels are folded; the inverse is wrong there.")
