@@ -107,7 +107,7 @@ def test_tissues_are_log_odds_of_sums_of_structures():
     for found, codes in zip(tissues[0], together):
         share = source.shares[0, codes].sum(0).double().numpy()
         with np.errstate(divide="ignore"):
-            expected = np.clip(np.log(share / (1 - share)), -4, 4) / 8 + 0.5
+            expected = np.clip(np.log(share / (1 - share)), -6, 6) / 12 + 0.5
         np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
