@@ -54,12 +54,12 @@ _OTHER_STARTS = tuple(  # quarter turns about the axes to the right and to the f
 _RIGHT_FRONT_UP = np.diag([-1.0, -1.0, 1.0])  # columns in LPS
 _ODDS = 6.0  # log-odds beyond which nothing more is told of a tissue
 _TISSUES = (
-    ("white matter", "cerebellar white matter", "brainstem", "pallidum", "thalamus"),
-    ("cortex", "cerebellar cortex", "caudate", "putamen", "hippocampus"),
-    # structures that do not touch each other share one, so that few do for all
+    ("white matter", "cerebellar white matter", "pallidum", "thalamus"),
+    ("outside", "ventricles"),
+    # structures that hardly touch each other share one, so that few do for all
     ("thalamus", "pallidum"),
     ("caudate", "putamen"),
-    ("ventricles", "hippocampus"),
+    ("ventricles", "hippocampus", "cerebellar cortex", "cerebellar white matter"),
 )
 
 
@@ -92,7 +92,8 @@ class Anatomy:
         return torch.cat([1 - seen.sum(1, keepdim=True), seen], 1)
 
     def tissues(self, grid: WorkingGrid, affine: sitk.Transform | None, size: tuple[int, int, int]) -> torch.Tensor:
-        """(1, len(_TISSUES), *size): log-odds of white, grey, and the deep structures, from 0 to 1 for -6 to 6.
+        """(1, len(_TISSUES), *size): log-odds of white matter, of fluid and what lies outside, and of single
+        structures, from 0 to 1 for -6 to 6.
 
         Unlike the shares they still have a slope some way from the border between tissues.
         """

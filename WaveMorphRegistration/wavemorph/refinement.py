@@ -64,7 +64,7 @@ class RefinementPlan:
     momentum: float = 0.5
     longest: float = 0.5
     tolerance: float = 2e-3
-    tissue_share: float = 9.0
+    tissue_share: float = 7.5
     tissues_every: int = 2
 
 
