@@ -56,7 +56,7 @@ _ODDS = 6.0  # log-odds beyond which nothing more is told of a tissue
 _TISSUES = (
     ("white matter", "cerebellar white matter", "pallidum", "thalamus"),
     ("outside", "ventricles"),
-    # structures that hardly touch each other share one, so that few do for all
+    # structures that hardly touch each other share one, so that few do for all; the cerebellum counts as one
     ("thalamus", "pallidum"),
     ("caudate", "putamen"),
     ("ventricles", "hippocampus", "cerebellar cortex", "cerebellar white matter"),
