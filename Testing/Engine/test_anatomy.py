@@ -243,6 +243,49 @@ def test_of_several_looks_the_surest_counts_and_the_first_where_none_is_surer(mo
     assert found.shares is looks[0].shares
 
 
+class _Pointwise(torch.nn.Module):
+    """In the place of the network: tells structures by the brightness of each place alone."""
+
+    config = NetworkConfig(flow_level=1, output="anatomy", inputs="image")
+
+    def __init__(self):
+        super().__init__()
+        self.sure = torch.nn.Parameter(torch.tensor(50.0))
+
+    def forward(self, image):
+        tones = torch.linspace(0, 1, len(STRUCTURES)).view(1, -1, 1, 1, 1)
+        return -self.sure * (torch.nn.functional.avg_pool3d(image, 2) - tones) ** 2
+
+
+def test_looking_at_the_mirrored_head_through_moved_lattices_tells_of_the_same_places(template):
+    grid = make_working_grid(template, (np.array((20, 30, 40)), np.array((140, 190, 130))), 1.0, 2.0, 16)
+    plain, again = (
+        anatomy._look(_Pointwise(), template, foreground(template), grid, mirrored, ahead)
+        for mirrored, ahead in ((False, 0), (True, 6))
+    )
+    assert float((plain.shares - again.shares).abs().max()) < 1e-5
+    assert not torch.allclose(plain.shares, plain.shares.flip(-1), atol=0.1)
+
+
+def test_looking_twice_gives_the_mean_of_both_looks(model, template, seen):
+    atlas, pauses = model.card.extra["atlas"], []
+    found = see(model.network, template, foreground(template), atlas, lambda: pauses.append(1), twice=True)
+    fine = seen.grid.resized(tuple(2 * n for n in seen.grid.shape))
+    again = anatomy._look(model.network, template, foreground(template), fine, True, anatomy._AHEAD)
+    assert torch.allclose(found.shares, (seen.shares + again.shares) / 2, atol=1e-5)
+    assert float((found.shares.sum(1) - 1).abs().max()) < 1e-5
+    assert 0.9 < mean_dice(seen.shares[0], again.shares[0]) < 0.999
+    assert len(pauses) == 2
+
+
+@pytest.mark.parametrize(("preset", "twice"), [("Balanced", False), ("Precise", True)])
+def test_precise_looks_twice(preset, twice, monkeypatch):
+    image, given = phantom(size=(32, 36, 30), spacing=(3.0, 3.0, 3.0)), []
+    monkeypatch.setattr(registration, "see", lambda *values: given.append(values[-1]))
+    wavemorph.register(image, image, wavemorph.Settings(preset=preset, inverse=False, spacing_mm=4.0))
+    assert given == [twice]
+
+
 def test_looking_can_be_stopped_before_each_look(model, template, monkeypatch):
     monkeypatch.setattr(anatomy, "_UPRIGHT_DEGREES", -1.0)
     pauses = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -92,6 +94,29 @@ def test_fixed_voxels_of_about_the_working_spacing_are_kept_as_nodes():
     grid = make_working_grid(fixed, (np.zeros(3, int), np.array((59, 69, 49))), 1.0, 10.0)
     index = fixed.TransformPhysicalPointToContinuousIndex(grid.origin)
     assert np.allclose(index, np.round(index), atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", GEOMETRIES)
+def test_a_grid_that_meets_a_lattice_hardly_moves_and_shares_its_nodes(seed):
+    fixed = random_geometry(seed)
+    last = np.array(fixed.GetSize()) - 1
+    grid, lattice = grid_for(fixed), make_working_grid(fixed, (np.ones(3, int), last), 3.0, 1.0, 16).halved()
+    met = grid.meeting(lattice)
+    moved = (np.array(met.origin) - np.array(grid.origin)) @ grid.direction / grid.spacing
+    assert np.abs(moved).max() <= 1.001
+    node = image_from_tensor(torch.zeros(lattice.shape), lattice).TransformPhysicalPointToContinuousIndex(
+        met.point((4.5, 2.5, 0.5))  # the middle of eight voxels: a node of its half
+    )
+    assert np.allclose(node, np.round(node), atol=1e-3)
+    assert met.shape == grid.shape
+
+
+def test_a_grid_stays_where_a_lattice_has_other_axes_or_another_spacing():
+    grid = grid_for(random_geometry(0))
+    turned = dataclasses.replace(grid, direction=np.diag([1.0, 1.0, -1.0]) @ grid.direction).halved()
+    coarser = grid.halved().halved()
+    assert grid.meeting(turned) is grid
+    assert grid.meeting(coarser) is grid
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -15,6 +15,7 @@ from wavemorph.errors import Cancelled, InputError, OutOfMemoryError, SettingsEr
 from wavemorph.images import read_transform
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
 from wavemorph.outputs import TRANSFORM_EXTENSIONS, write_inverse, write_transform
+from wavemorph.refinement import Level
 from wavemorph.weights import ModelCard, save_model
 
 SEEDS = range(20)
@@ -460,6 +461,18 @@ def test_a_bent_initial_transform_is_kept_and_continued_on_the_fixed_side(monkey
     errors = np.linalg.norm(moved(result.transform, points) - expected, axis=1)
     assert errors.mean() < 0.2
     assert errors.max() < 0.6
+
+
+def test_windows_are_smaller_and_stand_closer_where_the_two_are_alike():
+    shifted = [torch.rand(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    weight = torch.zeros(1, 1, 24, 24, 24)
+    weight[..., 12, 12, 12] = 1
+    reached = []
+    for alike in (False, True):
+        make = registration._similarity_maker("auto", True)
+        _, slope = make(shifted[0], weight, Level(2, 10), alike)(shifted[1])
+        reached.append([int(n.max() - n.min() + 1) for n in slope.nonzero().T[2:]])
+    assert reached == [[10] * 3, [5] * 3]
 
 
 @pytest.mark.parametrize("preset", ["Balanced", "Precise"])

@@ -32,6 +32,7 @@ _SPACING_MM = 1.0  # what the network was trained on
 _MARGIN_MM = 2.0
 _MOST_VOXELS = 20_000_000  # no head is this large
 _SCATTER_MM = 10.0  # root mean square by which middles may miss those of the template: 1 to 8 in heads, more in noise
+_SMALL_SCATTER_MM = 5.0  # 1 to 3 in heads that are seen well; 7 and 8 where one on its side was taken for upright
 _CERTAIN = 0.7  # mean share of the likeliest structure
 _BRIDGE_MM = 4.0  # half the width of bridges from the brain to what is taken for brain outside
 _SULCI_MM = 6.0  # half the width of the fluid between folds
@@ -41,6 +42,7 @@ _HEAD = 0.05  # share of what a volume shows that lies farther than that from th
 _TURN_DEGREES = 30.0
 _UPRIGHT_DEGREES = 10.0  # by which a brain may lie turned and be seen as well
 _MOST_LOOKS = 4  # from one start
+_AHEAD = 6  # voxels by which a second look moves the coarse lattices on which the network works
 _OTHER_STARTS = tuple(  # quarter turns about the axes to the right and to the front, and upside down
     np.array(rows, float)
     for rows in (
@@ -109,12 +111,14 @@ def see(
     foreground: sitk.Image,
     atlas: dict,
     pause: Callable[[], None] = lambda: None,
+    twice: bool = False,
 ) -> Anatomy | None:
     """What `network` sees in `image`, or None where that is no brain.
 
     A brain that lies turned is looked at again along its own axes, as far as they are known by then: the network
     learned from heads held about upright. Where that leads nowhere it may lie on its face, its side or its head. Of all
-    looks the surest counts.
+    looks the surest counts; twice: the mean of it and of one more, of the mirrored head, for which the network's coarse
+    lattices lie elsewhere too, so that chance decides less.
     atlas: for each structure but the first [LPS x, y, z, ml] in the template it learned from. pause() is called before
     each look.
     """
@@ -131,9 +135,16 @@ def see(
                 surest = look
         if look is None and start is first:
             break
-        if look is not None and _is_a_brain(look, atlas) and _degrees_off(look, atlas) < _UPRIGHT_DEGREES:
+        if look is not None and _is_found(look, atlas):
             break
-    return surest and replace(surest, turned=_degrees_between(_RIGHT_FRONT_UP, _upright(surest, atlas)))
+    if surest is None:
+        return None
+    if twice:
+        pause()
+        fine = surest.grid.resized(tuple(n * 2**network.config.flow_level for n in surest.grid.shape))
+        again = _look(network, image, foreground, fine, mirrored=True, ahead=_AHEAD)
+        surest = replace(surest, shares=(surest.shares + again.shares).mul_(0.5))
+    return replace(surest, turned=_degrees_between(_RIGHT_FRONT_UP, _upright(surest, atlas)))
 
 
 def _looks(
@@ -159,8 +170,19 @@ def _looks(
         grid = grid_along(_upright(found, atlas), foreground, _SPACING_MM, _MARGIN_MM, network.config.divisor)
 
 
-def _look(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, grid: WorkingGrid) -> Anatomy | None:
-    """What `network` sees on `grid`, brain or not; None where the grid is too large or too small for a head."""
+def _look(
+    network: AnatomyNetwork,
+    image: sitk.Image,
+    foreground: sitk.Image,
+    grid: WorkingGrid,
+    mirrored: bool = False,
+    ahead: int = 0,
+) -> Anatomy | None:
+    """What `network` sees on `grid`, brain or not; None where the grid is too large or too small for a head.
+
+    mirrored: whether left and right are exchanged for the network. ahead: voxels of nothing put before the grid along
+    each axis, a multiple of those in one voxel of what comes out.
+    """
     if grid.voxels > _MOST_VOXELS or min(grid.size) * _SPACING_MM < 48:
         return None
     device = next(network.parameters()).device
@@ -168,8 +190,12 @@ def _look(network: AnatomyNetwork, image: sitk.Image, foreground: sitk.Image, gr
     seen = normalise(tensor_from_array(seen_on_grid(image, grid, None))[None, None].to(device), inside)
     with torch.inference_mode():
         with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device)):
-            log_odds = network(seen)
-        shares = log_odds.float().softmax(1)
+            padded = F.pad(seen.flip(-1) if mirrored else seen, [ahead, -ahead % network.config.divisor] * 3)
+            log_odds = network(padded)
+        coarser = 2**network.config.flow_level
+        within = [slice(ahead // coarser, (ahead + n) // coarser) for n in grid.shape]
+        shares = log_odds[(..., *within)].float().softmax(1)
+        shares = shares.flip(-1) if mirrored else shares
     anatomy = _in_one_piece(shares, grid.resized(tuple(shares.shape[2:])))
     return replace(anatomy, bare=_share_beyond(anatomy, inside) < _HEAD)
 
@@ -204,8 +230,18 @@ def _is_a_brain(anatomy: Anatomy, atlas: dict) -> bool:
     widest = np.array([20.0 if name == "ventricles" else 5.0 for name in names])
     if np.any(ratio > widest) or np.any(ratio < 1 / widest):
         return False
-    places, centres, fitted = _laid_on(anatomy, atlas)
-    return float(np.sqrt(((places @ fitted - centres) ** 2).sum(1).mean())) < _SCATTER_MM
+    return _scatter_mm(anatomy, atlas) < _SCATTER_MM
+
+
+def _is_found(anatomy: Anatomy, atlas: dict) -> bool:
+    """Whether it is a brain that lies upright in the lattice on which it was seen, and looking may end.
+
+    That it lies otherwise than its volume says is believed only where the structures lie as in a brain.
+    """
+    if not _is_a_brain(anatomy, atlas) or _degrees_off(anatomy, atlas) >= _UPRIGHT_DEGREES:
+        return False
+    turned = _degrees_between(_RIGHT_FRONT_UP, _upright(anatomy, atlas))
+    return turned < _TURN_DEGREES or _scatter_mm(anatomy, atlas) < _SMALL_SCATTER_MM
 
 
 def _may_be_a_brain(anatomy: Anatomy, atlas: dict) -> bool:
@@ -228,6 +264,12 @@ def _laid_on(anatomy: Anatomy, atlas: dict) -> tuple[np.ndarray, np.ndarray, np.
     places = np.array([[*atlas[name][:3], 1.0] for name in STRUCTURES[1:]])
     centres = anatomy.centres()[1:]
     return places, centres, np.linalg.lstsq(places, centres, rcond=None)[0]
+
+
+def _scatter_mm(anatomy: Anatomy, atlas: dict) -> float:
+    """Root mean square by which the middles of the structures miss those of the template laid on them."""
+    places, centres, fitted = _laid_on(anatomy, atlas)
+    return float(np.sqrt(((places @ fitted - centres) ** 2).sum(1).mean()))
 
 
 def _upright(anatomy: Anatomy, atlas: dict) -> np.ndarray:

@@ -60,6 +60,22 @@ class WorkingGrid:
         spacing = tuple(float(own * times) for own, times in zip(self.spacing, ratio))
         return replace(self, size=size, spacing=spacing, origin=self.point((ratio - 1) / 2))
 
+    def halved(self) -> WorkingGrid:
+        """The lattice of half as many voxels over the same box."""
+        return self.resized(tuple(n // 2 for n in self.shape))
+
+    def meeting(self, lattice: WorkingGrid) -> WorkingGrid:
+        """This grid, moved by at most its own spacing along each axis so that nodes of its half are nodes of `lattice`.
+
+        As it is where the axes or the spacing of the two differ.
+        """
+        half = self.halved()
+        if not np.allclose(half.direction, lattice.direction) or not np.allclose(half.spacing, lattice.spacing):
+            return self
+        index = np.linalg.solve(lattice.matrix, [*half.origin, 1.0])[:3]
+        step = (np.round(index) - index) * np.asarray(lattice.spacing)
+        return replace(self, origin=tuple(float(x) for x in np.asarray(self.origin) + self.direction @ step))
+
     def slab(self, first: int, planes: int) -> WorkingGrid:
         """The planes first, first + 1, ... along k as a grid of their own."""
         return replace(self, size=(*self.size[:2], planes), origin=self.point((0, 0, first)) if first else self.origin)

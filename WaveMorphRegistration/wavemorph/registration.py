@@ -77,6 +77,7 @@ _PLANS_ACROSS_CONTRASTS = {
 _SPACING_MM = 1.0
 _MARGIN_MM = 10.0
 _WINDOW_RADIUS = 4  # voxels of the level: windows of 9, as in the paper
+_ALIKE_RADIUS = 2  # where the two are found alike: smaller windows are the more exact there, beside a stiffer force
 _STRIDE = 2  # voxels of the level from window to window, between two people of one contrast; else it costs exactness
 _BYTES_PER_VOXEL = 300  # measured peak of a whole registration over what the volumes themselves take
 _SAME_CONTRAST = 0.5  # agreement above which brighter may be expected to meet brighter: T1 pairs reach 0.7, T1-PD 0.4
@@ -145,6 +146,8 @@ def register(
             try:
                 budget = settings.max_voxels or int(0.6 * free_memory(device) / _BYTES_PER_VOXEL)
                 grid = _grid_within_budget(pair, spacing, budget)
+                if sights is not None:  # between the nodes where they were seen, structures would be blurred
+                    grid = grid.meeting(sights.fixed.grid)
                 if max(grid.spacing) > 1.05 * spacing:
                     warnings.append(
                         f"The working grid was coarsened to {max(grid.spacing):.2f} mm to hold at most "
@@ -181,7 +184,7 @@ def _see_both(pair: Pair, settings: Settings, device: torch.device, clock: _Cloc
     for image, mask in ((pair.fixed, pair.fixed_foreground), (pair.moving, pair.moving_foreground)):
         pause = partial(clock.report, 0.01 + 0.045 * len(seen), "telling the structures of the brain apart")
         try:
-            anatomy = see(model.network, image, mask, model.card.extra["atlas"], pause)
+            anatomy = see(model.network, image, mask, model.card.extra["atlas"], pause, settings.preset == "Precise")
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -403,7 +406,7 @@ def _tissues(sights: _Sights | None, grid: WorkingGrid, affine: sitk.Transform) 
     """The tissues of both on half of the working lattice, moving through the affine; None where they are not sure."""
     if sights is None or mean_dice(*(shares[0] for shares in _shares(sights, grid, affine))) < _SURE:
         return None
-    size = tuple(n // 2 for n in grid.shape)
+    size = grid.halved().shape
     return sights.fixed.tissues(grid, None, size), sights.moving.tissues(grid, affine, size)
 
 
@@ -418,8 +421,9 @@ def _similarity_maker(name: str, same_contrast: bool):
             return MutualInformation(fixed, weight)
         if name == "mind" or (name == "auto" and level.factor >= (4 if same_contrast else 2)):
             return MindSsc(fixed, weight)
-        stride = _STRIDE if same_contrast and not alike else 1
-        return LocalCorrelation(fixed, weight, _WINDOW_RADIUS, signed=False, stride=stride)
+        if alike:
+            return LocalCorrelation(fixed, weight, _ALIKE_RADIUS, signed=False)
+        return LocalCorrelation(fixed, weight, _WINDOW_RADIUS, signed=False, stride=_STRIDE if same_contrast else 1)
 
     return make
 
