@@ -463,6 +463,19 @@ def test_a_bent_initial_transform_is_kept_and_continued_on_the_fixed_side(monkey
     assert errors.max() < 0.6
 
 
+@pytest.mark.parametrize(("similarity", "told"), [("lncc", True), ("mi", False)])
+def test_only_a_correlation_tells_whether_the_two_are_alike(tiny_pair, similarity, told, monkeypatch):
+    asked, whole = [], registration.refine
+
+    def refine(fixed, moving, weight, plan, *rest, **more):
+        asked.append(plan)
+        return whole(fixed, moving, weight, plan, *rest, **more)
+
+    monkeypatch.setattr(registration, "refine", refine)
+    register(*tiny_pair, dataclasses.replace(QUICK, similarity=similarity, affine=False))
+    assert [plan.alike < 1 for plan in asked] == [told]
+
+
 def test_windows_are_smaller_and_stand_closer_where_the_two_are_alike():
     shifted = [torch.rand(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     weight = torch.zeros(1, 1, 24, 24, 24)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -301,6 +302,8 @@ def _deformable_stages(pair, grid, affine, initial, sights, settings, model, dev
         if plan is not None:
             velocity = None
             clock.start("Refinement", 0.25)
+            if settings.similarity == "mi":  # which is no correlation, by which the alike are told
+                plan = replace(plan, alike=math.inf)
             displacement = refine(
                 fixed,
                 moving,
