@@ -281,7 +281,7 @@ def test_looking_twice_gives_the_mean_of_both_looks(model, template, seen):
 @pytest.mark.parametrize(("preset", "twice"), [("Balanced", False), ("Precise", True)])
 def test_precise_looks_twice(preset, twice, monkeypatch):
     image, given = phantom(size=(32, 36, 30), spacing=(3.0, 3.0, 3.0)), []
-    monkeypatch.setattr(registration, "see", lambda *values: given.append(values[-1]))
+    monkeypatch.setattr(registration, "see", lambda *_, twice: given.append(twice))
     wavemorph.register(image, image, wavemorph.Settings(preset=preset, inverse=False, spacing_mm=4.0))
     assert given == [twice]
 
@@ -357,7 +357,7 @@ def test_a_whole_head_is_laid_on_a_bare_brain_by_its_brain(template, model):
 
 
 def test_without_networks_nothing_is_looked_for_and_the_report_says_so(monkeypatch):
-    monkeypatch.setattr(registration, "see", lambda *_: pytest.fail("looked"))
+    monkeypatch.setattr(registration, "see", lambda *_, **__: pytest.fail("looked"))
     image = phantom(size=(32, 36, 30), spacing=(3.0, 3.0, 3.0))
     settings = wavemorph.Settings(weights="none", inverse=False, spacing_mm=4.0)
     assert wavemorph.register(image, image, settings).report["anatomy"] is None
@@ -378,7 +378,7 @@ def test_structures_decide_the_affine_only_where_they_are_seen_well(monkeypatch,
 
 
 def test_memory_that_does_not_suffice_for_looking_leaves_the_registration_going(monkeypatch):
-    def exhausted(*_):
+    def exhausted(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr(registration, "see", exhausted)

@@ -26,6 +26,11 @@ def bump(amplitude: float) -> torch.Tensor:
     return torch.stack([size, torch.zeros_like(size), torch.zeros_like(size)])[None]
 
 
+def unlike_tissues() -> tuple[torch.Tensor, torch.Tensor]:
+    """Of fixed and moving, on half the lattice; they have nothing to do with each other."""
+    return tuple(torch.nn.functional.avg_pool3d(noise(1, 3.0, seed), 2) for seed in (1, 2))
+
+
 def make_similarity(fixed, weight, level, alike):
     return LocalCorrelation(fixed, weight)
 
@@ -111,7 +116,7 @@ def test_tissues_count_at_their_levels_and_only_where_the_two_are_not_alike(pair
 
 def test_tissues_that_pull_against_the_images_are_left_out(pair):
     fixed, moving, truth = pair
-    misleading = tuple(torch.nn.functional.avg_pool3d(noise(1, 3.0, seed), 2) for seed in (1, 2))
+    misleading = unlike_tissues()
     plan = RefinementPlan(levels=(Level(2, 40), Level(2, 8, tissues=True)), alike=1.1, tissue_share=1e4)
     errors = []
     for tissues, misled in ((None, 0.01), (misleading, 0.01), (misleading, 9.0)):
@@ -124,10 +129,9 @@ def test_tissues_that_pull_against_the_images_are_left_out(pair):
 
 def test_a_small_fall_of_similarity_does_not_put_tissues_aside(pair):
     fixed, moving, _ = pair
-    aside = tuple(torch.nn.functional.avg_pool3d(noise(1, 3.0, seed), 2) for seed in (1, 2))
     plan = RefinementPlan(levels=(Level(2, 40), Level(2, 8, tissues=True)), alike=1.1, tissue_share=5.0)
     found = []
-    for tissues, misled in ((None, 0.0), (aside, 0.0), (aside, 0.5)):
+    for tissues, misled in ((None, 0.0), (unlike_tissues(), 0.0), (unlike_tissues(), 0.5)):
         chosen = dataclasses.replace(plan, misled=misled, alike_sigmas=(plan.force_sigma, plan.field_sigma))
         found.append(refine(fixed, moving, torch.ones_like(fixed), chosen, make_similarity, tissues=tissues))
     assert torch.allclose(found[0], found[1], atol=1e-6)

@@ -185,7 +185,8 @@ def _see_both(pair: Pair, settings: Settings, device: torch.device, clock: _Cloc
     for image, mask in ((pair.fixed, pair.fixed_foreground), (pair.moving, pair.moving_foreground)):
         pause = partial(clock.report, 0.01 + 0.045 * len(seen), "telling the structures of the brain apart")
         try:
-            anatomy = see(model.network, image, mask, model.card.extra["atlas"], pause, settings.preset == "Precise")
+            twice = settings.preset == "Precise"
+            anatomy = see(model.network, image, mask, model.card.extra["atlas"], pause, twice=twice)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

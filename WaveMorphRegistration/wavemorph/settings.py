@@ -17,8 +17,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 class Settings:
     """Choices for `register`. Every field has a working default.
 
-    preset: "Instant" (network alone), "Balanced" (network, then refinement) or "Precise" (refinement in both
-        directions, and longer at full resolution); case does not matter.
+    preset: "Instant" (network alone), "Balanced" (network, then refinement) or "Precise" (structures looked at twice,
+        refinement in both directions, and longer at full resolution); case does not matter.
     contrast: "same" (e.g. T1 with T1), "different" (e.g. T1 with PD), or "auto", which measures it after the affine.
     similarity: what the refinement raises: "lncc" (local correlation), "mind" (MIND-SSC), "mi" (mutual information), or
         "auto", which goes by the contrast.
