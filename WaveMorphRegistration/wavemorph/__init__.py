@@ -1,27 +1,101 @@
 """WaveMorph: deformable registration of medical volumes (the engine; needs numpy, SimpleITK, torch, safetensors).
 
-What needs SimpleITK is imported at its first use, so that the network trains where there is only numpy and torch.
+Importing this package imports neither torch nor SimpleITK: they are imported by the first call.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from .errors import WaveMorphError
 from .settings import Settings
 
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from .io.result import Registration
+    from .io.volumes import Volume, VolumeLike
+
 __version__ = "0.1.0"
-__all__ = ["Registration", "Settings", "WaveMorphError", "__version__", "register"]
+__all__ = ["Registration", "Settings", "Volume", "WaveMorphError", "__version__", "register"]
 
 
-def register(*args, **kwargs):
-    """Register two volumes; see `wavemorph.registration.register`, which is imported here at the first call."""
-    from .registration import register as run
+def register(
+    fixed: VolumeLike,
+    moving: VolumeLike,
+    settings: Settings | None = None,
+    progress: Callable[[str, float, str], None] | None = None,
+    *,
+    fixed_mask: VolumeLike | None = None,
+    moving_mask: VolumeLike | None = None,
+    initial_transform: str | os.PathLike | sitk.Transform | None = None,
+) -> Registration:
+    """Register `moving` to `fixed`. The inputs are not changed.
 
-    return run(*args, **kwargs)
+    Parameters:
+        fixed: the volume that stays: a path, a SimpleITK image or a `Volume` (an array with its spacing in mm).
+            3D and scalar, of any geometry, pixel type and spacing.
+        moving: the volume that is aligned to it, in the same forms.
+        settings: see `Settings`; by default the preset "Balanced" on the best device.
+        progress: called as progress(stage, fraction, message) with 0 <= fraction <= 1. It may raise
+            `errors.Cancelled` to stop the registration.
+        fixed_mask: where it is not 0 the fixed volume is compared.
+        moving_mask: where it is not 0 the moving volume is compared.
+        initial_transform: fixed points -> moving points in LPS mm, a path or a SimpleITK transform. A linear one is
+            where the affine stage starts; another one is kept, and the deformation continues from it.
+
+    Returns:
+        A `Registration`: transforms in LPS mm, volumes on the lattice of the fixed volume, and a report.
+
+    Raises:
+        InputError: a volume, mask or transform cannot be used.
+        SettingsError: the settings contradict each other.
+        DeviceError: the device is not available.
+        WeightsError: the model is missing or damaged.
+        OutOfMemoryError: memory does not suffice even for a coarse working grid.
+        Each is a `WaveMorphError` with one sentence: what is wrong, the values, and what to do.
+
+    Reference:
+        Zhang et al., Bioengineering 2025, 12(4), 406, for the network. The optimizer, the inverse and the removal of
+        folds are ours (ARCHITECTURE.md).
+
+    Example:
+        >>> import wavemorph
+        >>> result = wavemorph.register("fixed.nii.gz", "moving.nii.gz")
+        >>> labels_on_fixed = result.warp("moving_labels.nii.gz", labels=True)
+        >>> print(result.report["folding"], result.report["warnings"])
+    """
+    from .system.process import set_passive_wait
+
+    set_passive_wait()  # before torch is imported
+    from .io.volumes import as_image, as_mask, as_transform
+    from .registration.pipeline import register as run
+
+    fixed_image, moving_image = as_image(fixed, "fixed image"), as_image(moving, "moving image")
+    return run(
+        fixed_image,
+        moving_image,
+        settings,
+        progress,
+        fixed_mask=None if fixed_mask is None else as_mask(fixed_mask, fixed_image, "fixed mask"),
+        moving_mask=None if moving_mask is None else as_mask(moving_mask, moving_image, "moving mask"),
+        initial_transform=None if initial_transform is None else as_transform(initial_transform, "initial transform"),
+    )
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> type:
     if name == "Registration":
-        from .result import Registration
+        from .io.result import Registration
 
         return Registration
+    if name == "Volume":
+        from .io.volumes import Volume
+
+        return Volume
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

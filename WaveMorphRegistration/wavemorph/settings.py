@@ -17,22 +17,23 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 class Settings:
     """Choices for `register`. Every field has a working default.
 
-    preset: "Instant" (network alone), "Balanced" (network, then refinement) or "Precise" (structures looked at twice,
-        refinement in both directions, and longer at full resolution); case does not matter.
+    preset: "Instant" (network alone), "Balanced" (network, then refinement) or "Precise" (segmentation with test-time
+        augmentation, refinement in both directions, more iterations at full resolution); case does not matter.
     contrast: "same" (e.g. T1 with T1), "different" (e.g. T1 with PD), or "auto", which measures it after the affine.
-    similarity: what the refinement raises: "lncc" (local correlation), "mind" (MIND-SSC), "mi" (mutual information), or
-        "auto", which goes by the contrast.
+    similarity: what the refinement maximizes: "lncc" (local correlation), "mind" (MIND-SSC), "mi" (mutual information),
+        or "auto", which depends on the contrast.
     device: "auto" takes CUDA, then Apple's MPS, then the CPU.
     threads: CPU threads; None leaves the choice to torch.
-    weights: "auto" (the default model if one is installed, otherwise none), "none", a model's name, or a file.
+    weights: "auto" (the default model), "none", the name of an installed model, or a file.
     affine: False when the pair is already aligned: the initial transform (or identity) is then kept as it is.
     spacing_mm: spacing of the working grid in mm; None means 1 mm, more where all voxels are coarser or `max_voxels`
         demands it.
     max_voxels: the most voxels that the working grid may have; None derives it from the device's free memory.
-    inverse: also make the inverse, and measure how near there and back ends. The map is then kept smooth enough for
-        its inverse to be held by a lattice, which costs time and a little overlap.
-    seed: seeds every random choice; the same inputs on the same device give the same transform,
-        but for rounding in the order in which threads add up.
+    inverse: also make the inverse and measure the inverse consistency. The map is then smoothed where a lattice could
+        not hold its inverse, which takes time and costs a little overlap. Without it the inverse of the result is made
+        from the map as it is, when it is first read.
+    seed: of every random choice. The same inputs on the same device give the same transform, except for rounding in
+        the order in which threads add.
     """
 
     preset: str = "Balanced"
@@ -44,7 +45,7 @@ class Settings:
     affine: bool = True
     spacing_mm: float | None = None
     max_voxels: int | None = None
-    inverse: bool = True
+    inverse: bool = False
     seed: int = 0
 
     def __post_init__(self):

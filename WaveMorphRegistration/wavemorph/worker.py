@@ -7,8 +7,8 @@ Events: {"event": "ready", "device": NAME, "torch": VERSION} once;
         "result" (job, folder: a `Registration` saved into FOLDER/result), "cancelled" (job),
         "error" (job or null, kind, message: one sentence, details: where it came from).
 
-It stays warm between jobs. It leaves when standard input closes, when its parent is gone, or when nobody has asked for
-anything for some minutes.
+It keeps running between jobs. It ends when standard input closes, when its parent is gone, or after some minutes
+without a job.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from .process import let_threads_sleep
+from .system.process import set_passive_wait
 
 IDLE_SECONDS = 600.0
-_LOOK_UP_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _INPUTS = ("fixed_mask", "moving_mask")
 
 
@@ -41,17 +41,19 @@ class Worker:
         self._parent = os.getppid()
 
     def run(self, idle_seconds: float = IDLE_SECONDS) -> int:
-        """Until the end of the input, or of the patience; returns the exit code."""
+        """Work until the input ends, or until `idle_seconds` pass without a job; returns the exit code."""
         threading.Thread(target=self._listen, daemon=True).start()
         try:
-            self._send("ready", **_about())
-        except Exception as error:  # torch may fail in ways of its own: half an installation, a missing library
-            self._send("error", job=None, kind="TorchError", message=_gist(error), details=traceback.format_exc())
+            self._send("ready", **_describe_engine())
+        except Exception as error:  # torch may fail in many ways: a partial installation, a missing library
+            self._send(
+                "error", job=None, kind="TorchError", message=_short_reason(error), details=traceback.format_exc()
+            )
             return 1
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < idle_seconds and os.getppid() == self._parent:
             try:
-                job = self._jobs.get(timeout=_LOOK_UP_SECONDS)
+                job = self._jobs.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 continue
             self._do(job)
@@ -59,7 +61,7 @@ class Worker:
         return 0
 
     def _listen(self) -> None:
-        """Runs beside the work, so that a cancellation, or the end of the parent, is seen during a job too."""
+        """Runs in its own thread, so that a cancellation, or the end of the parent, is noticed during a job too."""
         for line in self._source:
             try:
                 message = json.loads(line)
@@ -69,7 +71,7 @@ class Worker:
                     self._jobs.put(message)
             except (ValueError, TypeError) as error:
                 self._send("log", message=f"not understood: {line.strip()[:200]} ({error})")
-        os._exit(0)  # nobody is there any more: not even a running job is wanted
+        os._exit(0)  # the parent is gone: a running job is of no use either
 
     def _do(self, job: dict[str, Any]) -> None:
         from .errors import Cancelled, OutOfMemoryError, WaveMorphError
@@ -85,7 +87,9 @@ class Worker:
             sentence = "Memory ran out; close other programs, crop the volumes, or work on a coarser grid."
             self._send("error", job=number, kind=OutOfMemoryError.__name__, message=sentence, details="")
         except Exception as error:
-            self._send("error", job=number, kind="Unexpected", message=_gist(error), details=traceback.format_exc())
+            self._send(
+                "error", job=number, kind="Unexpected", message=_short_reason(error), details=traceback.format_exc()
+            )
         finally:
             self._cancelled.discard(number)
 
@@ -93,7 +97,7 @@ class Worker:
         import SimpleITK as sitk
 
         from .errors import Cancelled
-        from .registration import register
+        from .registration.pipeline import register
         from .settings import Settings
 
         folder = Path(job["folder"])
@@ -129,25 +133,24 @@ class Worker:
             self._sink.flush()
 
 
-def _about() -> dict[str, Any]:
-    """Imports torch, and says on what it will run."""
+def _describe_engine() -> dict[str, Any]:
+    """Import torch, and describe the device it will use."""
     import torch
 
-    from .machine import choose_device, keep_freed_memory
+    from .system.machine import choose_device
 
-    keep_freed_memory()
     device = choose_device("auto")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple GPU"}.get(device.type, "CPU")
     return {"device": name, "device_type": device.type, "torch": torch.__version__}
 
 
-def _gist(error: BaseException) -> str:
+def _short_reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no details'}"
 
 
 def main() -> int:
-    """Keep standard output for the protocol; whatever else prints goes to standard error."""
-    let_threads_sleep()
+    """Run a worker. Standard output is for the protocol; everything else that prints goes to standard error."""
+    set_passive_wait()
     protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     source = os.fdopen(os.dup(0), "r", encoding="utf-8", errors="replace")

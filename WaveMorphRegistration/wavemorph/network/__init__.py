@@ -1,7 +1,7 @@
 """The WaveMorph network, in the order of the paper: wavelet, mswf, convnext, dysample, network; config: choices."""
 
-from .anatomy import AnatomyNetwork
 from .config import NetworkConfig
 from .network import WaveMorphNetwork
+from .segmentation import SegmentationNetwork
 
-__all__ = ["AnatomyNetwork", "NetworkConfig", "WaveMorphNetwork"]
+__all__ = ["NetworkConfig", "SegmentationNetwork", "WaveMorphNetwork"]

@@ -33,8 +33,8 @@ def complexity(config: NetworkConfig, size: tuple[int, int, int] = SIZE) -> dict
             total += output.numel() * module.weight[0].numel()
         elif isinstance(module, DySample):
             total += output.numel() * _TAPS
-        elif isinstance(module, WaveletFusion):  # convolves by the weights of `reach`, not by calling them
-            total += output[0, 0].numel() * sum(each.weight.numel() for each in module.reach)
+        elif isinstance(module, WaveletFusion):  # uses the weights of `depthwise` without calling its modules
+            total += output[0, 0].numel() * sum(each.weight.numel() for each in module.depthwise)
 
     for module in network.modules():
         module.register_forward_hook(count)

@@ -9,7 +9,7 @@ from ..errors import SettingsError
 
 DOWNSAMPLINGS = ("max", "merging", "wavelet", "mswf")
 UPSAMPLINGS = ("nearest", "trilinear", "dysample")
-OUTPUTS = ("velocity", "displacement", "anatomy")
+OUTPUTS = ("velocity", "displacement", "segmentation")
 INPUTS = ("pair", "pair+force", "image")
 
 
@@ -31,13 +31,13 @@ class NetworkConfig:
     flow_deviation: standard deviation of the flow head's first weights, so that training begins near the identity
         (ours; VoxelMorph's).
     output: "velocity", a stationary velocity field whose exponential is the map (ours), or "displacement" (paper 3.7).
-        "anatomy" with the inputs "image": what one volume shows, by the same blocks (ours; `anatomy.py`).
-    inputs: "pair", both volumes (paper 3.3), or "pair+force", with the slope of their local correlation along each axis
-        beside them, as learned optimisers have it (ours; GraDIRN, Qiu et al., MIDL 2022).
-    stem: a convolution on the full lattice before the first halving; without it the first halving sees the inputs
-        themselves (ours), which leaves nothing to compute on the full lattice and needs flow_level >= 1.
-    passes_mm: the network is applied once on the lattice it is given (empty, the paper), or once on each of these
-        spacings in turn, each time to what the last pass has left to do (ours).
+        "segmentation" with the inputs "image": the structures in one volume (ours; `segmentation.py`).
+    inputs: "pair", both volumes (paper 3.3), or "pair+force", with the gradient of their local correlation as further
+        channels, as learned optimizers have it (ours; GraDIRN, Qiu et al., MIDL 2022).
+    stem: a convolution on the full lattice before the first halving. Without it the first halving takes the inputs
+        themselves (ours): nothing is computed on the full lattice, and flow_level must be at least 1.
+    passes_mm: empty for one application on the given lattice (paper), or the spacings in mm on which the network is
+        applied in turn, each time to the moving volume as warped so far (ours).
     flow_sigma: Gaussian that smooths each flow, in voxels of the lattice where it is decoded; 0 for none (ours).
     pass_sigma: Gaussian in voxels that smooths the displacement after each of these passes (ours).
     symmetric: each prediction is the mean over both directions, at twice the cost, so that swapped inputs give the
@@ -79,8 +79,11 @@ class NetworkConfig:
             raise SettingsError(f"The network needs at least two positive channel counts, not {self.channels}.")
         if len(self.kernels) != 4 or any(k < 1 or k % 2 == 0 for k in self.kernels):
             raise SettingsError(f"The network needs four odd kernel sides, not {self.kernels}.")
-        if (self.output == "anatomy") != (self.inputs == "image"):
-            raise SettingsError(f"Anatomy is seen in one image, not in {self.inputs}; {self.output} needs a pair.")
+        if (self.output == "segmentation") != (self.inputs == "image"):
+            raise SettingsError(
+                f"The output {self.output} does not go with the inputs {self.inputs}: a segmentation needs one image, "
+                "a field needs a pair."
+            )
         if not 0 <= self.flow_level < self.halvings:
             raise SettingsError(f"The flow level must lie between 0 and {self.halvings - 1}, not {self.flow_level}.")
         if not self.stem and self.flow_level == 0:
@@ -112,8 +115,8 @@ class NetworkConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> NetworkConfig:
-        """Raises SettingsError where a field is unknown or out of range."""
-        known = {f.name for f in dataclasses.fields(cls)}
+        """From a model card or a recipe. Raises SettingsError where a field is unknown or out of range."""
+        known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise SettingsError(f"Unknown network setting {unknown[0]!r}; known are {', '.join(sorted(known))}.")

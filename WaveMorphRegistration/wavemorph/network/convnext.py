@@ -22,18 +22,18 @@ class ChannelNorm(nn.Module):
 
 
 class Pointwise(nn.Conv3d):
-    """A convolution of side 1, as the product of matrices that it is.
+    """A convolution with a kernel of one voxel, computed as a matrix product.
 
-    For narrow layers torch's own on a CPU copies its input first: twice the time.
+    For narrow layers on a CPU torch's own convolution copies its input first and takes twice the time.
     """
 
     def __init__(self, channels: int, out_channels: int, bias: bool = True):
         super().__init__(channels, out_channels, 1, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        last = x.movedim(1, -1)
-        if last.is_contiguous():  # as the norm over channels leaves it
-            return F.linear(last, self.weight.flatten(1), self.bias).movedim(-1, 1)
+        channels_last = x.movedim(1, -1)
+        if channels_last.is_contiguous():  # as ChannelNorm leaves it
+            return F.linear(channels_last, self.weight.flatten(1), self.bias).movedim(-1, 1)
         result = torch.matmul(self.weight.flatten(1), x.flatten(2))
         if self.bias is not None:
             result = result.add_(self.bias.to(result.dtype)[:, None])
@@ -41,7 +41,7 @@ class Pointwise(nn.Conv3d):
 
 
 class ResponseNorm(nn.Module):
-    """Global response normalisation: a channel counts by its energy over space relative to the other channels."""
+    """Global response normalization (ConvNeXt V2): scales each channel by its energy relative to the other channels."""
 
     def __init__(self, channels: int, epsilon: float = 1e-6):
         super().__init__()

@@ -30,12 +30,12 @@ class DySample(nn.Module):
         offset = self._shuffle(self.offset(x) * self._scope)  # (B G, 3, 2D, 2H, 2W), in coarse voxels (i, j, k)
         axes = [(torch.arange(n, dtype=x.dtype, device=x.device) + 0.5) / 2 - 0.5 for n in fine]
         regular = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])
-        places = (regular + offset).movedim(1, -1)
+        points = (regular + offset).movedim(1, -1)
         scale = torch.tensor([2 / n for n in reversed(size)], dtype=x.dtype, device=x.device)
-        places = (places + 0.5) * scale - 1
+        points = (points + 0.5) * scale - 1
         grouped = x.reshape(batch * self._groups, channels // self._groups, *size)
-        sampled = F.grid_sample(grouped, places, mode="bilinear", padding_mode="border", align_corners=False)
-        return sampled.reshape(batch, channels, *fine)
+        samples = F.grid_sample(grouped, points, mode="bilinear", padding_mode="border", align_corners=False)
+        return samples.reshape(batch, channels, *fine)
 
     def _shuffle(self, offset: torch.Tensor) -> torch.Tensor:
         """(B, 3 G 8, D, H, W) -> (B G, 3, 2 D, 2 H, 2 W)."""
@@ -45,7 +45,7 @@ class DySample(nn.Module):
 
 
 class Interpolation(nn.Module):
-    """Twice the sides by nearest neighbour or trilinear interpolation."""
+    """Twice the sides by nearest neighbor or trilinear interpolation."""
 
     def __init__(self, mode: str):
         super().__init__()

@@ -1,21 +1,21 @@
-"""Where the similarity pulls: the slope of the local correlation, as channels for the network (ours)."""
+"""The gradient of local correlation with respect to a shift, as input channels of the network (ours)."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from ..similarity import box_mean
+from ..spatial.filters import box_mean
 
-_STRENGTH = 4.0  # brings the force of two brains some voxels apart to about 1
-_NOISE = 1e-3  # variance added in each window: flat tissue pulls nowhere
+_SCALE = 4.0  # brings the force between two brains that are some voxels apart to about 1
+_NOISE = 1e-3  # variance added in each window, so that flat tissue gives no force
 
 
 def correlation_force(fixed: torch.Tensor, moving: torch.Tensor, radius: int = 2) -> torch.Tensor:
-    """(B, 1, D, H, W) twice -> (B, 3, D, H, W): the slope of squared local correlation with a shift along (k, j, i).
+    """(B, 1, D, H, W) twice -> (B, 3, D, H, W): gradient of squared local correlation with respect to (k, j, i) shifts.
 
-    The windows have (2 radius + 1)^3 voxels. Compressed by the inverse hyperbolic sine, so that one strong edge does
-    not drown the rest. A constant for the network: nothing is learned through it.
+    Windows have (2 radius + 1)^3 voxels. The inverse hyperbolic sine compresses the range, so that strong edges do not
+    dominate. Computed without gradient: the network does not learn through it.
     """
     with torch.no_grad():
         images = torch.cat([fixed, moving], 1)
@@ -35,5 +35,5 @@ def correlation_force(fixed: torch.Tensor, moving: torch.Tensor, radius: int = 2
             padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = 1
             n = moving.shape[axis]
             padded = F.pad(moving, padding, mode="replicate")
-            slopes.append((padded.narrow(axis, 2, n) - padded.narrow(axis, 0, n)) * (0.5 * _STRENGTH) * slope)
+            slopes.append((padded.narrow(axis, 2, n) - padded.narrow(axis, 0, n)) * (0.5 * _SCALE) * slope)
         return torch.asinh(torch.cat(slopes, 1))

@@ -16,32 +16,32 @@ from .convnext import ChannelNorm, Pointwise
 class WaveletFusion(nn.Module):
     """MSWF: (B, C, D, H, W) -> (B, C', D/2, H/2, W/2) by the eight Haar bands.
 
-    Each band gets a depthwise kernel of the reach that its content has: large where it is low-pass, small where it is
-    high-pass. The bands are then fused as in a ConvNeXt block: norm, pointwise expansion, GELU, projection; a pointwise
-    path around it carries the bands themselves (ours).
+    Each band has a depthwise kernel whose size fits its content: large for low-pass bands, small for high-pass bands.
+    The bands are then fused as in a ConvNeXt block: norm, pointwise expansion, GELU, projection; a pointwise shortcut
+    passes the bands themselves (ours). Sides must be even.
     """
 
     def __init__(self, config: NetworkConfig, channels: int, out_channels: int):
         super().__init__()
         kernels = [config.kernels[band.count("H")] for band in wavelet.BANDS]
-        self.reach = nn.ModuleList(
+        self.depthwise = nn.ModuleList(
             nn.Conv3d(channels, channels, kernel, padding=kernel // 2, groups=channels) for kernel in kernels
         )
-        # neighbours with kernels of one size are computed as one: many small convolutions take several times as long
-        sides = [list(run) for _, run in itertools.groupby(range(8), key=lambda band: kernels[band])]
-        self._runs = [slice(run[0], run[-1] + 1) for run in sides]
+        # adjacent bands with kernels of one size are convolved together, in a fraction of the time of eight
+        runs = [list(run) for _, run in itertools.groupby(range(8), key=lambda band: kernels[band])]
+        self._runs = [slice(run[0], run[-1] + 1) for run in runs]
         self.norm = ChannelNorm(8 * channels)
         self.expand = Pointwise(8 * channels, config.expansion * out_channels)
         self.project = Pointwise(config.expansion * out_channels, out_channels)
-        self.carry = Pointwise(8 * channels, out_channels)
+        self.shortcut = Pointwise(8 * channels, out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        bands = wavelet.analyse(x)
-        reached = torch.cat([self._reached(bands, run) for run in self._runs], 1)
-        return self.carry(bands) + self.project(F.gelu(self.expand(self.norm(reached))))
+        bands = wavelet.decompose(x)
+        filtered = torch.cat([self._filter(bands, run) for run in self._runs], 1)
+        return self.shortcut(bands) + self.project(F.gelu(self.expand(self.norm(filtered))))
 
-    def _reached(self, bands: torch.Tensor, run: slice) -> torch.Tensor:
-        convolutions, channels = self.reach[run], bands.shape[1] // 8
+    def _filter(self, bands: torch.Tensor, run: slice) -> torch.Tensor:
+        convolutions, channels = self.depthwise[run], bands.shape[1] // 8
         weight, bias = (torch.cat([getattr(each, name) for each in convolutions]) for name in ("weight", "bias"))
         part = bands[:, channels * run.start : channels * run.stop]
         return F.conv3d(part, weight, bias, padding=weight.shape[-1] // 2, groups=part.shape[1])
@@ -56,11 +56,11 @@ class WaveletSampling(nn.Module):
         self.norm = ChannelNorm(out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.gelu(self.norm(self.fuse(wavelet.analyse(x))))
+        return F.gelu(self.norm(self.fuse(wavelet.decompose(x))))
 
 
 class PatchMerging(nn.Module):
-    """The eight voxels of a 2x2x2 patch as channels, normalised and projected (Swin's, as in TransMorph)."""
+    """The eight voxels of a 2x2x2 patch as channels, normalized and projected (Swin's, as in TransMorph)."""
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
@@ -85,7 +85,7 @@ class MaxPooling(nn.Module):
 
 
 def make_downsampling(config: NetworkConfig, channels: int, out_channels: int) -> nn.Module:
-    """(B, channels, D, H, W) -> (B, out_channels, D/2, H/2, W/2), as `config.downsampling` says."""
+    """The module for `config.downsampling`: (B, channels, D, H, W) -> (B, out_channels, D/2, H/2, W/2)."""
     if config.downsampling == "mswf":
         return WaveletFusion(config, channels, out_channels)
     plain = {"max": MaxPooling, "merging": PatchMerging, "wavelet": WaveletSampling}

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..field import resize, smooth
+from ..spatial.displacement import resize
+from ..spatial.filters import smooth
 from .config import NetworkConfig
 from .convnext import ChannelNorm, ConvNextBlock
 from .dysample import make_upsampling
@@ -44,7 +45,7 @@ class EncoderDecoder(nn.Module):
         self.features = channels[config.flow_level]
 
     def trunk(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, D, H, W) -> (B, features, ...) with sides over 2^flow_level."""
+        """(B, C, D, H, W) -> (B, features, ...), sides divided by 2^flow_level."""
         x = self.stem(x)
         skips = []
         for down in self.down:
@@ -57,9 +58,9 @@ class EncoderDecoder(nn.Module):
 
 
 class WaveMorphNetwork(EncoderDecoder):
-    """Two volumes to one field. `config.output` says whether it is a velocity or a displacement.
+    """Two volumes -> one field, a velocity or a displacement as `config.output` says.
 
-    The working grid sees to it that the sides are multiples of `config.divisor`.
+    Sides must be multiples of `config.divisor`.
     """
 
     def __init__(self, config: NetworkConfig | None = None):
@@ -69,27 +70,27 @@ class WaveMorphNetwork(EncoderDecoder):
         nn.init.zeros_(self.flow.bias)
 
     def forward(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
-        """(B, 1, D, H, W) each, normalised to about [0, 1] -> (B, 3, D, H, W) in voxels, channels (k, j, i).
+        """Two volumes (B, 1, D, H, W), about [0, 1] -> the field (B, 3, D, H, W) in voxels, channels (k, j, i).
 
-        Raises InputError where shapes differ or a side is no multiple of the divisor.
+        Raises InputError where shapes differ or a side is not a multiple of the divisor.
         """
         return resize(self.decode(fixed, moving), tuple(fixed.shape[2:]))
 
     def decode(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
-        """What `forward` gives, on the lattice where it is decoded and in its voxels: sides over 2^flow_level."""
+        """The field on the lattice where it is decoded, in its voxels; sides are divided by 2^flow_level."""
         self._check(fixed, moving)
-        seen = [fixed, moving]
+        inputs = [fixed, moving]
         if self.config.inputs == "pair+force":
-            seen.append(correlation_force(fixed, moving))
-        return smooth(self.flow(self.trunk(torch.cat(seen, 1))), self.config.flow_sigma)
+            inputs.append(correlation_force(fixed, moving))
+        return smooth(self.flow(self.trunk(torch.cat(inputs, 1))), self.config.flow_sigma)
 
     def decode_symmetric(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
-        """Half the difference of both directions: swapped inputs give the negative, bit for bit.
+        """Half the difference of both directions, so that swapped inputs give the negative exactly (ours).
 
-        For a velocity the map of the swapped pair is thereby the inverse (ours). On the lattice of `decode`.
+        For a velocity field the map of the swapped pair is then the inverse. On the lattice of `decode`.
         """
-        there, back = self.decode(torch.cat([fixed, moving]), torch.cat([moving, fixed])).chunk(2)
-        return (there - back) / 2
+        forward, backward = self.decode(torch.cat([fixed, moving]), torch.cat([moving, fixed])).chunk(2)
+        return (forward - backward) / 2
 
     def predict_symmetric(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """`decode_symmetric` on the whole lattice, in its voxels."""
@@ -107,5 +108,5 @@ class WaveMorphNetwork(EncoderDecoder):
 
 
 def _convolution(channels: int, out_channels: int) -> nn.Sequential:
-    """A convolution of side 3, norm, GELU."""
+    """A convolution with a kernel of 3^3 voxels, norm, GELU."""
     return nn.Sequential(nn.Conv3d(channels, out_channels, 3, padding=1), ChannelNorm(out_channels), nn.GELU())

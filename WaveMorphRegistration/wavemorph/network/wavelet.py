@@ -8,10 +8,10 @@ BANDS = ("LLL", "LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH")
 _HALF = 0.5**0.5
 
 
-def analyse(image: torch.Tensor) -> torch.Tensor:
+def decompose(image: torch.Tensor) -> torch.Tensor:
     """(B, C, D, H, W) with even sides -> (B, 8 C, D/2, H/2, W/2): the bands in the order of `BANDS`, C channels each.
 
-    The letters stand for the axes D, H, W; L is the sum and H the difference (first minus second) of neighbours, over
+    The letters stand for the axes D, H, W; L is the sum and H the difference (first minus second) of neighbors, over
     the square root of two.
     """
     bands = [image]
@@ -20,8 +20,8 @@ def analyse(image: torch.Tensor) -> torch.Tensor:
     return torch.cat(bands, 1)
 
 
-def synthesise(bands: torch.Tensor) -> torch.Tensor:
-    """The inverse of `analyse`: (B, 8 C, D, H, W) -> (B, C, 2 D, 2 H, 2 W)."""
+def reconstruct(bands: torch.Tensor) -> torch.Tensor:
+    """The inverse of `decompose`: (B, 8 C, D, H, W) -> (B, C, 2 D, 2 H, 2 W)."""
     parts = list(bands.chunk(8, 1))
     for axis in (4, 3, 2):
         parts = [_join(low, high, axis) for low, high in zip(parts[::2], parts[1::2])]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .anatomy import TrainingPair
 from .splits import OASIS_VALIDATION_PAIRS
+from .synthetic_pairs import TrainingPair
 
 # The 30 structures of IXI's label maps that are scored, and all 35 of OASIS's.
 IXI_LABELS = (1, 2, 3, *range(5, 17), 18, *range(20, 24), *range(25, 33), 34, 36)

@@ -1,6 +1,6 @@
 """The training loop: stops after a time or a number of pairs, and goes on exactly where it stopped.
 
-Pair number n is the same in every run, so a checkpoint holds the weights, the optimiser and n, and nothing random.
+Pair number n is the same in every run, so a checkpoint holds the weights, the optimizer and n, and nothing random.
 Under `torchrun` every process takes its share of the pairs, and gradients are averaged.
 """
 
@@ -18,13 +18,13 @@ from typing import Protocol
 import torch
 import torch.distributed as distributed
 
-from .. import field
 from ..errors import InputError
-from ..network import AnatomyNetwork, WaveMorphNetwork
-from ..network.passes import lattice, one_pass, pool
-from .anatomy import TrainingPair
+from ..network import SegmentationNetwork, WaveMorphNetwork
+from ..registration.deformable.inference import downsample, lattice_for, one_pass
+from ..spatial.displacement import resize, warp
 from .losses import diffusion_loss, local_correlation_loss, segmentation_loss
 from .recipe import Recipe
+from .synthetic_pairs import TrainingPair
 
 _CHECKPOINT = "checkpoint.pt"
 
@@ -37,8 +37,8 @@ class PairSource(Protocol):
     def __getitem__(self, index: int) -> TrainingPair: ...
 
 
-class Ahead:
-    """A source that makes item n + 1 in a thread of its own while item n is worked on; the items are the same."""
+class PrefetchedSource:
+    """A source that makes item n + 1 in another thread while item n is used; the items are the same."""
 
     def __init__(self, source):
         self._source, self.spacing_mm = source, source.spacing_mm
@@ -55,7 +55,7 @@ class Trainer:
     """Trains the network of `recipe` on `source`, in `folder`; goes on from the checkpoint there, if there is one.
 
     network: another one to train by the same recipe, with a `config` and a `decode` like ours.
-    columns: what losses.csv holds, a line a step of the optimiser.
+    columns: what losses.csv holds, a line a step of the optimizer.
     Raises InputError where the checkpoint belongs to another recipe or cannot be read.
     """
 
@@ -76,14 +76,14 @@ class Trainer:
             distributed.init_process_group("nccl" if self._device.type == "cuda" else "gloo")
         torch.manual_seed(recipe.seed)
         self.network = (network or self._make_network()).to(self._device)
-        self._optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
         self.pair = 0
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files; of several that train together, one does."""
+    def is_main_process(self) -> bool:
+        """Whether this process writes files; one of several that train together does."""
         return self._rank == 0
 
     def run(
@@ -99,7 +99,7 @@ class Trainer:
         began = saved = time.monotonic()
         end = min(self.recipe.pairs, until_pair if until_pair is not None else self.recipe.pairs)
         self.network.train()
-        with _Log(self.folder, self.columns, self.pair, self.leads) as log:
+        with _Log(self.folder, self.columns, self.pair, self.is_main_process) as log:
             while self.pair < end and not self._out_of_time(began, minutes):
                 loss = self._train_pair(log)
                 self.pair += 1
@@ -111,7 +111,7 @@ class Trainer:
         return self.pair >= self.recipe.pairs
 
     def close(self) -> None:
-        """Part from the other processes, once all have come this far."""
+        """Leave the process group once all processes have come this far."""
         if self._world > 1 and distributed.is_initialized():
             distributed.barrier()
             distributed.destroy_process_group()
@@ -120,44 +120,44 @@ class Trainer:
         return WaveMorphNetwork(self.recipe.network)
 
     def _train_pair(self, log: _Log) -> float:
-        """Each pass is a step of the optimiser: it learns to improve on what the passes before it have left."""
+        """Train on one pair. Each pass is a step of the optimizer, from the displacement of the last pass."""
         recipe, since = self.recipe, time.monotonic()
         pair = self._source[self.pair * self._world + self._rank]
         size, displacement, loss = tuple(pair.fixed.shape[2:]), None, torch.zeros(())
         for number, mm in enumerate(recipe.network.passes_mm or (self._source.spacing_mm,)):
-            here = lattice(size, mm / self._source.spacing_mm)
-            fixed, moving, fixed_anatomy, moving_anatomy, weight = (
-                pool(image, here)
-                for image in (pair.fixed, pair.moving, pair.fixed_anatomy, pair.moving_anatomy, pair.weight)
+            lattice = lattice_for(size, mm / self._source.spacing_mm)
+            fixed, moving, fixed_target, moving_target, weight = (
+                downsample(image, lattice)
+                for image in (pair.fixed, pair.moving, pair.fixed_target, pair.moving_target, pair.weight)
             )
-            before = None if displacement is None else field.resize(displacement, here)
+            before = None if displacement is None else resize(displacement, lattice)
             with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                given, after = one_pass(self.network, fixed, moving, before)
+                flow, after = one_pass(self.network, fixed, moving, before)
             after = after.float()
-            warped = field.warp(moving_anatomy, after)
-            similarity = local_correlation_loss(fixed_anatomy, warped, weight, recipe.window, recipe.noise)
-            intensity = ((fixed_anatomy - warped) ** 2 * weight).sum() / weight.sum()
+            warped = warp(moving_target, after)
+            similarity = local_correlation_loss(fixed_target, warped, weight, recipe.window, recipe.noise)
+            intensity = ((fixed_target - warped) ** 2 * weight).sum() / weight.sum()
             one_velocity = recipe.network.output == "velocity" and not recipe.network.passes_mm
-            regular = given.float() if one_velocity else after
+            regular = flow.float() if one_velocity else after
             smoothness = diffusion_loss(regular)
             loss = similarity + recipe.intensity * intensity + recipe.smoothness * smoothness
             self._descend(loss)
             displacement = after.detach()
             parts = [float(part.detach()) for part in (loss, similarity, intensity, smoothness)]
-            log.write(self.pair, number, *parts, recipe.rate(self.pair), time.monotonic() - since)
+            log.write(self.pair, number, *parts, recipe.learning_rate_at(self.pair), time.monotonic() - since)
         return float(loss.detach())
 
     def _descend(self, loss: torch.Tensor) -> None:
-        """One step of the optimiser."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = self.recipe.rate(self.pair)
-        self._optimiser.zero_grad(set_to_none=True)
+        """One step of the optimizer."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate_at(self.pair)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self._share_gradients()
+        self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
-        self._optimiser.step()
+        self._optimizer.step()
 
-    def _share_gradients(self) -> None:
+    def _average_gradients(self) -> None:
         if self._world > 1:
             for parameter in self.network.parameters():
                 if parameter.grad is not None:
@@ -175,7 +175,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        if not self.leads:
+        if not self.is_main_process:
             return
         path = self.folder / _CHECKPOINT
         aside = path.with_suffix(".part")
@@ -183,7 +183,7 @@ class Trainer:
             "recipe": self.recipe.to_dict(),
             "pair": self.pair,
             "network": self.network.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
         }
         torch.save(state, aside)
         os.replace(aside, path)
@@ -200,28 +200,28 @@ class Trainer:
         if not recipe.trains_like(self.recipe):
             raise InputError(f'The checkpoint "{path}" belongs to another recipe; choose another folder.')
         self.network.load_state_dict(state["network"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimizer.load_state_dict(state["optimizer"])
         self.pair = state["pair"]
 
 
-class AnatomyTrainer(Trainer):
-    """Trains the network that sees structures in one volume; its source gives `crops.Crop`."""
+class SegmentationTrainer(Trainer):
+    """Trains the segmentation network; its source gives `synthetic_heads.Crop`."""
 
     columns = ("pair", "pass", "loss", "entropy", "overlap", "rate", "seconds")
 
     def _make_network(self) -> torch.nn.Module:
-        return AnatomyNetwork(self.recipe.network)
+        return SegmentationNetwork(self.recipe.network)
 
     def _train_pair(self, log: _Log) -> float:
         recipe, since = self.recipe, time.monotonic()
         crop = self._source[self.pair * self._world + self._rank]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            seen = self.network(crop.image)
-        entropy, overlap = segmentation_loss(seen.float(), crop.shares)
+            logits = self.network(crop.image)
+        entropy, overlap = segmentation_loss(logits.float(), crop.probabilities)
         loss = entropy + 1 - overlap
         self._descend(loss)
         parts = [float(part.detach()) for part in (loss, entropy, overlap)]
-        log.write(self.pair, 0, *parts, recipe.rate(self.pair), time.monotonic() - since)
+        log.write(self.pair, 0, *parts, recipe.learning_rate_at(self.pair), time.monotonic() - since)
         return parts[0]
 
 

@@ -1,11 +1,11 @@
-"""The unsupervised loss: similarity and smoothness (paper section 3.8); and that of structures seen (ours)."""
+"""The unsupervised loss: similarity and smoothness (paper section 3.8); and the segmentation loss (ours)."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from ..network.anatomy import STRUCTURES
+from ..network.segmentation import STRUCTURES
 
 
 def local_correlation_loss(
@@ -39,7 +39,7 @@ def _mean(x: torch.Tensor, window: int) -> torch.Tensor:
     return x
 
 
-# small structures, and those hidden among others, count for more
+# small structures, and those surrounded by others, count for more
 _WEIGHTS = {
     "outside": 0.7,
     "white matter": 1.0,
@@ -50,13 +50,13 @@ _WEIGHTS = {
 }
 
 
-def segmentation_loss(log_odds: torch.Tensor, shares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(cross entropy, mean soft Dice of the structures that occur), both (1, len(STRUCTURES), D, H, W) (ours)."""
-    weights = log_odds.new_tensor([_WEIGHTS.get(name, 1.5) for name in STRUCTURES]).view(1, -1, 1, 1, 1)
-    logs = log_odds.log_softmax(1)
-    entropy = -(weights * shares * logs).sum(1).mean()
-    seen, axes = logs.exp(), (2, 3, 4)
-    both, either = (seen * shares).sum(axes), seen.sum(axes) + shares.sum(axes)
-    occurs = (shares.sum(axes) > 100).to(both.dtype)
-    overlap = ((2 * both + 1) / (either + 1) * occurs).sum() / occurs.sum().clamp(min=1)
-    return entropy, overlap
+def segmentation_loss(logits: torch.Tensor, probabilities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(weighted cross entropy, mean soft Dice of the structures present), of (1, len(STRUCTURES), D, H, W) (ours)."""
+    weights = logits.new_tensor([_WEIGHTS.get(name, 1.5) for name in STRUCTURES]).view(1, -1, 1, 1, 1)
+    logs = logits.log_softmax(1)
+    entropy = -(weights * probabilities * logs).sum(1).mean()
+    predicted, axes = logs.exp(), (2, 3, 4)
+    overlap, total = (predicted * probabilities).sum(axes), predicted.sum(axes) + probabilities.sum(axes)
+    occurs = (probabilities.sum(axes) > 100).to(overlap.dtype)
+    dice = ((2 * overlap + 1) / (total + 1) * occurs).sum() / occurs.sum().clamp(min=1)
+    return entropy, dice

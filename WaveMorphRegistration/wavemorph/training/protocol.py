@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import field
 from ..errors import InputError
 from ..network import WaveMorphNetwork
 from ..network.config import DOWNSAMPLINGS, UPSAMPLINGS
-from ..network.passes import predict
+from ..registration.deformable.inference import predict
+from ..spatial.displacement import jacobian_determinant, warp
 from .datasets import DataPairs, IxiData, OasisData, as_tensor
 from .loop import Trainer
 from .recipe import Recipe
@@ -58,25 +58,25 @@ def evaluate(
         moving, fixed = data.read(moving_path), data.read(fixed_path)
         if moving.labels is None or fixed.labels is None:
             raise InputError(f"The subjects {moving.name} and {fixed.name} need label maps to be scored.")
-        carried, share, since = moving.labels, 0.0, time.perf_counter()
+        warped_labels, folded_percent, since = moving.labels, 0.0, time.perf_counter()
         if network is not None:
             with torch.inference_mode():
                 volumes = (as_tensor(subject.volume, torch.device(device)) for subject in (fixed, moving))
                 displacement, _ = predict(network, *volumes, 1.0)
-                share = 100 * float((field.jacobian_determinant(displacement) <= 0).float().mean())
+                folded_percent = 100 * float((jacobian_determinant(displacement) <= 0).float().mean())
                 seconds.append(time.perf_counter() - since)
                 labels = as_tensor(moving.labels, torch.device(device))
-                warped = field.warp(labels, displacement, mode="nearest")[0, 0]
-                carried = np.asarray(warped.tolist(), np.int32)
+                warped = warp(labels, displacement, mode="nearest")[0, 0]
+                warped_labels = np.asarray(warped.tolist(), np.int32)
         else:
             seconds.append(0.0)
-        dice.append(mean_dice(fixed.labels, carried, data.labels))
-        folded.append(share)
+        dice.append(mean_label_dice(fixed.labels, warped_labels, data.labels))
+        folded.append(folded_percent)
         progress(number + 1, len(pairs))
     return Score(name, np.array(dice), np.array(folded), np.array(seconds))
 
 
-def mean_dice(fixed: np.ndarray, warped: np.ndarray, labels: tuple[int, ...]) -> float:
+def mean_label_dice(fixed: np.ndarray, warped: np.ndarray, labels: tuple[int, ...]) -> float:
     """Mean Dice over the labels that either map holds."""
     values = []
     for label in labels:

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from ..errors import SettingsError
 from ..network import NetworkConfig
 
-DATA = ("synthetic", "ixi", "oasis", "anatomy")
+DATA = ("synthetic", "ixi", "oasis", "synthetic-heads")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One training run. "Ours" marks what the paper's known parts leave open.
 
-    data: "ixi" (atlas to patient) or "oasis" (inter-patient), as in the paper, "synthetic" (ours), or "anatomy": crops
-        with labels for the network that sees structures (ours), where a pair is one crop.
+    data: "ixi" (atlas to patient) or "oasis" (inter-patient), as in the paper; "synthetic" pairs (ours); or
+        "synthetic-heads": labeled crops for the segmentation network (ours), where a pair is one crop.
     pairs: how many pairs are seen in all; an epoch of IXI is 403 patients, and there are 500 epochs.
     learning_rate: Adam's, at the start. decay: "polynomial", power 0.9 as in TransMorph (ours for the paper), "cosine".
     window: side of the windows of local correlation in voxels (9). noise: variance added in each window.
     intensity: weight of the mean squared difference beside it (0 in the paper).
     smoothness: weight of the diffusion loss on the displacement, or on the velocity where one pass gives one.
-    model_passes_mm: the passes that the finished model makes, where they are not those of the training (ours).
+    model_passes_mm: the passes of the finished model, where they differ from those of the training (ours).
     clip: largest norm of the gradient. precision: "float32", or "bfloat16" autocast.
     """
 
@@ -53,7 +53,7 @@ class Recipe:
         if self.pairs < 1 or self.window < 3 or self.window % 2 == 0:
             raise SettingsError(f"Training needs pairs >= 1 and an odd window >= 3, not {self.pairs}, {self.window}.")
 
-    def rate(self, step: int) -> float:
+    def learning_rate_at(self, step: int) -> float:
         """The learning rate at the pair `step` of `pairs`."""
         left = max(0.0, 1 - step / self.pairs)
         if self.decay == "polynomial":
@@ -62,7 +62,7 @@ class Recipe:
         return self.learning_rate * warm * (0.02 + 0.98 * left**1.5)
 
     def trains_like(self, other: Recipe) -> bool:
-        """Whether a checkpoint of one can be gone on with by the other."""
+        """Whether a checkpoint of one recipe can be continued by the other."""
         free = {"pairs": other.pairs, "model_passes_mm": other.model_passes_mm}
         return dataclasses.replace(self, **free) == other
 
@@ -87,12 +87,12 @@ DEFAULT_NETWORK = NetworkConfig(
     flow_sigma=0.8,
     symmetric=False,
 )
-ANATOMY_NETWORK = NetworkConfig(
+SEGMENTATION_NETWORK = NetworkConfig(
     channels=(8, 16, 32, 64, 96),
     kernels=(5, 3, 3, 1),
     bottleneck_kernel=5,
     flow_level=1,
-    output="anatomy",
+    output="segmentation",
     inputs="image",
     stem=False,
     symmetric=False,
@@ -115,9 +115,9 @@ RECIPES = {
             smoothness=3.0,
         ),
         Recipe(
-            "anatomy",
-            "anatomy",
-            ANATOMY_NETWORK,
+            "brain-segmentation",
+            "synthetic-heads",
+            SEGMENTATION_NETWORK,
             pairs=5000,
             learning_rate=2e-3,
             decay="cosine",

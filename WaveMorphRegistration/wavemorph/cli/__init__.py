@@ -1,0 +1,1 @@
+"""The command line; `python -m wavemorph.cli.main` is the command `wavemorph`."""

@@ -1,0 +1,73 @@
+"""`wavemorph evaluate`: overlap, surface distance, landmarks and folding of a transform."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import SimpleITK as sitk
+
+from ..errors import SettingsError
+from ..evaluation import metrics
+from ..io import images, outputs, points
+from .options import given
+from .progress import TerminalProgress
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("evaluate", help="overlap, surface distance, landmarks and folding of a transform")
+    parser.add_argument("--transform", metavar="T", help="fixed points -> moving points; without it, the identity")
+    parser.add_argument("--fixed-labels", metavar="FL")
+    parser.add_argument("--moving-labels", metavar="ML")
+    parser.add_argument("--label-names", metavar="FILE", help="lines of a number and a name, such as Slicer's .ctbl")
+    parser.add_argument("--fixed-points", metavar="FP", help="landmarks (.csv, .mrk.json) on the fixed volume")
+    parser.add_argument("--moving-points", metavar="MP", help="the same landmarks on the moving volume")
+    parser.add_argument("--report", metavar="R", help="the numbers as .json")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
+    """Print the numbers, and write them if a report is asked for."""
+    if bool(options.fixed_labels) != bool(options.moving_labels):
+        raise SettingsError("Dice needs both label maps; give --fixed-labels and --moving-labels.")
+    if bool(options.fixed_points) != bool(options.moving_points):
+        raise SettingsError("Landmarks come in pairs of lists; give --fixed-points and --moving-points.")
+    if not options.fixed_labels and not options.fixed_points:
+        raise SettingsError("There is nothing to evaluate; give two label maps or two point lists.")
+    files = outputs.Outputs(
+        inputs=given(options, "transform", "fixed_labels", "moving_labels", "fixed_points", "moving_points")
+    )
+    if options.report:
+        files.add(options.report, outputs.write_json, (".json",), "report")
+    names = metrics.read_label_names(options.label_names) if options.label_names else {}
+    transform = images.read_transform(options.transform) if options.transform else sitk.Transform()
+    report: dict[str, Any] = {}
+    if options.fixed_labels:
+        report.update(_evaluate_labels(options, transform, names))
+    if options.fixed_points:
+        report["target_registration_error_mm"] = _evaluate_points(options, transform)
+    for path in files.write(report):
+        print(f"written: {path}")
+
+
+def _evaluate_labels(options: argparse.Namespace, transform: sitk.Transform, names: dict[int, str]) -> dict[str, Any]:
+    """Dice, HD95 and folding inside the fixed labels."""
+    fixed = images.read_labels(options.fixed_labels, "fixed label map")
+    moving = images.read_labels(options.moving_labels, "moving label map")
+    labels = metrics.label_report(fixed, moving, transform)
+    print(metrics.format_table(labels, names))
+    folding = metrics.folding(outputs.flattened_field(transform, fixed), fixed != 0)
+    print(
+        f"folded voxels: {folding['central_percent']:.4f} % by central differences, "
+        f"{folding['strict_percent']:.4f} % by the strict test; sd of log |J| {folding['sd_log']:.3f}"
+    )
+    return {"labels": labels, "folding": folding}
+
+
+def _evaluate_points(options: argparse.Namespace, transform: sitk.Transform) -> dict[str, float]:
+    """Mean and maximum target registration error in mm."""
+    fixed, moving = (points.read_points(path).positions for path in (options.fixed_points, options.moving_points))
+    errors = metrics.target_registration_error_mm(transform, fixed, moving)
+    print(f"landmarks: mean error {errors.mean():.3f} mm, max {errors.max():.3f} mm, {len(errors)} points")
+    return {"mean": float(errors.mean()), "max": float(errors.max())}

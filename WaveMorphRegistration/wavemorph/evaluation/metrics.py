@@ -1,0 +1,307 @@
+"""How well two volumes agree after a registration: overlap, surface distance, landmarks, folding, volume change.
+
+Free of torch, so that Slicer's own process can use it. Arrays are (D, H, W) = (k, j, i), spacings mm along (i, j, k)
+as in SimpleITK, points LPS mm. Transforms map fixed points to moving points.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+from ..io.images import same_lattice, shared_labels
+from ..io.points import transform_points
+
+_SLAB_PLANES = 32
+
+
+def dice(a: np.ndarray, b: np.ndarray, labels: Iterable[int]) -> dict[int, float]:
+    """Dice's overlap 2 |A and B| / (|A| + |B|) of each label in two maps (D, H, W); NaN where neither holds it.
+
+    Raises InputError where the shapes differ.
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    _check_shapes(a, b)
+    in_a, in_b, in_both = _counts(a), _counts(b), _counts(a[a == b])
+    result = {}
+    for label in labels:
+        total = in_a.get(label, 0) + in_b.get(label, 0)
+        result[int(label)] = 2 * in_both.get(label, 0) / total if total else math.nan
+    return result
+
+
+def hausdorff95_mm(a: np.ndarray, b: np.ndarray, label: int, spacing: Sequence[float]) -> float:
+    """The robust Hausdorff distance of one label in two maps (D, H, W), in mm; NaN where either lacks it.
+
+    The larger of the two directed 95th percentiles of the distances between border voxels: those with one of their six
+    neighbors outside the structure. The end of the volume is no border. Raises InputError where the shapes differ.
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    _check_shapes(a, b)
+    a, b = a == label, b == label
+    if not a.any() or not b.any():
+        return math.nan
+    box = _bounding_box(a | b)
+    a, b = _border(a[box]), _border(b[box])
+    if not a.any() or not b.any():  # a structure that fills the whole volume has no border
+        return math.nan
+    to_a, to_b = _distance_mm(a, spacing), _distance_mm(b, spacing)
+    return float(max(np.percentile(to_a[b], 95), np.percentile(to_b[a], 95)))
+
+
+def target_registration_error_mm(
+    transform: sitk.Transform, fixed_points: np.ndarray, moving_points: np.ndarray
+) -> np.ndarray:
+    """|transform(f) - m| in mm for corresponding points f and m, both (N, 3) LPS mm: (N,).
+
+    Fixed points are carried to the moving space, because that is the way the transform points. Raises InputError where
+    the two lists differ in length.
+    """
+    fixed_points, moving_points = np.asarray(fixed_points, float), np.asarray(moving_points, float)
+    if fixed_points.shape != moving_points.shape:
+        raise InputError(
+            f"There are {len(fixed_points)} fixed and {len(moving_points)} moving points; give lists that correspond "
+            "point by point."
+        )
+    return np.linalg.norm(transform_points(fixed_points, transform) - moving_points, axis=1)
+
+
+def warp_labels(moving_labels: sitk.Image, fixed: sitk.Image, transform: sitk.Transform) -> sitk.Image:
+    """The moving label map on the lattice of `fixed`, nearest neighbor, 0 outside: out(x) = labels(transform(x))."""
+    return sitk.Resample(moving_labels, fixed, transform, sitk.sitkNearestNeighbor, 0)
+
+
+def folding(field: sitk.Image, mask: sitk.Image | None = None) -> dict:
+    """Where the map x -> x + field(x) turns space inside out; `field` is a vector image of LPS mm.
+
+    central: voxels whose Jacobian determinant from central differences (one-sided on the border) is <= 0. strict: those
+    where any of the eight determinants from one-sided differences is. Counted where `mask`, on the same lattice, is not
+    0, or everywhere. The keys are those of a registration's report["folding"], with the least determinant and the
+    standard deviation of log J, clamped to [0.001, 1000], beside them. Raises InputError.
+    """
+    vectors = sitk.GetArrayViewFromImage(field)
+    if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3 or min(field.GetSize()) < 2:
+        raise InputError(
+            f"Folding is measured in a 3D field of three components, not an image of {field.GetSize()} voxels and "
+            f"{field.GetNumberOfComponentsPerPixel()} component(s)."
+        )
+    if mask is not None and not same_lattice(mask, field):
+        raise InputError(
+            f"The mask ({mask.GetSize()} voxels) does not lie on the lattice of the field ({field.GetSize()} voxels)."
+        )
+    inside = sitk.GetArrayViewFromImage(mask) != 0 if mask is not None else np.ones(vectors.shape[:3], bool)
+    if not inside.any():
+        raise InputError("The mask is empty; folding cannot be measured.")
+    axes_mm = np.reshape(field.GetDirection(), (3, 3)) * np.asarray(field.GetSpacing())
+    to_voxels = np.linalg.inv(axes_mm)[::-1].T  # LPS mm -> voxels (k, j, i)
+
+    depth = len(vectors)
+    central, strict = [], 0
+    for start in range(0, depth, _SLAB_PLANES):  # slabs with one slice more on both sides, to bound the memory
+        stop = min(start + _SLAB_PLANES, depth)
+        first, last = max(start - 1, 0), min(stop + 1, depth)
+        own = slice(start - first, stop - first)
+        counted = inside[start:stop]
+        displacement = vectors[first:last] @ to_voxels
+        central.append(_central_jacobian(displacement)[own][counted])
+        strict += int(np.count_nonzero(_strictly_folded(displacement)[own] & counted))
+    jacobian = np.concatenate(central)
+    nodes, folded = jacobian.size, int(np.count_nonzero(jacobian <= 0))
+    return {
+        "central_voxels": folded,
+        "central_percent": 100 * folded / nodes,
+        "strict_voxels": strict,
+        "strict_percent": 100 * strict / nodes,
+        "evaluated_voxels": nodes,
+        "min": float(jacobian.min()),
+        "sd_log": float(np.log(np.clip(jacobian, 1e-3, 1e3)).std()),
+    }
+
+
+def volume_change(jacobian: sitk.Image, labels: sitk.Image) -> dict[int, float]:
+    """The mean Jacobian determinant of the fixed -> moving map in each structure of the fixed label map.
+
+    It is the structure's volume in the moving image over that in the fixed: above 1, the moving one is larger. Raises
+    InputError where the two images do not share their lattice.
+    """
+    if not same_lattice(jacobian, labels):
+        raise InputError(
+            f"The Jacobian ({jacobian.GetSize()} voxels) and the label map ({labels.GetSize()} voxels) do not lie on "
+            "the same lattice; give the label map of the fixed image."
+        )
+    values = sitk.GetArrayViewFromImage(jacobian)
+    numbers, position = np.unique(sitk.GetArrayViewFromImage(labels), return_inverse=True)
+    position = position.ravel()
+    means = np.bincount(position, values.ravel()) / np.bincount(position)
+    return {int(number): float(mean) for number, mean in zip(numbers, means) if number != 0}
+
+
+def label_report(
+    fixed_labels: sitk.Image, moving_labels: sitk.Image, transform: sitk.Transform, distances: bool = True
+) -> dict:
+    """Dice and HD95 of every structure in both label maps, before (as they lie in space) and after the transform.
+
+    {"labels": {number: {"dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm"}}, "mean": the same four}, on
+    the lattice of `fixed_labels`. None stands where a structure has left the volume, and for the distances if
+    `distances` is False; means leave None out. Raises InputError where the maps share no label.
+    """
+    labels = shared_labels(fixed_labels, moving_labels)
+    fixed = sitk.GetArrayViewFromImage(fixed_labels)
+    spacing = fixed_labels.GetSpacing()
+    measures = {label: {} for label in labels}
+    for when, through in (("before", sitk.Transform()), ("after", transform)):
+        warped = sitk.GetArrayFromImage(warp_labels(moving_labels, fixed_labels, through))
+        for label, overlap in dice(fixed, warped, labels).items():
+            distance = hausdorff95_mm(fixed, warped, label, spacing) if distances else math.nan
+            measures[label][f"dice_{when}"] = overlap
+            measures[label][f"hd95_{when}_mm"] = None if math.isnan(distance) else distance
+    mean = {}
+    for key in ("dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm"):
+        known = [measure[key] for measure in measures.values() if measure[key] is not None]
+        mean[key] = float(np.mean(known)) if known else None
+    return {"labels": measures, "mean": mean}
+
+
+def format_table(report: dict, names: dict[int, str] | None = None) -> str:
+    """What `label_report` returns as an aligned text table; `names` as from `read_label_names`."""
+    names = names or {}
+    columns = (("dice_before", ".3f"), ("dice_after", ".3f"), ("hd95_before_mm", ".2f"), ("hd95_after_mm", ".2f"))
+    rows = [("label", "Dice before", "after", "HD95 mm before", "after")]
+    entries = [(_called(int(label), names), measure) for label, measure in report["labels"].items()]
+    for title, measure in [*entries, ("mean", report["mean"])]:
+        rows.append(
+            (title, *(format(measure[key], form) if measure[key] is not None else "-" for key, form in columns))
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        for row in rows
+    )
+
+
+def read_label_names(path: str | os.PathLike) -> dict[int, str]:
+    """{number: name} from lines of a number and a name, separated by blanks, tabs or commas.
+
+    Slicer's .ctbl, FreeSurfer's color table, ITK-SNAP's descriptions (the name in quotes comes last) and CSV with or
+    without a header are such files; colors and lines starting with # are left out. Raises InputError with the line.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'The label names "{path}" cannot be read as text ({error}).') from error
+    names, content = {}, False
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = re.match(r"(\d+)(?:\s*[,;]\s*|\s+)(.+)", line)
+        if match:
+            names[int(match[1])] = _name_in(match[2])
+        elif content:
+            raise InputError(
+                f'Line {number} of the label names "{path.name}" is "{line[:40]}"; a number and a name are needed.'
+            )
+        content = True  # the first line may be a header
+    if not names:
+        raise InputError(f'The label names "{path.name}" hold no line of a number and a name.')
+    return names
+
+
+def _name_in(text: str) -> str:
+    """The name in what follows the number: quoted, or the words before the first number of the color."""
+    quoted = re.search(r'"([^"]+)"', text)
+    if quoted:
+        return quoted[1]
+    if re.search(r"[,;]", text):
+        return re.split(r"\s*[,;]\s*", text)[0]
+    return re.sub(r"(\s+[-+.\d]+)+$", "", text)
+
+
+def _called(label: int, names: dict[int, str]) -> str:
+    return f"{label} {names[label]}" if label in names else str(label)
+
+
+def _check_shapes(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape:
+        raise InputError(f"The two label maps differ in shape, {a.shape} and {b.shape}; resample one onto the other.")
+
+
+def _counts(array: np.ndarray) -> dict[int, int]:
+    numbers, counts = np.unique(array, return_counts=True)
+    return dict(zip(numbers.tolist(), counts.tolist()))
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The box of the mask with one voxel around it, inside the volume."""
+    box = []
+    for axis in range(3):
+        seen = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        box.append(slice(max(seen[0] - 1, 0), seen[-1] + 2))
+    return tuple(box)
+
+
+def _border(mask: np.ndarray) -> np.ndarray:
+    """The voxels of the mask with one of their six neighbors outside it."""
+    border = np.zeros_like(mask)
+    for axis in range(3):
+        lower, upper = _ends(axis)
+        border[lower] |= ~mask[upper]
+        border[upper] |= ~mask[lower]
+    return border & mask
+
+
+def _distance_mm(voxels: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """The distance in mm from each voxel to the nearest of `voxels`."""
+    image = sitk.GetImageFromArray(voxels.astype(np.uint8))
+    image.SetSpacing([float(step) for step in spacing])
+    return np.abs(sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, False, False, True)))
+
+
+def _central_jacobian(displacement: np.ndarray) -> np.ndarray:
+    """(D, H, W, 3) in voxels (k, j, i) -> (D, H, W): the determinant of the map, by central differences."""
+    columns = []
+    for axis in range(3):
+        column = np.gradient(displacement, axis=axis)
+        column[..., axis] += 1
+        columns.append(column)
+    return _determinant(columns)
+
+
+def _strictly_folded(displacement: np.ndarray) -> np.ndarray:
+    """(D, H, W, 3) in voxels (k, j, i) -> (D, H, W): whether any determinant from one-sided differences is <= 0."""
+    sides = []
+    for axis in range(3):
+        step = np.diff(displacement, axis=axis)
+        step[..., axis] += 1
+        first, last = (np.take(step, [end], axis=axis) for end in (0, -1))
+        sides.append((np.concatenate([step, last], axis), np.concatenate([first, step], axis)))
+    folded = np.zeros(displacement.shape[:3], bool)
+    for columns in itertools.product(*sides):
+        folded |= _determinant(columns) <= 0
+    return folded
+
+
+def _determinant(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Of 3x3 matrices given by three columns (..., 3)."""
+    a, b, c = columns
+    return (
+        a[..., 0] * (b[..., 1] * c[..., 2] - b[..., 2] * c[..., 1])
+        - a[..., 1] * (b[..., 0] * c[..., 2] - b[..., 2] * c[..., 0])
+        + a[..., 2] * (b[..., 0] * c[..., 1] - b[..., 1] * c[..., 0])
+    )
+
+
+def _ends(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Indices of all but the last, and all but the first, along an axis."""
+    lower, upper = [slice(None)] * 3, [slice(None)] * 3
+    lower[axis], upper[axis] = slice(None, -1), slice(1, None)
+    return tuple(lower), tuple(upper)

@@ -1,0 +1,321 @@
+"""Outputs written whole or not at all: checked before the work, put in place after it.
+
+Free of torch, so that Slicer's own process can use it. Transforms are in LPS mm and map fixed points to moving points.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import OutputError
+from .images import quiet_itk, short_reason, stored_length
+from .result import Registration
+
+IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
+TRANSFORM_EXTENSIONS = (".h5", ".tfm", ".txt", *IMAGE_EXTENSIONS)
+_NIFTI_HEADER = 352
+
+Writer = Callable[[Any, str], None]
+
+
+class Outputs:
+    """The files that a command will write.
+
+    `add` checks a path before the work starts; `write` writes all of them after it, each first under another name in
+    the same folder and with the same extension, and renames when all are complete. Where one fails, none is left and
+    what was there before is put back.
+
+    >>> outputs = Outputs(inputs=["fixed.nii.gz", "moving.nii.gz"])
+    >>> outputs.add("map.h5", lambda result, path: write_transform(result, path), TRANSFORM_EXTENSIONS, "transform")
+    >>> outputs.write(wavemorph.register(fixed, moving))
+    """
+
+    def __init__(self, inputs: Iterable[str | os.PathLike] = ()):
+        self._inputs = [Path(path) for path in inputs]
+        self._targets: list[tuple[Path, Writer, str, str]] = []
+
+    def add(self, path: str | os.PathLike, writer: Writer, extensions: Iterable[str], name: str = "output") -> None:
+        """`writer(result, path)` is to write the file; it must end in one of `extensions`. Raises OutputError.
+
+        A missing folder is created when the file is written. A symbolic link stays, and what it points to is written.
+        """
+        extension = _extension(path, extensions, name)
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise OutputError(f'The {name} "{path}" is a folder; give the name of a file in it.')
+        for source in self._inputs:
+            if _same_file(target, source):
+                raise OutputError(f'The {name} "{path}" would overwrite the input "{source}"; choose another name.')
+        for other, _, _, other_name in self._targets:
+            if _same_file(target, other):
+                raise OutputError(f'"{path}" is given for both the {other_name} and the {name}; choose two names.')
+        if target.exists() and not os.access(target, os.W_OK):
+            raise OutputError(f'The {name} "{path}" is write-protected; choose another name.')
+        _check_folder(target.parent, f'The {name} "{path}"')
+        self._targets.append((target, writer, extension, name))
+
+    def write(self, result: Any = None) -> list[Path]:
+        """Write every file from `result` and return the paths. Raises OutputError, after which no file has changed."""
+        with contextlib.ExitStack() as undo, quiet_itk():
+            complete = [self._write_aside(result, *target, undo) for target in self._targets]
+            backups = [
+                self._put_in_place(aside, target, name, undo)
+                for aside, (target, _, _, name) in zip(complete, self._targets)
+            ]
+            undo.pop_all()
+        for backup in backups:
+            if backup is not None:
+                _remove(backup)
+        return [target for target, _, _, _ in self._targets]
+
+    @staticmethod
+    def _write_aside(
+        result: Any, target: Path, writer: Writer, extension: str, name: str, undo: contextlib.ExitStack
+    ) -> Path:
+        failed = f'The {name} "{target}" could not be written'
+        aside = _beside(target, extension)
+        try:
+            _make_folder(target.parent, undo)
+            undo.callback(_remove, aside)
+            writer(result, str(aside))
+        except OutputError as error:
+            raise OutputError(str(error).replace(str(aside), str(target))) from error
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"{failed}: {short_reason(error)}; is the disk full?") from error
+        if not aside.is_file() or aside.stat().st_size == 0:
+            raise OutputError(f"{failed}: nothing arrived in the file; is the disk full?")
+        return aside
+
+    @staticmethod
+    def _put_in_place(aside: Path, target: Path, name: str, undo: contextlib.ExitStack) -> Path | None:
+        """Returns where the previous contents are kept, if there were any."""
+        backup = None
+        try:
+            if target.exists():
+                backup = _keep(target)
+                undo.callback(_restore, backup, target)
+            else:
+                undo.callback(_remove, target)
+            os.replace(aside, target)
+        except OSError as error:
+            raise OutputError(
+                f'The {name} "{target}" could not be put in place: {short_reason(error)}; is it open in another '
+                "program?"
+            ) from error
+        return backup
+
+
+def write_image(image: sitk.Image, path: str | os.PathLike) -> None:
+    """Write a volume, compressed, as .nii.gz, .nii, .nrrd or .mha. Raises OutputError where it did not arrive whole."""
+    extension = _extension(path, IMAGE_EXTENSIONS, "image")
+    with quiet_itk():
+        _write(sitk.WriteImage, image, path, useCompression=True)
+    if extension.startswith(".nii"):  # ITK keeps silent when the disk is full
+        needed = _NIFTI_HEADER + sitk.GetArrayViewFromImage(image).nbytes
+        try:
+            whole = stored_length(Path(path)) >= needed
+        except (EOFError, OSError):
+            whole = False
+        if not whole:
+            raise OutputError(f'"{path}" was not written completely; is the disk full?')
+
+
+def write_transform(
+    transform: Registration | sitk.Transform, path: str | os.PathLike, lattice: sitk.Image | None = None
+) -> None:
+    """Write fixed points -> moving points, LPS mm.
+
+    transform: a Registration, or any 3D SimpleITK transform. As .h5, .tfm or .txt it is an ITK transform file; as
+    .nii.gz, .nii, .nrrd or .mha one displacement field on `lattice`, which a Registration brings with it
+    (`field_lattice`). Fields are vector images of LPS mm as ITK, ANTs and Slicer read them. In NIfTI they have the
+    intent "vector" (1007) that ITK gives them, of which Slicer warns and which it reads right; not 1006, for which
+    newer versions of ITK turn the vectors to RAS. Raises OutputError.
+    """
+    extension = _extension(path, TRANSFORM_EXTENSIONS, "transform")
+    if isinstance(transform, Registration):
+        lattice = lattice if lattice is not None else field_lattice(transform)
+        _write_transform(transform.transform, path, extension, lattice)
+    else:
+        _write_transform(transform, path, extension, lattice, nested=True)
+
+
+def write_inverse(registration: Registration, path: str | os.PathLike) -> None:
+    """Write moving points -> fixed points in the forms of `write_transform`; a field lies over the moving image."""
+    extension = _extension(path, TRANSFORM_EXTENSIONS, "inverse transform")
+    is_field = extension in IMAGE_EXTENSIONS
+    if is_field and registration.moving is None:
+        raise OutputError(f'The inverse field "{path}" needs the moving volume, which is not at hand; write .h5.')
+    _write_transform(registration.inverse, path, extension, _inverse_lattice(registration) if is_field else None)
+
+
+def write_json(content: Any, path: str | os.PathLike) -> None:
+    """Write numbers and text as indented JSON in UTF-8. Raises OSError."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def flattened_field(transform: sitk.Transform, lattice: sitk.Image) -> sitk.Image:
+    """The displacement transform(x) - x at each voxel of `lattice`: a float32 vector image, LPS mm."""
+    with quiet_itk():
+        return sitk.TransformToDisplacementField(
+            transform,
+            sitk.sitkVectorFloat32,
+            lattice.GetSize(),
+            lattice.GetOrigin(),
+            lattice.GetSpacing(),
+            lattice.GetDirection(),
+        )
+
+
+def field_lattice(registration: Registration) -> sitk.Image:
+    """The lattice on which one field says all that the registration's transform says: an image of zeros.
+
+    Its voxels are those of the displacement, continued until they cover the fixed image and one voxel more. The affine
+    is applied after the displacement, so that linear interpolation between these voxels is exact.
+    """
+    displacement = registration.displacement
+    fixed = registration.fixed if registration.fixed is not None else registration.jacobian
+    size = np.array(fixed.GetSize())
+    corners = [
+        displacement.TransformPhysicalPointToContinuousIndex(
+            fixed.TransformContinuousIndexToPhysicalPoint((np.array(corner) * (size + 1) - 1.0).tolist())
+        )
+        for corner in np.ndindex(2, 2, 2)
+    ]
+    first = np.minimum(np.floor(np.min(corners, axis=0)), 0)
+    last = np.maximum(np.ceil(np.max(corners, axis=0)), np.array(displacement.GetSize()) - 1)
+    lattice = sitk.Image((last - first + 1).astype(int).tolist(), sitk.sitkUInt8)
+    lattice.SetOrigin(displacement.TransformContinuousIndexToPhysicalPoint(first.tolist()))
+    lattice.SetSpacing(displacement.GetSpacing())
+    lattice.SetDirection(displacement.GetDirection())
+    return lattice
+
+
+def _inverse_lattice(registration: Registration) -> sitk.Image:
+    """The axes of the moving image, the spacing of the displacement, one voxel more than the moving image all round."""
+    moving = registration.moving
+    spacing = np.array(registration.displacement.GetSpacing())
+    extent = np.array(moving.GetSize()) * np.array(moving.GetSpacing())
+    axes = np.reshape(moving.GetDirection(), (3, 3))
+    origin = np.array(moving.TransformContinuousIndexToPhysicalPoint([-0.5] * 3)) - axes @ (0.5 * spacing)
+    lattice = sitk.Image((np.ceil(extent / spacing) + 2).astype(int).tolist(), sitk.sitkUInt8)
+    lattice.SetOrigin(origin.tolist())
+    lattice.SetSpacing(spacing.tolist())
+    lattice.SetDirection(moving.GetDirection())
+    return lattice
+
+
+def _write_transform(
+    transform: sitk.Transform, path: str | os.PathLike, extension: str, lattice: sitk.Image | None, nested: bool = False
+) -> None:
+    """See `write_transform`. nested: whether there may be composites inside a composite, which ITK's files cannot hold.
+
+    Unfolding them copies every part, and a field in a transform is large: in float64, 24 bytes a voxel.
+    """
+    if extension in IMAGE_EXTENSIONS:
+        if lattice is None:
+            raise OutputError(f'A displacement field "{path}" needs a lattice; write .h5, or say on which lattice.')
+        write_image(flattened_field(transform, lattice), path)
+        return
+    transform, parts = transform.Downcast(), 1
+    if isinstance(transform, sitk.CompositeTransform):
+        if nested:
+            transform = sitk.CompositeTransform(transform)
+            transform.FlattenTransform()
+        parts = transform.GetNumberOfTransforms()
+    with quiet_itk():
+        _write(sitk.WriteTransform, transform, path)
+    if extension != ".h5":  # ITK keeps silent when the disk is full
+        text = Path(path).read_bytes()
+        if not text.endswith(b"\n") or text.count(b"FixedParameters:") < parts:
+            raise OutputError(f'"{path}" was not written completely; is the disk full?')
+
+
+def _write(write: Callable, content: Any, path: str | os.PathLike, **options: bool) -> None:
+    try:
+        write(content, str(path), **options)
+    except RuntimeError as error:
+        raise OutputError(f'"{path}" could not be written: {short_reason(error)}; is the disk full?') from error
+
+
+def _extension(path: str | os.PathLike, extensions: Iterable[str], name: str) -> str:
+    """The longest of `extensions` that the path ends in, as written there."""
+    extensions = tuple(extensions)
+    lower = Path(path).name.lower()
+    found = [extension for extension in extensions if lower.endswith(extension) and lower != extension]
+    if not found:
+        raise OutputError(f'The {name} "{path}" must end in one of {", ".join(extensions)}.')
+    return max(found, key=len)
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samefile(first, second)
+    return os.path.normcase(os.path.realpath(first)) == os.path.normcase(os.path.realpath(second))
+
+
+def _check_folder(folder: Path, what: str) -> None:
+    """Whether a file can be made in `folder`, or in the nearest one above it that exists; leaves no trace."""
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(f'{what} cannot be written: "{folder}" is a file, not a folder.')
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f'{what} cannot be written: no file can be made in "{folder}" ({short_reason(error)}); choose another '
+            "folder."
+        ) from error
+
+
+def _make_folder(folder: Path, undo: contextlib.ExitStack) -> None:
+    """Make the folder and those above it; on failure the new ones are removed again, innermost first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir()
+        undo.callback(_remove_folder, new)
+
+
+def _beside(target: Path, extension: str) -> Path:
+    return target.with_name(f".{target.name[: -len(extension)]}-{secrets.token_hex(4)}{extension}")
+
+
+def _keep(target: Path) -> Path:
+    """The contents under a second name. A link where the file system has them: the file is then never missing."""
+    backup = target.with_name(f".{target.name}-{secrets.token_hex(4)}.previous")
+    try:
+        os.link(target, backup)
+    except OSError:
+        os.replace(target, backup)
+    return backup
+
+
+def _restore(backup: Path, target: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.replace(backup, target)
+    _remove(backup)  # still there when both names were links to one file
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _remove_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -1,0 +1,236 @@
+"""Models: safetensors with a model card, checked before they are used. Nothing in a file is ever executed.
+
+A model is two files in one folder, NAME.safetensors and NAME.json. The shipped models are in the folder of this file,
+those of a user in `user_folder()`. Torch is imported only to load one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import secrets
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import SettingsError, WeightsError
+
+SHIPPED_FOLDER = Path(__file__).resolve().parent
+DEFAULT_MODEL = "wavemorph"
+SEGMENTATION_MODEL = "brain-segmentation"
+# Names in files of earlier versions
+_LEGACY_CARD_KEYS = {"licence": "license"}
+_LEGACY_OUTPUTS = {"anatomy": "segmentation"}
+_LEGACY_TENSOR_NAMES = {"reach": "depthwise", "carry": "shortcut"}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is. config: a NetworkConfig as a dictionary. sha256: checksum of the safetensors file."""
+
+    name: str
+    description: str
+    config: dict
+    sha256: str = ""
+    training: str = ""
+    evaluation: str = ""
+    intended_use: str = ""
+    limits: str = ""
+    license: str = ""
+    extra: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """An installed model, not yet loaded. `path` is its safetensors file."""
+
+    name: str
+    description: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in eval mode (`torch.nn.Module`), its card, and the checksum of its file."""
+
+    network: Any
+    card: ModelCard
+    sha256: str
+
+
+def user_folder() -> Path:
+    """The folder with a user's own models; the environment variable WAVEMORPH_MODELS names another one."""
+    chosen = os.environ.get("WAVEMORPH_MODELS")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
+    return base / "wavemorph" / "models"
+
+
+def list_models() -> list[ModelInfo]:
+    """The installed registration models by name; of two with one name the shipped one counts.
+
+    Files without a card are left out, and so is the segmentation model.
+    """
+    found: dict[str, ModelInfo] = {}
+    for folder in (SHIPPED_FOLDER, user_folder()):
+        for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+            try:
+                card = _read_card(path)
+            except WeightsError:
+                continue
+            if card.config.get("output") == "segmentation":
+                continue
+            found.setdefault(card.name, ModelInfo(card.name, card.description, path))
+    return sorted(found.values(), key=lambda model: model.name)
+
+
+def resolve(weights: str | os.PathLike, device: Any) -> LoadedModel | None:
+    """The registration model that `weights` names, on `device`; None for "none".
+
+    weights: "none", "auto" (the default model), the name of an installed model, or a file. A model is loaded once per
+    process and device. Raises WeightsError, also where the default model is missing.
+    """
+    if str(weights) == "none":
+        return None
+    installed = {model.name: model.path for model in list_models()}
+    name = DEFAULT_MODEL if str(weights) == "auto" else str(weights)
+    if name in installed:
+        return _load_once(installed[name], device)
+    if str(weights) == "auto":
+        raise WeightsError(
+            f'The default model is missing in "{SHIPPED_FOLDER}"; install WaveMorph again, or choose the weights '
+            "none to register without a network."
+        )
+    path = Path(weights)
+    if path.suffix == ".safetensors" or path.exists():
+        model = _load_once(path, device)
+        if model.network.config.output == "segmentation":
+            raise WeightsError(f'The model "{path.name}" is for segmentation, not for registration; choose another.')
+        return model
+    names = ", ".join(installed) or "none"
+    raise WeightsError(f'There is no model "{weights}"; installed: {names}. Give one of them, a file, or none.')
+
+
+def resolve_segmentation_model(device: Any) -> LoadedModel:
+    """The shipped model that segments the brain. Raises WeightsError, also where it is missing."""
+    return _load_once(SHIPPED_FOLDER / f"{SEGMENTATION_MODEL}.safetensors", device)
+
+
+def _load_once(path: Path, device: Any) -> LoadedModel:
+    """`load`, kept for the next call unless the files have changed."""
+    try:
+        stamp = tuple(file.stat().st_mtime_ns for file in (path, path.with_suffix(".json")))
+    except OSError:
+        stamp = ()
+    return _load_cached(path, str(device), stamp)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_cached(path: Path, device: str, stamp: tuple[int, ...]) -> LoadedModel:
+    return load(path, device)
+
+
+def load(path: Path, device: Any) -> LoadedModel:
+    """The model in a safetensors file on `device`. Raises WeightsError where anything in it is wrong."""
+    if not path.is_file():
+        raise WeightsError(f'The weights "{path}" do not exist; check the path.')
+    if path.suffix != ".safetensors":
+        raise WeightsError(
+            f'The weights "{path.name}" are not a .safetensors file, the only kind that is safe to load.'
+        )
+    card = _read_card(path)
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != card.sha256:
+        raise WeightsError(
+            f'The weights "{path.name}" do not match their card (checksum {sha256[:12]}, not {card.sha256[:12]}); '
+            "copy or download both files again."
+        )
+    import safetensors.torch
+    import torch
+
+    from ..network import NetworkConfig, SegmentationNetwork, WaveMorphNetwork
+
+    try:
+        config = NetworkConfig.from_dict(card.config)
+        kind = SegmentationNetwork if config.output == "segmentation" else WaveMorphNetwork
+        network = kind(config)
+    except (SettingsError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f'The card of "{path.name}" does not describe a network that can be built ({error}).'
+        ) from error
+    try:
+        tensors = _with_current_names(safetensors.torch.load(content))
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise WeightsError(f'The weights "{path.name}" are damaged ({error}); copy or download them again.') from error
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise WeightsError(
+                f'The weights "{path.name}" are for another network: {name} has the shape {found.get(name)}, not '
+                f"{expected.get(name)}."
+            )
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise WeightsError(f'The weights "{path.name}" hold values that are NaN or infinite; use another model.')
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return LoadedModel(network.to(device).eval(), card, sha256)
+
+
+def save_model(network: Any, card: ModelCard, folder: str | os.PathLike) -> Path:
+    """Write NAME.safetensors and NAME.json; returns the former. The card's checksum and configuration are filled in."""
+    import safetensors.torch
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    content = safetensors.torch.save(tensors)
+    card = dataclasses.replace(card, config=network.config.to_dict(), sha256=hashlib.sha256(content).hexdigest())
+    text = json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False) + "\n"
+    path = folder / f"{card.name}.safetensors"
+    _replace(path, content)
+    _replace(path.with_suffix(".json"), text.encode())
+    return path
+
+
+def _read_card(path: Path) -> ModelCard:
+    """The card beside a safetensors file. Raises WeightsError."""
+    beside = path.with_suffix(".json")
+    try:
+        values = json.loads(beside.read_text(encoding="utf-8"))
+        card = ModelCard(**{_LEGACY_CARD_KEYS.get(key, key): value for key, value in values.items()})
+    except FileNotFoundError as error:
+        raise WeightsError(f'The weights "{path.name}" come without their card "{beside.name}"; copy both.') from error
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(f'The card "{beside.name}" cannot be read ({error}); copy or download it again.') from error
+    if not isinstance(card.config, dict) or not isinstance(card.name, str) or not isinstance(card.sha256, str):
+        raise WeightsError(f'The card "{beside.name}" lacks a name, a configuration or a checksum.')
+    output = card.config.get("output", "velocity")
+    return dataclasses.replace(card, config={**card.config, "output": _LEGACY_OUTPUTS.get(output, output)})
+
+
+def _with_current_names(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of a model by the names of this version."""
+    return {
+        ".".join(_LEGACY_TENSOR_NAMES.get(part, part) for part in name.split(".")): tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _replace(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,318 @@
+"""Multiresolution optimization of a similarity by composition of small smooth steps (ours).
+
+At each iteration the force, which is the derivative of the similarity with respect to the displacement, is smoothed
+(fluid regularization), scaled to a step of at most half a voxel and composed with the displacement, and the
+displacement is smoothed slightly (elastic regularization). Each step is a small diffeomorphism;
+`spatial.folding.remove_folds` makes the result free of folds on the lattice. Smoothing at a fixed rate against an
+unnormalized force is diffusion regularization at its equilibrium (paper section 3.8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ...similarity.base import ImageSimilarity
+from ...similarity.segmentation import SegmentationDifference
+from ...spatial.displacement import border_taper, compose_small_step, invert, length, resize
+from ...spatial.filters import apply_in_slabs, smooth
+
+_MANY_PLANES = 64  # from here on the reference gradient is measured in a quarter of the planes
+_MIN_ITERATIONS = 20  # before convergence is tested
+_CONVERGENCE_WINDOW = 10  # iterations
+
+
+@dataclass(frozen=True)
+class PyramidLevel:
+    """One resolution: `factor` voxels of the working grid to one voxel here, and the maximum number of iterations.
+
+    segmentation: whether the segmentation term counts at this level.
+    """
+
+    factor: int
+    iterations: int
+    segmentation: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizationSchedule:
+    """Pyramid levels and regularization. Lengths are in voxels of the level.
+
+    bidirectional: run the levels before the finest from moving to fixed too. The finest level begins with the mean of
+        the one map and the inverse of the other, in which errors of one direction are halved.
+    initial_step: root-mean-square length of the first step over the weighted voxels; less where the pair is nearly
+        aligned.
+    fluid_sigma, elastic_sigma: standard deviations of the Gaussians for the force and for the displacement.
+    same_subject_threshold: a level that ends above this squared correlation is taken for a pair of one subject: it is
+        repeated, and the later levels are run, with same_subject_sigmas, same_subject_initial_step, and without the
+        segmentation term. The brains of two people reached 0.88, a head and its deformed self 0.95.
+    max_similarity_drop: a level with the segmentation term that ends with a similarity lower than at its start by more
+        than this is repeated without it, since the segmentations contradict the images. Between two people both rise
+        together, by 0.001 to 0.02.
+    momentum: fraction of the previous direction that is kept.
+    max_step: limit of any step. tolerance: a level stops when ten iterations gain less than this fraction of its value.
+    segmentation_weight: factor of the squared difference of each segmentation map beside the similarity.
+    segmentation_interval: iterations between two evaluations of the force of the segmentation term.
+    """
+
+    levels: tuple[PyramidLevel, ...]
+    bidirectional: bool = False
+    initial_step: float = 0.4
+    fluid_sigma: float = 1.5
+    elastic_sigma: float = 0.7
+    same_subject_threshold: float = 0.92
+    same_subject_sigmas: tuple[float, float] = (4.0, 1.0)
+    same_subject_initial_step: float = 0.4
+    max_similarity_drop: float = 0.01
+    momentum: float = 0.5
+    max_step: float = 0.5
+    tolerance: float = 2e-3
+    segmentation_weight: float = 7.5
+    segmentation_interval: int = 2
+
+
+@dataclass(frozen=True)
+class OptimizationProblem:
+    """What is aligned in one direction.
+
+    fixed, moving, weight: (1, 1, D, H, W). segmentations: maps (1, C, d, h, w) of both volumes over the same box, or
+    None.
+    """
+
+    fixed: torch.Tensor
+    moving: torch.Tensor
+    weight: torch.Tensor
+    segmentations: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def reversed(self) -> OptimizationProblem:
+        """The same problem from moving to fixed; the weight stays where it is."""
+        return OptimizationProblem(
+            self.moving, self.fixed, self.weight, self.segmentations and self.segmentations[::-1]
+        )
+
+    def downsampled(self, factor: int) -> OptimizationProblem:
+        """Means of the images over `factor`^3 voxels; the segmentations are as they are."""
+        images = (self.fixed, self.moving, self.weight)
+        fixed, moving, weight = images if factor == 1 else (F.avg_pool3d(image, factor) for image in images)
+        return OptimizationProblem(fixed, moving, weight, self.segmentations)
+
+
+# (fixed, moving, weight, level, same_subject) -> the measure to maximize at that level
+SimilarityFactory = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, PyramidLevel, bool], ImageSimilarity]
+
+
+def optimize(
+    problem: OptimizationProblem,
+    schedule: OptimizationSchedule,
+    make_similarity: SimilarityFactory,
+    start: torch.Tensor | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> torch.Tensor:
+    """The displacement (1, 3, D, H, W) in voxels that aligns the moving image of `problem` to the fixed one.
+
+    start: a displacement to begin with, on any lattice over the same box. The result is on the lattice of the images,
+    whatever the factor of the finest level. progress(fraction) is called at each iteration.
+    """
+    finest = schedule.levels[-1].factor
+    coarse = tuple(level for level in schedule.levels if level.factor > finest) if schedule.bidirectional else ()
+    run = _MultiresolutionOptimizer(schedule, make_similarity, progress, (*coarse, *schedule.levels))
+    displacement, same_subject = start, False
+    if coarse:
+        forward, same_subject = run(problem, coarse, start, same_subject)
+        start_backward = invert(resize(start, _size_of(forward))) if start is not None else None
+        backward, same_subject = run(problem.reversed(), coarse, start_backward, same_subject)
+        displacement = invert(backward).add_(forward).mul_(0.5)
+    displacement, _ = run(problem, schedule.levels[len(coarse) :], displacement, same_subject)
+    progress(1.0)
+    return resize(displacement, _size_of(problem.fixed))
+
+
+class _MultiresolutionOptimizer:
+    """Runs pyramid levels in one direction, and reports the fraction of the work of all `levels` that is done."""
+
+    def __init__(
+        self,
+        schedule: OptimizationSchedule,
+        make_similarity: SimilarityFactory,
+        progress: Callable[[float], None],
+        levels: tuple[PyramidLevel, ...],
+    ):
+        self._schedule, self._make_similarity, self._progress = schedule, make_similarity, progress
+        self._total, self._done = sum(map(_work_of, levels)), 0.0
+
+    def __call__(
+        self,
+        problem: OptimizationProblem,
+        levels: tuple[PyramidLevel, ...],
+        displacement: torch.Tensor | None,
+        same_subject: bool,
+    ) -> tuple[torch.Tensor, bool]:
+        """(displacement on the lattice of the last level, whether the pair is taken for one subject)."""
+        if displacement is None:
+            displacement = torch.zeros(1, 3, *_size_of(problem.fixed, levels[0].factor), device=problem.fixed.device)
+        for level in levels:
+            displacement = resize(displacement, _size_of(problem.fixed, level.factor))
+            displacement, same_subject = self._level_with_retry(problem, level, displacement, same_subject)
+            self._done += _work_of(level)
+        return displacement, same_subject
+
+    def _level_with_retry(
+        self, problem: OptimizationProblem, level: PyramidLevel, displacement: torch.Tensor, same_subject: bool
+    ) -> tuple[torch.Tensor, bool]:
+        """One level, and once more with the settings for one subject where its first result asks for them."""
+        schedule = self._schedule
+        for attempt in range(2):
+            found, before, after = self._run_level(problem, level, displacement, same_subject, attempt)
+            with_segmentation = level.segmentation and problem.segmentations is not None and not same_subject
+            contradicted = with_segmentation and after < before - schedule.max_similarity_drop
+            displacement = displacement if contradicted else found
+            alike = after > schedule.same_subject_threshold and level is not schedule.levels[-1]
+            if same_subject or not (contradicted or alike):
+                break
+            same_subject = True
+        return displacement, same_subject
+
+    def _run_level(
+        self,
+        problem: OptimizationProblem,
+        level: PyramidLevel,
+        displacement: torch.Tensor,
+        same_subject: bool,
+        attempt: int,
+    ) -> tuple[torch.Tensor, float, float]:
+        """(displacement, similarity at the first iteration, similarity at the last iteration)."""
+        schedule, here = self._schedule, problem.downsampled(level.factor)
+        smoothing = schedule.same_subject_sigmas if same_subject else (schedule.fluid_sigma, schedule.elastic_sigma)
+        similarity = self._make_similarity(here.fixed, here.moving, here.weight, level, same_subject)
+        segmentation = None
+        if level.segmentation and here.segmentations is not None and not same_subject:
+            segmentation = _SegmentationTerm(here, schedule)
+        reference = self._reference_gradient_rms(here, level, same_subject, smoothing[0])
+        stepper = _Stepper(
+            here.weight,
+            schedule,
+            rms_step=schedule.same_subject_initial_step if same_subject else schedule.initial_step,
+            # in a pair that is aligned already the first force is noise, and must not be scaled to a whole step
+            min_rms_force=0.5 * reference,
+            elastic_sigma=smoothing[1],
+        )
+        similarities, totals = [], []
+        for iteration in range(level.iterations):
+            value, force = similarity.value_and_gradient(displacement)
+            similarities.append(value)
+            if segmentation is not None:
+                value += segmentation.add_force(iteration, displacement, force)
+            totals.append(value)
+            displacement = stepper(displacement, smooth(force, smoothing[0], out=force))
+            fraction = (attempt + (iteration + 1) / level.iterations) / 2
+            self._progress((self._done + fraction * _work_of(level)) / self._total)
+            if _has_converged(totals, schedule.tolerance):
+                break
+        return displacement, similarities[0], similarities[-1]
+
+    def _reference_gradient_rms(
+        self, problem: OptimizationProblem, level: PyramidLevel, same_subject: bool, sigma: float
+    ) -> float:
+        """Root-mean-square force by which the fixed image resists a shift of one voxel along each axis.
+
+        Where there are many planes, a quarter of them in the middle is enough for this scale.
+        """
+        planes = problem.fixed.shape[2]
+        many = planes >= _MANY_PLANES
+        part = slice(3 * planes // 8, 3 * planes // 8 + planes // 4) if many else slice(0, planes)
+        fixed, weight = problem.fixed[:, :, part], problem.weight[:, :, part]
+        if float(weight.sum()) < 0.05 * float(problem.weight.sum()):
+            fixed, weight = problem.fixed, problem.weight
+        similarity = self._make_similarity(fixed, fixed, weight, level, same_subject)
+        shift = torch.ones(1, 3, *fixed.shape[2:], device=fixed.device)
+        _, force = similarity.value_and_gradient(shift)
+        return _weighted_rms(smooth(force, sigma), weight) * float(weight.sum() / problem.weight.sum())
+
+
+class _SegmentationTerm:
+    """The segmentation term of one level; its force is kept for some iterations, because it changes slowly."""
+
+    def __init__(self, problem: OptimizationProblem, schedule: OptimizationSchedule):
+        assert problem.segmentations is not None
+        self._measure = SegmentationDifference(*problem.segmentations, problem.weight, schedule.segmentation_weight)
+        self._interval = schedule.segmentation_interval
+        self._value, self._force = 0.0, torch.zeros(())
+
+    def add_force(self, iteration: int, displacement: torch.Tensor, force: torch.Tensor) -> float:
+        """Add the force of this term to `force` in place, and return its value."""
+        if iteration % self._interval == 0:
+            self._value, self._force = self._measure.value_and_gradient(displacement)
+        force.add_(self._force)
+        return self._value
+
+
+class _Stepper:
+    """Gradient ascent with momentum: from smoothed forces to displacements, on the lattice of `weight`."""
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        schedule: OptimizationSchedule,
+        rms_step: float,
+        min_rms_force: float,
+        elastic_sigma: float,
+    ):
+        self._weight, self._schedule = weight, schedule
+        self._rms_step, self._min_rms_force, self._elastic_sigma = rms_step, min_rms_force, elastic_sigma
+        self._taper = border_taper(_size_of(weight), weight.device)
+        self._momentum = weight.new_zeros(1, 3, *weight.shape[2:])
+        self._scale, self._iteration = 0.0, 0
+
+    def __call__(self, displacement: torch.Tensor, force: torch.Tensor) -> torch.Tensor:
+        """The displacement after one step; the memory of `force` is used for it."""
+        kept = self._schedule.momentum
+        if self._iteration == 0:
+            self._scale = self._rms_step / max(_weighted_rms(force, self._weight), self._min_rms_force, 1e-20)
+        self._iteration += 1
+        self._momentum.mul_(kept).add_(force, alpha=1 - kept)
+        gain = self._scale / (1 - kept**self._iteration)
+        updated = _compose_update(displacement, self._momentum, self._taper, gain, self._schedule.max_step, out=force)
+        return smooth(updated, self._elastic_sigma, out=updated).mul_(self._taper)
+
+
+def _compose_update(
+    displacement: torch.Tensor,
+    direction: torch.Tensor,
+    taper: torch.Tensor,
+    gain: float,
+    max_step: float,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """The displacement after a step of `gain` times the direction, nowhere longer than `max_step` voxels, in `out`."""
+
+    def update(here: torch.Tensor, along: torch.Tensor, tapered: torch.Tensor) -> torch.Tensor:
+        step = along * gain
+        step.mul_(max_step / length(step).clamp_(min=max_step)).mul_(tapered)
+        return compose_small_step(here, step)
+
+    return apply_in_slabs(update, displacement, direction, taper, out=out)
+
+
+def _has_converged(values: list[float], tolerance: float) -> bool:
+    """Whether the last ten iterations gained less than `tolerance` of the value."""
+    if len(values) <= _MIN_ITERATIONS:
+        return False
+    return values[-1] - values[-1 - _CONVERGENCE_WINDOW] < tolerance * abs(values[-1])
+
+
+def _work_of(level: PyramidLevel) -> float:
+    return level.iterations / level.factor**3
+
+
+def _weighted_rms(force: torch.Tensor, weight: torch.Tensor) -> float:
+    """Root mean square of the length of (1, 3, D, H, W) over the voxels of `weight`."""
+    return float((length(force).square_() * weight).sum() / weight.sum()) ** 0.5
+
+
+def _size_of(image: torch.Tensor, factor: int = 1) -> tuple[int, int, int]:
+    """(D, H, W) of a tensor (B, C, D, H, W), divided by `factor`."""
+    depth, height, width = image.shape[2:]
+    return depth // factor, height // factor, width // factor

@@ -1,0 +1,176 @@
+"""The deformable stages: the network, the optimizer, and a map without folds (and with an inverse, if asked for)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from ...similarity.base import ImageSimilarity
+from ...similarity.contrast import contrast_agreement
+from ...similarity.lncc import LocalCorrelation
+from ...similarity.mind import MindSsc
+from ...similarity.mutual_information import MutualInformation
+from ...spatial.displacement import resize
+from ...spatial.folding import remove_folds
+from ...spatial.inversion import regularize_and_invert
+from ...system.machine import return_freed_memory
+from ..schedules import (
+    LNCC_RADIUS_VOXELS,
+    LNCC_STRIDE_VOXELS,
+    MIN_CONTRAST_AGREEMENT,
+    MIN_STRUCTURE_DICE,
+    MIND_FACTOR_DIFFERENT_CONTRAST,
+    MIND_FACTOR_SAME_CONTRAST,
+    SAME_SUBJECT_LNCC_RADIUS_VOXELS,
+    choose_schedule,
+)
+from ..state import AlignedPair
+from .inference import predict
+from .optimizer import OptimizationProblem, PyramidLevel, SimilarityFactory, optimize
+
+_NETWORK_DISCARDED = "The network did not improve the alignment; its result was discarded."
+# Passes of the network on voxels smaller than this many voxels of the grid are left to the optimizer, which is faster.
+_FINEST_PASS_VOXELS = 3.9
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Whether both volumes show the same contrast. agreement: as measured, see `contrast_agreement`."""
+
+    agreement: float
+    same: bool
+
+
+@dataclass(frozen=True)
+class DeformationEstimate:
+    """displacement, velocity: (1, 3, D, H, W) in voxels of the working grid, or None. warnings: for the report."""
+
+    displacement: torch.Tensor | None
+    velocity: torch.Tensor | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FinalMap:
+    """The displacement without folds, (1, 3, D, H, W) in voxels, and its two-part inverse if it was asked for."""
+
+    displacement: torch.Tensor
+    inverse: torch.Tensor | None = None
+    correction: torch.Tensor | None = None
+
+
+def judge_contrast(aligned: AlignedPair) -> Contrast:
+    """Whether the contrast is the same, by measurement or as the settings say."""
+    working, setting = aligned.working, aligned.job.settings.contrast
+    weight = working.weight * working.inside
+    agreement = contrast_agreement(working.fixed, working.moving, weight, aligned.spacing_mm)
+    return Contrast(agreement, agreement > MIN_CONTRAST_AGREEMENT if setting == "auto" else setting == "same")
+
+
+def run_network(aligned: AlignedPair) -> DeformationEstimate:
+    """The displacement by the network, from the remainder of the initial transform if there is one.
+
+    A result that does not raise local correlation is discarded.
+    """
+    job, working = aligned.job, aligned.working
+    start = None
+    if aligned.linear.remainder is not None:
+        start = aligned.grid.from_mm(aligned.linear.remainder).to(job.device)
+    if job.model is None:
+        return DeformationEstimate(start)
+    job.timer.start("Network", 0.2)
+    displacement, velocity = predict(
+        job.model.network,
+        working.fixed,
+        working.moving,
+        aligned.spacing_mm,
+        start,
+        lambda fraction: job.timer.report(0.2 + 0.05 * fraction, "aligning by the network"),
+        finest_mm=0.0 if job.settings.preset == "Instant" else _FINEST_PASS_VOXELS * aligned.spacing_mm,
+    )
+    if _raises_correlation(aligned, start, displacement):
+        return DeformationEstimate(displacement, velocity)
+    return DeformationEstimate(start, warnings=(_NETWORK_DISCARDED,))
+
+
+def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEstimate) -> DeformationEstimate:
+    """The displacement after optimization from `start`; `start` itself for the preset "Instant"."""
+    job, working = aligned.job, aligned.working
+    segmentations = _trusted_log_odds(aligned, contrast)
+    after_passes = job.model is not None and bool(job.model.network.config.passes_mm)
+    schedule = choose_schedule(job.settings.preset, contrast.same, after_passes, segmentations is not None)
+    if schedule is None:
+        return start
+    job.timer.start("Refinement", 0.25)
+    if job.settings.similarity == "mi":  # is no correlation, by which pairs of one subject are recognized
+        schedule = replace(schedule, same_subject_threshold=math.inf)
+    displacement = optimize(
+        OptimizationProblem(working.fixed, working.moving, working.weight, segmentations),
+        schedule,
+        _similarity_factory(job.settings.similarity, contrast.same),
+        start.displacement,
+        lambda fraction: job.timer.report(0.25 + 0.35 * fraction, "refining the deformation"),
+    )
+    return DeformationEstimate(displacement, warnings=start.warnings)
+
+
+def finish(aligned: AlignedPair, displacement: torch.Tensor | None) -> FinalMap:
+    """The displacement without folds; with `Settings.inverse`, regularized where its inverse would be inexact."""
+    timer = aligned.job.timer
+    timer.start("Finishing", 0.6)
+    if displacement is None:
+        displacement = torch.zeros(1, 3, *aligned.grid.shape, device=aligned.job.device)
+    if not aligned.job.settings.inverse:
+        return FinalMap(remove_folds(displacement))
+    return_freed_memory()  # the inversion needs blocks of other sizes
+    return FinalMap(
+        *regularize_and_invert(
+            displacement, progress=lambda fraction: timer.report(0.6 + 0.35 * fraction, "inverting the deformation")
+        )
+    )
+
+
+def _trusted_log_odds(aligned: AlignedPair, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The maps of the segmentation term; None where it is not used or the segmentations are not trusted."""
+    settings, segmentation, affine = aligned.job.settings, aligned.segmentation, aligned.linear.affine
+    wanted = settings.preset != "Instant" and settings.similarity == "auto" and contrast.same
+    if not wanted or segmentation is None or segmentation.dice_after(affine, aligned.grid) < MIN_STRUCTURE_DICE:
+        return None
+    return segmentation.log_odds(affine, aligned.grid)
+
+
+def _raises_correlation(aligned: AlignedPair, before: torch.Tensor | None, after: torch.Tensor) -> bool:
+    """Whether local correlation is higher after than before, on voxels twice as large."""
+    working = aligned.working
+    fixed, moving, weight = (F.avg_pool3d(t, 2) for t in (working.fixed, working.moving, working.weight))
+    similarity = LocalCorrelation(fixed, moving, weight, signed=False)
+    depth, height, width = fixed.shape[2:]
+    coarse = [None if u is None else resize(u, (depth, height, width)) for u in (before, after)]
+    return similarity.value(coarse[1]) > similarity.value(coarse[0])
+
+
+def _similarity_factory(name: str, same_contrast: bool) -> SimilarityFactory:
+    """The measure of each level.
+
+    MIND-SSC at coarse levels, where its capture range is the largest; local correlation at finer ones, where it is more
+    exact for one contrast. Squared differences would gain a little Dice on two scans of one scanner, and fail under a
+    bias field.
+    """
+    mind_factor = MIND_FACTOR_SAME_CONTRAST if same_contrast else MIND_FACTOR_DIFFERENT_CONTRAST
+
+    def make(
+        fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor, level: PyramidLevel, same_subject: bool
+    ) -> ImageSimilarity:
+        if name == "mi":
+            return MutualInformation(fixed, moving, weight)
+        if name == "mind" or (name == "auto" and level.factor >= mind_factor):
+            return MindSsc(fixed, moving, weight)
+        if same_subject:
+            return LocalCorrelation(fixed, moving, weight, SAME_SUBJECT_LNCC_RADIUS_VOXELS, signed=False)
+        stride = LNCC_STRIDE_VOXELS if same_contrast else 1
+        return LocalCorrelation(fixed, moving, weight, LNCC_RADIUS_VOXELS, signed=False, stride=stride)
+
+    return make

@@ -1,0 +1,92 @@
+"""The linear stage: the affine by structures or by mutual information, from the initial transform if there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+from ...errors import InputError
+from ...spatial.preprocessing import Pair
+from ..schedules import MIN_DICE_GAIN_OVER_MI, MIN_STRUCTURE_DICE
+from ..segmentation.pair import PairSegmentation
+from ..state import Job, LinearAlignment
+from .mutual_information import estimate_affine, linear_part
+from .structures import align_structures, structure_dice
+
+_MIN_OVERLAP = 0.01  # fraction of the fixed foreground
+_FITTED_POINTS = 2000
+
+
+def align_linearly(job: Job, initial: sitk.Transform | None, segmentation: PairSegmentation | None) -> LinearAlignment:
+    """The affine, and what a non-linear initial transform adds to it.
+
+    initial: fixed points -> moving points, LPS mm, or None. Raises InputError where the volumes do not overlap under
+    the result.
+    """
+    job.timer.start("Affine", 0.1)
+    alignment = _align(job, initial, segmentation)
+    _check_overlap(job.pair, alignment.affine)
+    return alignment
+
+
+def _align(job: Job, initial: sitk.Transform | None, segmentation: PairSegmentation | None) -> LinearAlignment:
+    start = linear_part(initial) if initial is not None else None
+    if initial is not None and start is None:
+        affine = _nearest_affine(initial, job.pair.fixed_foreground)
+        parts = [sitk.Transform(affine.GetInverse()), sitk.Transform(initial)]
+        return LinearAlignment(affine, sitk.CompositeTransform(parts))
+    if not job.settings.affine:
+        return LinearAlignment(start if start is not None else sitk.AffineTransform(3))
+    return LinearAlignment(_estimate(job, start, segmentation))
+
+
+def _estimate(
+    job: Job, start: sitk.AffineTransform | None, segmentation: PairSegmentation | None
+) -> sitk.AffineTransform:
+    """By structures where they overlap well; otherwise by mutual information, unless that loses them."""
+    pair, by_structures, dice = job.pair, None, 0.0
+    if segmentation is not None:
+        by_structures, dice = align_structures(segmentation.fixed, segmentation.moving, start)
+        if dice > MIN_STRUCTURE_DICE and pair.fixed_mask is None and pair.moving_mask is None:
+            return by_structures
+    affine = estimate_affine(
+        pair.fixed,
+        pair.moving,
+        pair.fixed_foreground,
+        pair.moving_foreground,
+        masks=(pair.fixed_mask, pair.moving_mask),
+        initial=start,
+        seed=job.settings.seed,
+        progress=lambda fraction: job.timer.report(
+            0.1 + 0.1 * fraction, "aligning position, rotation, scale and shear"
+        ),
+    )
+    if segmentation is None:
+        return affine
+    by_intensities = structure_dice(segmentation.fixed, segmentation.moving, affine)
+    return by_structures if by_intensities < dice - MIN_DICE_GAIN_OVER_MI else affine
+
+
+def _nearest_affine(transform: sitk.Transform, mask: sitk.Image) -> sitk.AffineTransform:
+    """The affine nearest to a transform in least squares over points of the mask."""
+    indices = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)[:, ::-1]
+    indices = indices[:: max(1, len(indices) // _FITTED_POINTS)]
+    points = np.array([mask.TransformIndexToPhysicalPoint(index.tolist()) for index in indices])
+    targets = np.array([transform.TransformPoint(point.tolist()) for point in points])
+    design = np.hstack([points, np.ones((len(points), 1))])
+    solution = np.linalg.lstsq(design, targets, rcond=None)[0]
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix(solution[:3].T.ravel().tolist())
+    affine.SetTranslation(solution[3].tolist())
+    return affine
+
+
+def _check_overlap(pair: Pair, affine: sitk.AffineTransform) -> None:
+    moved = sitk.Resample(pair.moving_foreground, pair.fixed_foreground, affine, sitk.sitkNearestNeighbor, 0)
+    fixed = sitk.GetArrayViewFromImage(pair.fixed_foreground)
+    shared = np.count_nonzero(sitk.GetArrayViewFromImage(moved) & fixed)
+    if shared < _MIN_OVERLAP * np.count_nonzero(fixed):
+        raise InputError(
+            f"The fixed and the moving image do not overlap in space after the initial alignment ({shared} voxels in "
+            "common): check that they show the same part of the body, or let the affine stage align them."
+        )

@@ -1,0 +1,195 @@
+"""`register`: the stages from two volumes to a transform and the numbers that say how good it is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from ..errors import OutOfMemoryError, SettingsError
+from ..io.images import validate_image, validate_mask
+from ..io.result import Registration
+from ..models.weights import resolve
+from ..settings import Settings
+from ..spatial.displacement import jacobian_determinant
+from ..spatial.filters import apply_in_slabs
+from ..spatial.grid import WorkingGrid, image_from_tensor, make_working_grid
+from ..spatial.preprocessing import Pair, bounding_box, prepare
+from ..system.machine import (
+    choose_device,
+    free_memory,
+    freed_memory_kept,
+    is_out_of_memory,
+    return_freed_memory,
+)
+from .deformable.stage import (
+    Contrast,
+    DeformationEstimate,
+    FinalMap,
+    finish,
+    judge_contrast,
+    run_network,
+    run_optimizer,
+)
+from .linear.stage import align_linearly
+from .report import provenance, quality, quality_warnings
+from .schedules import BYTES_PER_VOXEL, MARGIN_MM, MEMORY_RETRY_FACTOR, SKULL_STRIPPED_MARGIN_MM, SPACING_MM
+from .segmentation.pair import PairSegmentation, restrict_to_common_brain
+from .segmentation.stage import segment_pair
+from .state import AlignedPair, Job, LinearAlignment, Progress, StageTimer
+
+_MIN_SIDE_VOXELS = 16
+
+
+def register(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    *,
+    fixed_mask: sitk.Image | None = None,
+    moving_mask: sitk.Image | None = None,
+    initial_transform: sitk.Transform | None = None,
+) -> Registration:
+    """Register `moving` to `fixed`; `wavemorph.register` documents the arguments and also takes paths and arrays."""
+    settings = settings or Settings()
+    timer = StageTimer(progress or (lambda stage, fraction, message: None))
+    validate_image(fixed, "fixed image")
+    validate_image(moving, "moving image")
+    fixed_mask = validate_mask(fixed_mask, fixed, "fixed mask") if fixed_mask is not None else None
+    moving_mask = validate_mask(moving_mask, moving, "moving mask") if moving_mask is not None else None
+    device = choose_device(settings.device)
+    model = resolve(settings.weights, device)
+    if model is None and settings.preset == "Instant":
+        raise SettingsError("The preset Instant needs a model, and none is chosen or installed; use Balanced.")
+
+    with _thread_count(settings.threads), freed_memory_kept():
+        torch.manual_seed(settings.seed)
+        timer.start("Preparing", 0.0)
+        job = Job(Pair(fixed, moving, fixed_mask, moving_mask), settings, device, model, timer)
+        segmentation = segment_pair(job)
+        linear = align_linearly(job, initial_transform, segmentation)
+        return _deform_within_memory(job, linear, segmentation)
+
+
+def _deform_within_memory(job: Job, linear: LinearAlignment, segmentation: PairSegmentation | None) -> Registration:
+    """The deformable stages, on a coarser grid where memory runs out. Raises OutOfMemoryError."""
+    spacing = job.settings.spacing_mm or _default_spacing_mm(job)
+    warnings: tuple[str, ...] = ()
+    while True:
+        grid, coarsened = _working_grid(job, spacing, segmentation)
+        warnings += coarsened
+        try:
+            working = prepare(job.pair, grid, linear.affine, job.device)
+            working = restrict_to_common_brain(working, segmentation, grid, SKULL_STRIPPED_MARGIN_MM)
+            return _deform(AlignedPair(job, linear, segmentation, grid, working, warnings))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if grid.voxels / MEMORY_RETRY_FACTOR**3 < _MIN_SIDE_VOXELS**3:
+                raise OutOfMemoryError(
+                    f"There is not enough memory even for a working grid of {grid.voxels} voxels; close other "
+                    "programs or crop the volumes."
+                ) from error
+            coarser = max(grid.spacing) * MEMORY_RETRY_FACTOR
+            warnings += (f"Memory ran out at {spacing:.2f} mm; the work was repeated at {coarser:.2f} mm.",)
+            spacing = coarser
+            return_freed_memory()
+            if job.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _default_spacing_mm(job: Job) -> float:
+    """1 mm, or two thirds of the finest voxel side of the two images where all of them are coarser than that.
+
+    The result of the network alone is no finer than its finest pass, and needs no finer lattice.
+    """
+    spacing = max(SPACING_MM, min(*job.pair.fixed.GetSpacing(), *job.pair.moving.GetSpacing()) / 1.5)
+    if job.settings.preset == "Instant" and job.model is not None:
+        spacing = max(spacing, *job.model.network.config.passes_mm[-1:], 0.0)
+    return spacing
+
+
+def _working_grid(
+    job: Job, spacing: float, segmentation: PairSegmentation | None
+) -> tuple[WorkingGrid, tuple[str, ...]]:
+    """(the working grid, warnings): coarser than `spacing` (mm) where memory or `max_voxels` demand it."""
+    budget = job.settings.max_voxels or int(0.6 * free_memory(job.device) / BYTES_PER_VOXEL)
+    grid = _grid_within_budget(job.pair, spacing, budget)
+    if segmentation is not None:  # probability maps lose accuracy when they are interpolated between their nodes
+        grid = grid.snapped_to(segmentation.fixed.grid)
+    if max(grid.spacing) <= 1.05 * spacing:
+        return grid, ()
+    return grid, (
+        f"The working grid was coarsened to {max(grid.spacing):.2f} mm to hold at most {budget} voxels; small "
+        "structures are aligned less exactly.",
+    )
+
+
+def _grid_within_budget(pair: Pair, spacing: float, budget: int) -> WorkingGrid:
+    box = bounding_box(pair.fixed_mask if pair.fixed_mask is not None else pair.fixed_foreground)
+    grid = make_working_grid(pair.fixed, box, spacing, MARGIN_MM)
+    while grid.voxels > budget and min(grid.size) > _MIN_SIDE_VOXELS:
+        spacing *= max(1.02, (grid.voxels / budget) ** (1 / 3))
+        grid = make_working_grid(pair.fixed, box, spacing, MARGIN_MM)
+    return grid
+
+
+def _deform(aligned: AlignedPair) -> Registration:
+    """Network, optimizer and finishing on the working grid, and the report."""
+    with torch.inference_mode():
+        contrast = judge_contrast(aligned)
+        estimate = run_network(aligned)
+        estimate = run_optimizer(aligned, contrast, estimate)
+        final = finish(aligned, estimate.displacement)
+        aligned.job.timer.report(0.95, "measuring")
+        registration = _with_report(aligned, contrast, estimate, final)
+    registration.report["seconds"] = aligned.job.timer.finish()
+    return registration
+
+
+def _with_report(
+    aligned: AlignedPair, contrast: Contrast, estimate: DeformationEstimate, final: FinalMap
+) -> Registration:
+    job, grid, affine = aligned.job, aligned.grid, aligned.linear.affine
+    jacobian = final.displacement.new_empty(grid.shape)
+    affine_determinant = float(np.linalg.det(np.reshape(affine.GetMatrix(), (3, 3))))
+    apply_in_slabs(jacobian_determinant, final.displacement, out=jacobian).mul_(affine_determinant)
+    registration = Registration(
+        affine=affine,
+        displacement=grid.to_mm(final.displacement),
+        inverse_displacement=grid.to_mm(final.inverse) if final.inverse is not None else None,
+        inverse_correction=grid.to_mm(final.correction) if final.correction is not None else None,
+        working_jacobian=image_from_tensor(jacobian, grid),
+        velocity=grid.to_mm(estimate.velocity) if estimate.velocity is not None else None,
+        fixed=job.pair.fixed,
+        moving=job.pair.moving,
+    )
+    segmentation = aligned.segmentation
+    described = segmentation.describe(affine, grid, final.displacement) if segmentation is not None else None
+    report = {
+        **quality(registration, aligned.working, final.displacement, jacobian),
+        "contrast": {"agreement": round(contrast.agreement, 3), "same": contrast.same},
+        "segmentation": described,
+        **provenance(job.pair, job.settings, job.model, job.device),
+    }
+    report["warnings"] = [*aligned.warnings, *estimate.warnings, *quality_warnings(report)]
+    registration.report = report
+    return registration
+
+
+@contextlib.contextmanager
+def _thread_count(count: int | None) -> Iterator[None]:
+    """torch and SimpleITK use `count` threads within the context."""
+    before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    if count is not None:
+        torch.set_num_threads(count)
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before[1])

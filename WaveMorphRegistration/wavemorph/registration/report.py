@@ -1,0 +1,191 @@
+"""The report of a registration: its quality in numbers, its provenance, and warnings."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from .. import __version__
+from ..io.points import transform_points
+from ..io.result import Registration, displacement_transform
+from ..models.weights import LoadedModel
+from ..settings import Settings
+from ..similarity.lncc import LocalCorrelation
+from ..spatial.folding import folding_mask
+from ..spatial.grid import tensor_from_array
+from ..spatial.inversion import invert_at_points
+from ..spatial.nodes import sample_at_points
+from ..spatial.preprocessing import Pair, WorkingPair
+from ..system.machine import peak_memory
+
+_CONSISTENCY_POINTS = 5000
+_FOLDED_BELOW = 1e-9  # a corner Jacobian: zero, but for rounding
+# Limits of the warnings
+_UNUSUAL_ROTATION_DEG = 60  # no head is held so in a scanner
+_MIN_SIMILARITY_GAIN = 0.01
+_ALIKE_SIMILARITY = 0.5
+_MIN_SIMILARITY = 0.12
+_MIN_STRUCTURE_DICE = 0.35
+_MAX_JACOBIAN = 20.0
+_MAX_DISPLACEMENT_MM = 40.0
+
+
+def quality(
+    registration: Registration, working: WorkingPair, displacement: torch.Tensor, jacobian: torch.Tensor
+) -> dict:
+    """Similarity, folding, Jacobian determinant, displacement and inverse consistency, as entries of the report.
+
+    Measured at the nodes of the working grid in the fixed foreground. displacement: (1, 3, D, H, W) in voxels.
+    jacobian: (D, H, W), the determinant of the determinants map, affine included.
+    """
+    mask = working.inside[0, 0] > 0
+    nodes = max(int(mask.sum()), 1)
+    determinants = jacobian[mask]
+    folded = int((determinants <= 0).sum())
+    mirrored = np.linalg.det(np.reshape(registration.affine.GetMatrix(), (3, 3))) <= 0
+    folded_corners = nodes if mirrored else int(folding_mask(displacement, _FOLDED_BELOW, within=mask)[mask].sum())
+    lengths = _lengths_mm(registration.displacement)[mask.cpu().numpy()]
+    return {
+        "similarity": {"measure": "squared local correlation, 6 voxels", **_similarity(working, displacement)},
+        "folding": {
+            "central_voxels": folded,
+            "central_percent": 100 * folded / nodes,
+            "strict_voxels": folded_corners,
+            "strict_percent": 100 * folded_corners / nodes,
+            "evaluated_voxels": nodes,
+        },
+        "jacobian": {
+            "min": float(determinants.min()),
+            "max": float(determinants.max()),
+            "min_log": float(determinants.clamp(min=1e-3).log().min()),
+            "max_log": float(determinants.clamp(min=1e-3).log().max()),
+            "sd_log": float(determinants.clamp(1e-3, 1e3).log().std()),
+        },
+        "displacement_mm": {"mean": float(lengths.mean()), "max": float(lengths.max())},
+        "inverse_consistency_mm": _inverse_consistency(registration, mask, displacement),
+    }
+
+
+def provenance(pair: Pair, settings: Settings, model: LoadedModel | None, device: torch.device) -> dict:
+    """Device, versions, settings, peak memory, checksums of the inputs and of the weights."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "wavemorph": __version__,
+        "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "SimpleITK": sitk.Version.VersionString(),
+            "numpy": np.__version__,
+        },
+        "settings": settings.to_dict(),
+        "peak_memory_mb": peak_memory(device),
+        "inputs": {"fixed": _describe(pair.fixed), "moving": _describe(pair.moving)},
+        "weights": {"name": model.card.name, "sha256": model.sha256} if model is not None else None,
+    }
+
+
+def quality_warnings(report: dict) -> list[str]:
+    """Sentences that say why the result should be checked before it is used; none for a good result."""
+    sentences = []
+    similarity, jacobian = report["similarity"], report["jacobian"]
+    gained = similarity["after"] - similarity["before"]
+    if gained < _MIN_SIMILARITY_GAIN and similarity["before"] < _ALIKE_SIMILARITY:
+        sentences.append(
+            "The deformation did not increase the similarity of the volumes; check the result before you use it."
+        )
+    if similarity["after"] < _MIN_SIMILARITY:
+        sentences.append(
+            f"The similarity after registration is low (local correlation {similarity['after']:.2f}); the volumes may "
+            "show different anatomy, or the alignment may have failed."
+        )
+    segmentation = report["segmentation"]
+    if segmentation is not None and segmentation["after"] < _MIN_STRUCTURE_DICE:
+        sentences.append(
+            f"The segmented structures of the brain overlap by only {segmentation['after']:.2f} after registration "
+            "(mean Dice); the alignment may have failed."
+        )
+    rotations = segmentation["rotation_deg"] if segmentation is not None else {}
+    for which, degrees in rotations.items():
+        if degrees > _UNUSUAL_ROTATION_DEG:
+            sentences.append(
+                f"The brain in the {which} volume is rotated by {degrees} degrees; if the orientation in its file is "
+                "wrong, left and right may be exchanged too, which registration cannot detect."
+            )
+    if report["folding"]["strict_voxels"]:
+        sentences.append(f"{report['folding']['strict_voxels']} voxels are folded; the inverse is not valid there.")
+    if jacobian["max"] > _MAX_JACOBIAN:
+        sentences.append(
+            f"Some moving tissue is {jacobian['max']:.0f} times as large as the fixed tissue; check the Jacobian."
+        )
+    if report["displacement_mm"]["max"] > _MAX_DISPLACEMENT_MM:
+        sentences.append(
+            f"The largest displacement is {report['displacement_mm']['max']:.0f} mm, which is implausible."
+        )
+    return sentences
+
+
+def _similarity(working: WorkingPair, displacement: torch.Tensor) -> dict[str, float]:
+    weight = working.weight * working.inside
+    measure = LocalCorrelation(working.fixed, working.moving, weight, signed=False, stride=2)
+    return {"before": measure.value(), "after": measure.value(displacement)}
+
+
+def _lengths_mm(displacement: sitk.Image) -> np.ndarray:
+    vectors = sitk.GetArrayViewFromImage(displacement)[1:-1, 1:-1, 1:-1]  # without the ring of zeros
+    return np.sqrt(np.einsum("kjic,kjic->kji", vectors, vectors))
+
+
+def _inverse_consistency(registration: Registration, mask: torch.Tensor, displacement: torch.Tensor) -> dict:
+    """Distance in mm between points and their images under the map and its inverse, at random points of the mask.
+
+    "inverse" in the entry: "fields", those of the registration; or, where it has none, "iteration": the map inverted
+    point by point, as Slicer does on demand.
+    """
+    generator = np.random.default_rng(0)
+    nodes = np.argwhere(mask.cpu().numpy())
+    chosen = nodes[generator.integers(len(nodes), size=_CONSISTENCY_POINTS)]
+    chosen = chosen + generator.uniform(-0.5, 0.5, chosen.shape)
+    by_fields = registration.inverse_displacement is not None
+    distances = _by_fields(registration, chosen) if by_fields else _by_iteration(registration, chosen, displacement)
+    return {
+        "mean": float(distances.mean()),
+        "p99": float(np.percentile(distances, 99)),
+        "max": float(distances.max()),
+        "points": _CONSISTENCY_POINTS,
+        "inverse": "fields" if by_fields else "iteration",
+    }
+
+
+def _by_fields(registration: Registration, kji: np.ndarray) -> np.ndarray:
+    """Round-trip errors (N,) in mm, from continuous indices (N, 3) of the working grid."""
+    indices = kji[:, ::-1] + 1  # the field has one ring more
+    points = [registration.displacement.TransformContinuousIndexToPhysicalPoint(index.tolist()) for index in indices]
+    # part by part: a field in a transform is float64, and a composite copies it
+    moved = transform_points(points, displacement_transform(registration.displacement))
+    moved = transform_points(moved, registration.affine)
+    moved = transform_points(moved, registration.affine.GetInverse())
+    for image in (registration.inverse_displacement, registration.inverse_correction):
+        moved = transform_points(moved, displacement_transform(image))
+    return np.linalg.norm(moved - np.asarray(points), axis=1)
+
+
+def _by_iteration(registration: Registration, kji: np.ndarray, displacement: torch.Tensor) -> np.ndarray:
+    """Round-trip errors (N,) in mm, from continuous indices (N, 3) of the working grid."""
+    start = tensor_from_array(kji.T).to(displacement.device)
+    moved = start + sample_at_points(displacement, start)
+    first_guess = -sample_at_points(displacement, moved)
+    inverse = invert_at_points(displacement, moved, first_guess, steps=20, tolerance=1e-3)
+    spacing = displacement.new_tensor(registration.displacement.GetSpacing()[::-1]).view(3, 1)
+    return np.array(((moved + inverse - start) * spacing).square().sum(0).sqrt().tolist())
+
+
+def _describe(image: sitk.Image) -> dict:
+    """Size, spacing and a checksum over the voxels and the geometry."""
+    digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image)))
+    digest.update(repr((image.GetOrigin(), image.GetSpacing(), image.GetDirection())).encode())
+    return {"size": list(image.GetSize()), "spacing_mm": list(image.GetSpacing()), "sha256": digest.hexdigest()}

@@ -1,0 +1,103 @@
+"""Presets as data: the schedule of the optimizer for each preset and kind of pair, and the thresholds that choose it.
+
+The measurements behind these numbers are in Testing/Benchmarks/research_log.md.
+"""
+
+from __future__ import annotations
+
+from .deformable.optimizer import OptimizationSchedule, PyramidLevel
+
+SPACING_MM = 1.0  # of the working grid
+MARGIN_MM = 10.0  # of the working grid around the fixed foreground
+SKULL_STRIPPED_MARGIN_MM = (
+    4.0  # around a skull-stripped brain, within which the brain of a head may lie after the affine
+)
+
+LNCC_RADIUS_VOXELS = 4  # windows of 9 voxels, as in the paper
+SAME_SUBJECT_LNCC_RADIUS_VOXELS = 2  # small windows are more exact for two scans of one subject
+LNCC_STRIDE_VOXELS = 2  # for two subjects in one contrast; otherwise a stride costs accuracy
+MIND_FACTOR_SAME_CONTRAST = 4  # pyramid factors from which on MIND-SSC is used: its capture range is the largest
+MIND_FACTOR_DIFFERENT_CONTRAST = 2
+
+# Agreement above which brighter is expected to meet brighter: T1 pairs reach 0.7, T1 with proton density 0.4.
+MIN_CONTRAST_AGREEMENT = 0.5
+# Mean soft Dice of the structures after the affine, from which on the segmentations are trusted. Real pairs that are
+# segmented well reach 0.70 to 0.78; one that was segmented badly (proton density in thick slices) reached 0.55, and was
+# aligned better by mutual information.
+MIN_STRUCTURE_DICE = 0.65
+MIN_DICE_GAIN_OVER_MI = 0.1  # by which the affine of the structures must exceed that of mutual information otherwise
+
+BYTES_PER_VOXEL = 300  # measured peak of a registration per voxel of the working grid, without the volumes themselves
+MEMORY_RETRY_FACTOR = 1.5  # by which the grid is coarsened when memory runs out
+
+# Without a network of several passes.
+_WITHOUT_NETWORK = {
+    "Balanced": OptimizationSchedule(levels=(PyramidLevel(4, 50), PyramidLevel(2, 30), PyramidLevel(1, 15))),
+    "Precise": OptimizationSchedule(levels=(PyramidLevel(4, 80), PyramidLevel(2, 40), PyramidLevel(1, 15))),
+}
+# After several passes of the network the coarsest level gains nothing, and few iterations suffice at the finer ones:
+# what they gain later is noise as often as anatomy.
+_AFTER_NETWORK = {
+    "Balanced": OptimizationSchedule(
+        levels=(PyramidLevel(2, 40), PyramidLevel(2, 8), PyramidLevel(1, 2)),
+        initial_step=0.5,
+        fluid_sigma=1.0,
+        tolerance=1e-2,
+    ),
+    "Precise": OptimizationSchedule(
+        levels=(PyramidLevel(2, 40), PyramidLevel(2, 15), PyramidLevel(1, 10)), fluid_sigma=1.0
+    ),
+}
+# With the segmentation term, once the first level has shown that the pair is of two subjects: the term gains overlap
+# between two people and loses accuracy between two scans of one. Smaller steps and narrower Gaussians gain beside it;
+# on other organs they lost a tenth.
+_WITH_SEGMENTATION = {
+    "Balanced": OptimizationSchedule(
+        levels=(PyramidLevel(2, 16), PyramidLevel(2, 8, segmentation=True), PyramidLevel(1, 2, segmentation=True)),
+        initial_step=0.3,
+        fluid_sigma=0.7,
+        elastic_sigma=0.6,
+        same_subject_initial_step=0.5,
+        tolerance=1e-2,
+    ),
+    "Precise": OptimizationSchedule(
+        levels=(PyramidLevel(2, 40), PyramidLevel(2, 8, segmentation=True), PyramidLevel(1, 6, segmentation=True)),
+        bidirectional=True,
+        initial_step=0.3,
+        fluid_sigma=0.7,
+        elastic_sigma=0.6,
+        same_subject_initial_step=0.7,
+        segmentation_interval=3,
+        tolerance=1e-2,
+    ),
+}
+# Descriptors of different contrasts agree less exactly, least of all at full resolution. With stronger smoothing the
+# true error of synthetic pairs is less, and two scans of one head are deformed half as much.
+_DIFFERENT_CONTRAST = {
+    "Balanced": OptimizationSchedule(
+        levels=(PyramidLevel(4, 50), PyramidLevel(2, 40)), fluid_sigma=3.0, elastic_sigma=1.0
+    ),
+    "Precise": OptimizationSchedule(
+        levels=(PyramidLevel(4, 80), PyramidLevel(2, 80), PyramidLevel(1, 10)),
+        fluid_sigma=3.0,
+        elastic_sigma=1.0,
+        tolerance=5e-4,
+    ),
+}
+
+
+def choose_schedule(
+    preset: str, same_contrast: bool, after_passes: bool, with_segmentation: bool
+) -> OptimizationSchedule | None:
+    """The schedule of a preset, or None for "Instant", which has none.
+
+    after_passes: whether a network of several passes came before. with_segmentation: whether both segmentations are
+    trusted.
+    """
+    if not same_contrast:
+        schedules = _DIFFERENT_CONTRAST
+    elif not after_passes:
+        schedules = _WITHOUT_NETWORK
+    else:
+        schedules = _WITH_SEGMENTATION if with_segmentation else _AFTER_NETWORK
+    return schedules.get(preset)

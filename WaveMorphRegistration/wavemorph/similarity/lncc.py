@@ -1,0 +1,88 @@
+"""Local normalized cross-correlation (paper section 3.8) with its exact derivative."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ..spatial.filters import box_mean
+from .base import ImageSimilarity
+
+
+class LocalCorrelation(ImageSimilarity):
+    """Local normalized cross-correlation (LNCC): the weighted mean over windows of the correlation (paper section 3.8).
+
+    fixed, moving: (1, 1, D, H, W), normalized to about [0, 1]. weight: (1, 1, D, H, W) in [0, 1], where voxels count.
+    radius: windows have (2 radius + 1)^3 voxels.
+    signed: True takes the coefficient itself, so that brighter must meet brighter. False takes its square, as the
+        paper's loss does; windows may then also agree with reversed contrast.
+    noise: variance added in each window, so that flat tissue is not matched by its noise.
+    stride: windows are centered at every `stride` voxels and are 2 (radius // stride) + 1 strides wide. The derivative
+        is exact. A stride of 2 takes a third of the time and aligns two subjects equally well.
+    """
+
+    def __init__(
+        self,
+        fixed: torch.Tensor,
+        moving: torch.Tensor,
+        weight: torch.Tensor,
+        radius: int = 3,
+        signed: bool = True,
+        noise: float = 1e-5,
+        stride: int = 1,
+    ):
+        super().__init__(moving)
+        self._fixed, self._radius, self._signed, self._noise = fixed, radius // stride, signed, noise
+        self._stride = stride = min(stride, *fixed.shape[2:])
+        moments = self._means((fixed, None), (fixed, fixed))
+        self._mean = moments[:, :1].clone()
+        self._variance = (moments[:, 1:] - self._mean**2).clamp_(min=0).add_(noise)
+        weight = weight if stride == 1 else F.avg_pool3d(weight, stride)
+        self._weight = weight / weight.sum()
+
+    def value(self, displacement: torch.Tensor | None = None) -> float:
+        """The value alone, without the cost of its derivative."""
+        return self._correlate(self._warped(displacement))[0]
+
+    def compare(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """See `ImageSimilarity.compare`; warped: (1, 1, D, H, W)."""
+        value, by_covariance, covariance, variance, mean = self._correlate(warped)
+        if not self._signed:
+            by_covariance *= 2
+        by_variance = (by_covariance * covariance).div_(variance)
+        constant = (by_variance * mean).addcmul_(by_covariance, self._mean, value=-1)
+        # d value / d warped(x) is a sum over the windows that contain x, of their covariances and variances
+        terms = box_mean(torch.cat([by_covariance, by_variance, constant], 1), self._radius)
+        a, b, c = (self._at_voxels(term) for term in terms.split(1, 1))
+        return value, a.mul_(self._fixed).addcmul_(b, warped, value=-1).add_(c)
+
+    def _correlate(self, warped: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(value, derivative by the covariance of each window, covariance, variance, mean).
+
+        The derivative is half of the true one where the coefficient is squared.
+        """
+        moments = self._means((warped, None), (warped, warped), (self._fixed, warped))
+        mean, square, product = moments.split(1, 1)
+        variance = (square - mean * mean).clamp_(min=0).add_(self._noise)
+        covariance = product - self._mean * mean
+        if self._signed:
+            by_covariance = (self._variance * variance).rsqrt_().mul_(self._weight)
+        else:
+            by_covariance = (covariance / (self._variance * variance)).mul_(self._weight)
+        return float((by_covariance * covariance).sum()), by_covariance, covariance, variance, mean
+
+    def _means(self, *factors: tuple[torch.Tensor, torch.Tensor | None]) -> torch.Tensor:
+        """(1, len(factors), ...): the mean of each product of factors over the windows, zeros outside."""
+        means = []
+        for one, other in factors:
+            product = one if other is None else one * other
+            means.append(product if self._stride == 1 else F.avg_pool3d(product, self._stride))
+        return box_mean(torch.cat(means, 1), self._radius)
+
+    def _at_voxels(self, term: torch.Tensor) -> torch.Tensor:
+        """The adjoint of the mean over strides; voxels beyond the last whole stride of a side are in no window."""
+        if self._stride == 1:
+            return term
+        spread = F.interpolate(term / self._stride**3, scale_factor=self._stride, mode="nearest")
+        rest = [n - covered for n, covered in zip(self._fixed.shape[2:], spread.shape[2:])]
+        return F.pad(spread, [side for n in reversed(rest) for side in (0, n)]) if any(rest) else spread

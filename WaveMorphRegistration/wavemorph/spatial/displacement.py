@@ -1,0 +1,222 @@
+"""Displacement and velocity fields on a voxel lattice (paper section 3.7; the diffeomorphic part is ours).
+
+All lengths are in voxels of the field's own lattice. Tensors are (B, C, D, H, W) = (k, j, i); a displacement u has
+channels (k, j, i) and stands for the map x -> x + u(x). `grid.py` converts to and from millimeters.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+
+
+@lru_cache(maxsize=8)
+def _identity(size: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+    """Voxel coordinates (1, D, H, W, 3) in grid_sample's order (i, j, k)."""
+    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
+
+
+def warp(
+    image: torch.Tensor, displacement: torch.Tensor, mode: str = "bilinear", padding: str = "border"
+) -> torch.Tensor:
+    """Sample `image` (B, C, D', H', W') at x + u(x): (B, C, D, H, W) on the lattice of `displacement`.
+
+    mode, padding: as in `torch.nn.functional.grid_sample`. On a CPU grid_sample runs one thread per batch item, so the
+    output is cut into slabs that share the image.
+    """
+    size = tuple(displacement.shape[2:])
+    points = displacement.flip(1).movedim(1, -1) + _identity(size, displacement.device)
+    scale = torch.tensor([2 / max(n - 1, 1) for n in reversed(image.shape[2:])], device=image.device)
+    points = points.mul_(scale).sub_(1)
+    slabs = math.gcd(size[0], torch.get_num_threads()) if image.device.type == "cpu" and len(image) == 1 else 1
+    if slabs == 1:
+        return F.grid_sample(image, points, mode=mode, padding_mode=padding, align_corners=True)
+    points = points.reshape(slabs, size[0] // slabs, *size[1:], 3)
+    parts = F.grid_sample(
+        image.expand(slabs, -1, -1, -1, -1), points, mode=mode, padding_mode=padding, align_corners=True
+    )
+    return parts.transpose(0, 1).reshape(1, image.shape[1], *size)
+
+
+def warp_image(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
+    """`warp` of one scalar image, exact to within 1/200 voxel, in half the time on a CPU.
+
+    torch vectorizes grid_sample in 2D only. All rows of all planes are stacked into one tall 2D image with two channels
+    (each plane and the one after it); bilinear samples of both are then interpolated along the first axis. The row
+    number leaves 8 bits to its fraction for 256 planes of 256 rows, hence the 1/200 voxel.
+    """
+    if image.device.type != "cpu" or image.shape[:2] != (1, 1) or image.shape[2] < 2:
+        return warp(image, displacement)
+    (planes, rows, columns), size = image.shape[2:], tuple(displacement.shape[2:])
+    slabs = math.gcd(size[0], torch.get_num_threads())
+    k, j, i = (
+        component + torch.arange(n, dtype=torch.float32).view([n if axis == a else 1 for a in range(3)])
+        for axis, (component, n) in enumerate(zip(displacement[0], size))
+    )
+    k.clamp_(0, planes - 1)
+    plane = k.floor().clamp_(max=planes - 2)
+    row = j.clamp_(0, rows - 1).add_(plane, alpha=rows)
+    picture = torch.stack([image[0, 0], F.pad(image[0, 0, 1:], (0, 0, 0, 0, 0, 1))]).view(1, 2, -1, columns)
+    places = torch.stack([i.mul_(2 / max(columns - 1, 1)).sub_(1), row.mul_(2 / (planes * rows - 1)).sub_(1)], -1)
+    seen = F.grid_sample(
+        picture.expand(slabs, -1, -1, -1),
+        places.view(slabs, -1, size[2], 2),
+        padding_mode="border",
+        align_corners=True,
+    )
+    before, after = seen.split(1, 1)
+    return torch.lerp(before, after, k.sub_(plane).view(slabs, 1, -1, size[2])).view(1, 1, *size)
+
+
+def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """The displacement of x -> outer(inner(x)), both (B, 3, D, H, W) in voxels."""
+    return warp(outer, inner).add_(inner)
+
+
+def compose_small_step(displacement: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """`compose(displacement, step)` for steps of at most one voxel, without products of two components of the step.
+
+    Interpolates along each axis with the neighbor on the side of the step. Takes a third of the time of `compose`,
+    which reads eight neighbors of each voxel.
+    """
+    result = displacement + step
+    for axis in range(3):
+        n = displacement.shape[axis + 2]
+        difference, along = displacement.diff(dim=axis + 2), step[:, axis : axis + 1]
+        ahead, behind = along.narrow(axis + 2, 0, n - 1).clamp(min=0), along.narrow(axis + 2, 1, n - 1).clamp(max=0)
+        result.narrow(axis + 2, 0, n - 1).addcmul_(ahead, difference)
+        result.narrow(axis + 2, 1, n - 1).addcmul_(behind, difference)
+    return result
+
+
+def exponentiate(velocity: torch.Tensor, steps: int | None = None) -> torch.Tensor:
+    """Exponential of a stationary velocity field (B, 3, D, H, W) in voxels, by scaling and squaring.
+
+    steps: number of squarings; by default as many as bring the first step below 1/8 voxel (Arsigny et al., MICCAI
+        2006).
+    """
+    if steps is None:
+        max_step = float(velocity.detach().abs().amax())
+        steps = max(0, math.ceil(math.log2(max(max_step, 1e-12) * 8)))
+    displacement = velocity / 2**steps
+    for _ in range(steps):
+        displacement = compose(displacement, displacement)
+    return displacement
+
+
+def invert(displacement: torch.Tensor, iterations: int = 12, tolerance: float = 1e-3) -> torch.Tensor:
+    """Inverse displacement w of u (1, 3, D, H, W), with w(y) = -u(y + w(y)) at every node.
+
+    Newton's method with steps of at most one voxel, until no residual exceeds `tolerance` voxels. A fixed-point
+    iteration would diverge where the map stretches by more than two.
+    """
+    slopes = _inverse_jacobian(displacement)
+    inverse = torch.zeros_like(displacement)
+    for _ in range(iterations):
+        residual = compose(displacement, inverse)
+        if float(residual.abs().amax()) < tolerance:
+            break
+        slope = warp(slopes, inverse).view(3, 3, *inverse.shape[2:])
+        step = (slope * residual[0]).sum(1)[None]
+        length = step.pow(2).sum(1, keepdim=True).sqrt_().clamp_(min=1)
+        inverse = inverse - step / length
+    return inverse
+
+
+def _inverse_jacobian(displacement: torch.Tensor) -> torch.Tensor:
+    """(1, 3, D, H, W) -> (1, 9, D, H, W): the matrices (I + du/dx)^-1 row by row, finite where nearly singular."""
+    columns = [torch.gradient(displacement[0], dim=axis + 1)[0] for axis in range(3)]
+    for axis in range(3):
+        columns[axis][axis] += 1
+    a, b, c = columns
+    scale = 1 / determinant(columns).clamp(min=0.05)
+    rows = [torch.linalg.cross(p, q, dim=0) * scale for p, q in ((b, c), (c, a), (a, b))]
+    return torch.cat(rows)[None]
+
+
+def resize(displacement: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
+    """Resample (B, 3, D, H, W) to a lattice of `size` over the same box (outer edges aligned), in its voxels."""
+    if tuple(displacement.shape[2:]) == tuple(size):
+        return displacement
+    ratio = [new / old for new, old in zip(size, displacement.shape[2:])]
+    resized = F.interpolate(displacement, size=tuple(size), mode="trilinear", align_corners=False)
+    return resized * torch.tensor(ratio, device=displacement.device).view(1, 3, 1, 1, 1)
+
+
+def border_taper(size: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+    """(1, 1, D, H, W): 0 on the outermost voxels, rising to 1 three voxels inside. Fields then end with the lattice."""
+    taper = torch.ones(1, 1, *size, device=device)
+    for axis, n in enumerate(size):
+        ramp = torch.minimum(torch.arange(n, device=device), torch.arange(n - 1, -1, -1, device=device)) / 3
+        shape = [1] * 5
+        shape[axis + 2] = n
+        taper = taper * ramp.clamp(max=1).view(shape)
+    return taper
+
+
+def gradient(image: torch.Tensor) -> torch.Tensor:
+    """Central differences of (1, 1, D, H, W) along (k, j, i), zero on the border: (1, 3, D, H, W), per voxel."""
+    result = image.new_zeros(1, 3, *image.shape[2:])
+    for axis in range(3):
+        n = image.shape[axis + 2]
+        inside = result[:, axis].narrow(axis + 1, 1, n - 2)
+        torch.sub(image[:, 0].narrow(axis + 1, 2, n - 2), image[:, 0].narrow(axis + 1, 0, n - 2), out=inside)
+        inside.mul_(0.5)
+    return result
+
+
+def gradient_wrt_displacement(warped: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """Gradient of a similarity with respect to the displacement, (1, 3, D, H, W), by the chain rule.
+
+    warped: (1, C, D, H, W). slope: its derivative with respect to each value of `warped`, of the same shape.
+    """
+    result = gradient(warped[:, :1]).mul_(slope[:, :1])
+    for channel in range(1, warped.shape[1]):
+        result.addcmul_(gradient(warped[:, channel : channel + 1]), slope[:, channel : channel + 1])
+    return result
+
+
+def length(vectors: torch.Tensor) -> torch.Tensor:
+    """Euclidean length: (1, 3, ...) -> (1, 1, ...). On a CPU many times faster than torch.norm along a first axis."""
+    a, b, c = vectors.split(1, 1)
+    return a.square().addcmul_(b, b).addcmul_(c, c).sqrt_()
+
+
+def determinant(columns: list[torch.Tensor]) -> torch.Tensor:
+    """Determinant of the 3x3 matrix whose columns are three (3, ...) tensors: (...)."""
+    a, b, c = columns
+    return a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+
+
+def jacobian_determinant(displacement: torch.Tensor) -> torch.Tensor:
+    """Jacobian determinant of x + u by central differences, one-sided on the border: (1, 3, D, H, W) -> (D, H, W)."""
+    columns = []
+    for axis in range(3):
+        column = torch.gradient(displacement[0], dim=axis + 1)[0]
+        column[axis] += 1
+        columns.append(column)
+    return determinant(columns)
+
+
+def least_corner_jacobian(displacement: torch.Tensor) -> torch.Tensor:
+    """Least of the eight determinants by one-sided differences at each voxel: (1, 3, D, H, W) -> (D, H, W).
+
+    Where it is positive everywhere, no tetrahedron between neighboring voxels is inverted.
+    """
+    forward, backward = [], []
+    for axis in range(3):
+        difference = displacement[0].diff(dim=axis + 1)
+        difference[axis] += 1
+        n = difference.shape[axis + 1]
+        forward.append(torch.cat([difference, difference.narrow(axis + 1, n - 1, 1)], axis + 1))
+        backward.append(torch.cat([difference.narrow(axis + 1, 0, 1), difference], axis + 1))
+    least = None
+    for sides in itertools.product((forward, backward), repeat=3):
+        value = determinant([side[axis] for axis, side in enumerate(sides)])
+        least = value if least is None else torch.minimum(least, value)
+    return least

@@ -1,0 +1,119 @@
+"""Separable filters and slab-wise evaluation on voxel lattices. Widths are in voxels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+
+CACHE_BLOCK_VOXELS = 400_000  # voxels of a block: several of them fit into the cache of a CPU
+
+
+def smooth(image: torch.Tensor, sigma_voxels: float | Sequence[float], out: torch.Tensor | None = None) -> torch.Tensor:
+    """Gaussian smoothing of (B, C, D, H, W), cut off at 2.5 sigma, with edge values continued outside.
+
+    sigma_voxels: standard deviation for all axes, or along (k, j, i). out: receives the result; may be `image` itself.
+    Sums of shifted slices, which are faster than conv3d on a CPU.
+    """
+    sigmas = [float(sigma_voxels)] * 3 if isinstance(sigma_voxels, (int, float)) else list(sigma_voxels)
+    if max(sigmas) <= 0:
+        return image if out is None else out.copy_(image)
+    weights = [_half_gaussian(sigma) for sigma in sigmas]
+
+    def along(part: torch.Tensor, axis: int) -> torch.Tensor:
+        n, (center, *others) = part.shape[axis], weights[axis - 2]
+        if not others:
+            return part
+        result = part * center
+        first, last = part.narrow(axis, 0, 1), part.narrow(axis, n - 1, 1)
+        for r, weight in enumerate(others, 1):
+            inner, edge = max(n - r, 0), min(r, n)
+            result.narrow(axis, edge, inner).add_(part.narrow(axis, 0, inner), alpha=weight)
+            result.narrow(axis, 0, edge).add_(first, alpha=weight)
+            result.narrow(axis, 0, inner).add_(part.narrow(axis, n - inner, inner), alpha=weight)
+            result.narrow(axis, inner, edge).add_(last, alpha=weight)
+        return result
+
+    return separable(image, along, out)
+
+
+def box_mean(image: torch.Tensor, radius: int) -> torch.Tensor:
+    """Mean of (B, C, D, H, W) over windows of (2 radius + 1)^3 voxels, with zeros outside the lattice.
+
+    Window sums are built by doubling: the time grows with the logarithm of the width.
+    """
+    width = 2 * radius + 1
+
+    def along(part: torch.Tensor, axis: int) -> torch.Tensor:
+        n = part.shape[axis]
+        padding = [0] * 6
+        padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = radius
+        power, length, at, total = F.pad(part, padding), 1, 0, None
+        while at < width:  # add the sums of 1, 2, 4, ... values that make up the binary digits of the width
+            if width & length:
+                term = power.narrow(axis, at, n)
+                total = term.clone() if total is None else total.add_(term)
+                at += length
+            if at < width:
+                m = power.shape[axis] - length
+                power = power.narrow(axis, 0, m) + power.narrow(axis, length, m)
+            length *= 2
+        return total
+
+    return separable(image, along).div_(width**3)
+
+
+def separable(
+    image: torch.Tensor, along: Callable[[torch.Tensor, int], torch.Tensor], out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Apply the one-dimensional filter `along(part, axis)` along the axes 4, 3 and 2 of (B, C, D, H, W).
+
+    along: keeps the shape and mixes values along `axis` only. out: receives the result; may be `image` itself.
+    On a CPU it works in blocks that fit the cache, which halves the time on large volumes.
+    """
+    depth, height, width = image.shape[2:]
+    if image.device.type != "cpu" or image.requires_grad or depth * height * width <= CACHE_BLOCK_VOXELS:
+        for axis in (4, 3, 2):
+            image = along(image, axis)
+        return image if out is None else out.copy_(image)
+    result = torch.empty_like(image) if out is None else out
+    planes, rows = max(1, CACHE_BLOCK_VOXELS // (height * width)), max(1, CACHE_BLOCK_VOXELS // (depth * width))
+    for whole, done in zip(image.split(1, 1), result.split(1, 1)):
+        for first in range(0, depth, planes):
+            part = slice(first, first + planes)
+            done[:, :, part] = along(along(whole[:, :, part], 4), 3)
+        for first in range(0, height, rows):
+            part = slice(first, first + rows)
+            done[:, :, :, part] = along(done[:, :, :, part], 2)
+    return result
+
+
+def apply_in_slabs(
+    measure: Callable[..., torch.Tensor], *fields: torch.Tensor, out: torch.Tensor, planes: int | None = None
+) -> torch.Tensor:
+    """Evaluate `measure(*fields)` slab by slab into `out` (..., D, H, W), to bound the memory of its temporaries.
+
+    measure: depends on direct neighbors only. fields: (1, C, D, H, W) each. planes: planes of a slab; by default what
+    fits the cache on a CPU, and the whole lattice on other devices.
+    """
+    depth, height, width = out.shape[-3:]
+    if planes is None:
+        planes = max(1, CACHE_BLOCK_VOXELS // (height * width)) if out.device.type == "cpu" else depth
+    for first in range(0, depth, planes):
+        last = min(first + planes, depth)
+        # one plane more on either side, where there is one; a difference needs two
+        start, end = max(min(first - 1, depth - 2), 0), min(max(last + 1, 2), depth)
+        part = measure(*(each[:, :, start:end] for each in fields))
+        out[..., first:last, :, :] = part[..., first - start : last - start, :, :]
+    return out
+
+
+def _half_gaussian(sigma: float) -> list[float]:
+    """Weights of a Gaussian from its center outward; the weights of both sides add up to 1."""
+    if sigma <= 0:
+        return [1.0]
+    weights = [math.exp(-0.5 * (r / sigma) ** 2) for r in range(max(1, math.ceil(2.5 * sigma)) + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    return [weight / total for weight in weights]

@@ -1,0 +1,141 @@
+"""The pair of volumes and what the deformable stages use of it: subject masks, comparable intensities, weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from ..errors import InputError
+from .filters import box_mean
+from .grid import WorkingGrid, tensor_from_array, tensor_from_image
+from .resampling import resample_to_grid
+
+_WEIGHT_MARGIN_MM = 6.0  # around the foreground of both volumes, within which voxels are compared
+
+
+class Pair:
+    """The two images, their masks (or None) and their foregrounds, as SimpleITK images in LPS mm."""
+
+    def __init__(
+        self,
+        fixed: sitk.Image,
+        moving: sitk.Image,
+        fixed_mask: sitk.Image | None = None,
+        moving_mask: sitk.Image | None = None,
+    ):
+        self.fixed, self.moving = fixed, moving
+        self.fixed_mask, self.moving_mask = fixed_mask, moving_mask
+        self.fixed_foreground, self.moving_foreground = foreground(fixed), foreground(moving)
+
+
+@dataclass(frozen=True)
+class WorkingPair:
+    """The pair on the working grid, each (1, 1, D, H, W); the moving volume is resampled through the affine.
+
+    fixed, moving: normalized intensities, about 0 to 1. weight: 0 to 1, where voxels are compared. inside: 1 in the
+    fixed foreground.
+    """
+
+    fixed: torch.Tensor
+    moving: torch.Tensor
+    weight: torch.Tensor
+    inside: torch.Tensor
+
+
+def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch.device) -> WorkingPair:
+    """Resample both images and their masks to the working grid and normalize them.
+
+    affine: fixed points -> moving points, LPS mm. Raises InputError where fewer than 64 voxels can be compared.
+    """
+
+    def intensities(image: sitk.Image, transform: sitk.Transform | None) -> torch.Tensor:
+        return tensor_from_array(resample_to_grid(image, grid, transform))[None, None].to(device)
+
+    def binary(mask: sitk.Image, transform: sitk.Transform | None) -> torch.Tensor:
+        resampled = grid.resample(mask, transform, sitk.sitkNearestNeighbor)
+        return (tensor_from_image(resampled, device) > 0).float()
+
+    inside_fixed, inside_moving = binary(pair.fixed_foreground, None), binary(pair.moving_foreground, affine)
+    # where only one volume has tissue nearby (a stripped skull, a neck outside the field of view) nothing can match
+    radius = max(1, round(_WEIGHT_MARGIN_MM / max(grid.spacing)))
+    weight = dilate(inside_fixed, radius) * dilate(inside_moving, radius)
+    if pair.fixed_mask is not None:
+        weight = weight * binary(pair.fixed_mask, None)
+    if pair.moving_mask is not None:
+        weight = weight * binary(pair.moving_mask, affine)
+    if float(weight.sum()) < 64:
+        raise InputError(
+            f"Only {int(weight.sum())} voxels of the fixed image can be compared with the moving image after the "
+            "initial alignment; check that images and masks show the same region."
+        )
+    return WorkingPair(
+        fixed=normalize(intensities(pair.fixed, None), inside_fixed),
+        moving=normalize(intensities(pair.moving, affine), inside_moving),
+        weight=weight,
+        inside=inside_fixed,
+    )
+
+
+def foreground(image: sitk.Image) -> sitk.Image:
+    """A uint8 mask (0 or 1) of the subject on the lattice of the image.
+
+    Where one value fills the corners and a fifth of the volume, as after skull stripping, it is the background.
+    Otherwise Otsu's threshold, over intensities between the 1st and 99th percentile so that metal does not decide.
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    corners = array[:: max(array.shape[0] - 1, 1), :: max(array.shape[1] - 1, 1), :: max(array.shape[2] - 1, 1)]
+    background = np.median(corners)
+    fraction = float(np.mean(array[::2, ::2, ::2] == background))
+    if fraction > 0.2 and np.mean(corners == background) > 0.5:
+        mask = array != background
+    else:
+        low, high = np.percentile(array[::2, ::2, ::2], (1, 99))
+        clipped = sitk.Clamp(image, sitk.sitkFloat32, float(low), float(high))
+        brighter = sitk.OtsuThreshold(clipped, 0, 1)  # a view does not keep its image alive
+        mask = sitk.GetArrayViewFromImage(brighter) > 0
+        if not mask.any() or mask.all():
+            mask = np.ones(array.shape, bool)
+    result = sitk.GetImageFromArray(mask.view(np.uint8))
+    result.CopyInformation(image)
+    return result
+
+
+def bounding_box(mask: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """First and last index (i, j, k) of the mask, without 0.1 % of its voxels on each side (specks, table)."""
+    array = sitk.GetArrayViewFromImage(mask) != 0
+    first, last = [], []
+    for axis in (2, 1, 0):
+        counts = array.sum(axis=tuple(a for a in range(3) if a != axis))
+        indices = np.flatnonzero(np.cumsum(counts) > 0.001 * counts.sum())
+        from_end = np.flatnonzero(np.cumsum(counts[::-1]) > 0.001 * counts.sum())
+        first.append(indices[0])
+        last.append(array.shape[axis] - 1 - from_end[0])
+    return np.array(first), np.array(last)
+
+
+def normalize(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Map the 0.5th and 99.5th percentile of `image` inside `mask` to 0 and 1, and clamp to [0, 1.2].
+
+    image, mask: (1, 1, D, H, W). Where the darkest value fills a fifth of the image, as after skull stripping, that
+    value becomes 0 instead of the lower percentile.
+    """
+    inside = (mask > 0).flatten().nonzero()[:, 0]
+    if len(inside) < 64:
+        inside = torch.arange(image.numel(), device=image.device)
+    sample = image.flatten()[inside[:: max(1, len(inside) // 200_000)]]
+    low, high = torch.quantile(sample, torch.tensor([0.005, 0.995], device=sample.device)).tolist()
+    darkest = float(image.amin())
+    if int(torch.count_nonzero(image == darkest)) > 0.2 * image.numel():
+        low = darkest
+    return (image - low).div_(max(high - low, 1e-6)).clamp_(0, 1.2)
+
+
+def dilate(mask: torch.Tensor, radius: int) -> torch.Tensor:
+    """Dilate a mask (1, 1, D, H, W) of 0 and 1 by a cube of (2 radius + 1)^3 voxels.
+
+    By window means, which are many times faster than max pooling on a CPU.
+    """
+    return (box_mean(mask, radius) > 0.5 / (2 * radius + 1) ** 3).float()

@@ -1,0 +1,204 @@
+"""Devices, free memory and peak memory, by the standard library and torch, on all platforms."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ..errors import DeviceError
+
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, MPS
+    "not enough memory",  # torch on Windows
+    "can't allocate memory",  # torch on Linux and macOS
+    "failed to allocate memory",  # ITK
+    "bad_alloc",
+)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+_KEEP_FREED = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**28}
+_MALLOC_DEFAULTS = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 2**17, _M_TOP_PAD: 2**17}
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" takes CUDA, then Apple's MPS, then the CPU. Raises DeviceError if the device asked for is not there."""
+    has_mps = hasattr(torch.backends, "mps") and torch.backends.mps.is_available()
+    available = [d for d, there in (("cuda", torch.cuda.is_available()), ("mps", has_mps), ("cpu", True)) if there]
+    if name == "auto":
+        return torch.device(available[0])
+    if name not in available:
+        raise DeviceError(
+            f"The device {name!r} is not available to torch {torch.__version__}; available: {', '.join(available)}."
+        )
+    return torch.device(name)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device; half of the whole where the system does not report it.
+
+    On Linux at most what a container (control group) or a limit of the process (`ulimit -v`) leaves.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return_freed_memory()
+    if sys.platform == "win32":
+        return _windows_free_memory()
+    if sys.platform == "linux":
+        bounds = [_free_in_system(), _free_in_groups(), _free_address_space()]
+        if known := [bound for bound in bounds if bound is not None]:
+            return max(min(known), 0)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether this is a CPU that multiplies in bfloat16 (AVX-512 BF16, AMX), at twice the speed of float32.
+
+    False where torch cannot tell; on CPUs without it bfloat16 would be emulated, and slower.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: in Python, numpy, torch (on the CPU or the GPU) or SimpleITK."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Peak resident memory of this process, and of torch on the GPU, in MB."""
+    if sys.platform == "win32":
+        host = _windows_peak_memory()
+    elif (status := Path("/proc/self/status")).exists():  # getrusage would count the process that this one came from
+        host = int(status.read_text(encoding="ascii").split("VmHWM:")[1].split()[0]) * 1024
+    else:
+        import resource  # absent on Windows
+
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = {"process": round(host / 1e6, 1)}
+    if device.type == "cuda":
+        peak["gpu"] = round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    return peak
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Within the context the process keeps large blocks that it frees, instead of returning each (glibc only).
+
+    Fields of tens of megabytes are allocated and freed at every iteration; returning their pages to the system takes
+    more time than the arithmetic on them. At the end the defaults of glibc are set, and free memory is returned.
+    """
+    _set_malloc_options(_KEEP_FREED)
+    try:
+        yield
+    finally:
+        _set_malloc_options(_MALLOC_DEFAULTS)
+        return_freed_memory()
+
+
+def _set_malloc_options(options: dict[int, int]) -> None:
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or another system
+        return
+    for option, value in options.items():
+        mallopt(option, value)
+
+
+def return_freed_memory() -> None:
+    """Return free memory that the process has kept to the system (glibc only)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _free_in_system(meminfo: str | os.PathLike = "/proc/meminfo") -> int | None:
+    return _kilobytes(meminfo, "MemAvailable")
+
+
+def _free_in_groups(
+    own: str | os.PathLike = "/proc/self/cgroup", root: str | os.PathLike = "/sys/fs/cgroup"
+) -> int | None:
+    """Bytes left by the tightest control group of this process, of version 2 or 1; None without a limit.
+
+    The limits of all parent groups count too. A container sees its own group as the root, whatever its path. Page cache
+    that the kernel would drop first does not count as used.
+    """
+    bounds = []
+    for line in _text(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = Path(root), ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            top = Path(root) / "memory"
+        else:
+            continue
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if top == folder or top in folder.parents:
+                bounds.append(_left_in_group(folder, *names))
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _left_in_group(folder: Path, limit: str, usage: str, cache: str) -> int | None:
+    most, used = _text(folder / limit).strip(), _text(folder / usage).strip()
+    if not most.isdigit() or not used.isdigit():  # no such group, or "max"
+        return None
+    dropped = re.search(rf"^{cache} (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)
+    return int(most) - int(used) + (int(dropped.group(1)) if dropped else 0)
+
+
+def _free_address_space() -> int | None:
+    import resource  # absent on Windows
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    used = _kilobytes("/proc/self/status", "VmSize")
+    return None if limit == resource.RLIM_INFINITY or used is None else limit - used
+
+
+def _kilobytes(path: str | os.PathLike, name: str) -> int | None:
+    """Bytes, from a line such as "VmSize:   123 kB" in a file of /proc."""
+    found = re.search(rf"^{name}:\s+(\d+) kB$", _text(path), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
+
+
+def _text(path: str | os.PathLike) -> str:
+    """The contents, or "" where the file is missing or may not be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _windows_free_memory() -> int:
+    class MemoryStatus(ctypes.Structure):
+        _fields_ = [
+            ("length", ctypes.c_uint32),
+            ("load", ctypes.c_uint32),
+            *((name, ctypes.c_uint64) for name in ("total", "free", "page", "free_page", "virtual", "unused", "more")),
+        ]
+
+    status = MemoryStatus(length=ctypes.sizeof(MemoryStatus))
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+    return int(status.free)
+
+
+def _windows_peak_memory() -> int:
+    class Counters(ctypes.Structure):
+        _fields_ = [
+            ("size", ctypes.c_uint32),
+            ("faults", ctypes.c_uint32),
+            *((name, ctypes.c_size_t) for name in ("peak", "working", "a", "b", "c", "d", "pagefile", "peak_pagefile")),
+        ]
+
+    counters = Counters(size=ctypes.sizeof(Counters))
+    kernel = ctypes.windll.kernel32
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    kernel.K32GetProcessMemoryInfo(ctypes.c_void_p(kernel.GetCurrentProcess()), ctypes.byref(counters), counters.size)
+    return int(counters.peak)
