@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import SimpleITK as sitk
 
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
         files.add(options.output, points.write_points, points.POINT_EXTENSIONS, "output")
         listed = points.read_points(options.points)
         transform = images.read_transform(options.transform)
-        result = listed.moved_to(points.transform_points(listed.positions, transform))
+        result: Any = listed.moved_to(points.transform_points(listed.positions, transform))
     else:
         files.add(options.output, outputs.write_image, outputs.IMAGE_EXTENSIONS, "output")
         if not options.reference:

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
 def template_path() -> Path:
     """The MNI ICBM152 T1 template (2009a, nonlinear, symmetric, brain only, 1 mm) that comes with nilearn."""
     found = importlib.util.find_spec("nilearn")
-    path = Path(found.origin).parent / _TEMPLATE if found is not None else None
+    path = Path(found.origin).parent / _TEMPLATE if found is not None and found.origin else None
     if path is None or not path.is_file():
         raise InputError(
             "The built-in pair needs the template in the package nilearn; install it with: pip install nilearn, or "
@@ -90,13 +90,10 @@ def built_in_pair() -> SyntheticPair:
 def _write_built_in_pair(folder: Path) -> SyntheticPair:
     pair = built_in_pair()
     files = Outputs()
-    for name in ("fixed", "moving"):
-        files.add(
-            folder / f"{name}.nii.gz",
-            lambda made, path, name=name: write_image(getattr(made, name), path),
-            (".nii.gz",),
-            f"{name} volume",
-        )
+    files.add(folder / "fixed.nii.gz", lambda made, path: write_image(made.fixed, path), (".nii.gz",), "fixed volume")
+    files.add(
+        folder / "moving.nii.gz", lambda made, path: write_image(made.moving, path), (".nii.gz",), "moving volume"
+    )
     files.write(pair)
     return pair
 

@@ -58,7 +58,7 @@ def _train(options: argparse.Namespace, progress: object) -> None:
 
     from ..models.weights import ModelCard, load, save_model
     from ..system.machine import choose_device, freed_memory_kept
-    from ..training.loop import PrefetchedSource, SegmentationTrainer, Trainer
+    from ..training.loop import PairSource, PrefetchedSource, SegmentationTrainer, Trainer
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -66,6 +66,7 @@ def _train(options: argparse.Namespace, progress: object) -> None:
     recipe = _recipe(options, options.recipe)
     device = _own_device(choose_device(options.device))
     kind, facts = Trainer, {}
+    source: PairSource
     if recipe.data == "synthetic-heads":
         from ..training.brain_atlas import load_atlas
         from ..training.synthetic_heads import LabeledCrops
@@ -127,12 +128,12 @@ def _protocol(options: argparse.Namespace, progress: object) -> None:
 
     device = choose_device(options.device)
     data = _data(options.data_set, options.data)
-    models = [(name, resolve(name, device)) for name in options.weights]
-    if any(model is None for _, model in models):
+    models = [model for name in options.weights if (model := resolve(name, device)) is not None]
+    if len(models) < len(options.weights):
         raise WeightsError("The weights none cannot be scored; give the name or the file of a model.")
     print(HEADER)
     print(evaluate(None, data, "as they lie", device).row())
-    for _, model in models:
+    for model in models:
         print(evaluate(model.network, data, model.card.name, device).row())
 
 

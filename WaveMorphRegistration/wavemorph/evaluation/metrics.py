@@ -156,16 +156,16 @@ def label_report(
     labels = shared_labels(fixed_labels, moving_labels)
     fixed = sitk.GetArrayViewFromImage(fixed_labels)
     spacing = fixed_labels.GetSpacing()
-    measures = {label: {} for label in labels}
+    measures: dict[int, dict[str, float | None]] = {label: {} for label in labels}
     for when, through in (("before", sitk.Transform()), ("after", transform)):
         warped = sitk.GetArrayFromImage(warp_labels(moving_labels, fixed_labels, through))
         for label, overlap in dice(fixed, warped, labels).items():
             distance = hausdorff95_mm(fixed, warped, label, spacing) if distances else math.nan
             measures[label][f"dice_{when}"] = overlap
             measures[label][f"hd95_{when}_mm"] = None if math.isnan(distance) else distance
-    mean = {}
+    mean: dict[str, float | None] = {}
     for key in ("dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm"):
-        known = [measure[key] for measure in measures.values() if measure[key] is not None]
+        known = [value for measure in measures.values() if (value := measure[key]) is not None]
         mean[key] = float(np.mean(known)) if known else None
     return {"labels": measures, "mean": mean}
 
@@ -174,7 +174,7 @@ def format_table(report: dict, names: dict[int, str] | None = None) -> str:
     """What `label_report` returns as an aligned text table; `names` as from `read_label_names`."""
     names = names or {}
     columns = (("dice_before", ".3f"), ("dice_after", ".3f"), ("hd95_before_mm", ".2f"), ("hd95_after_mm", ".2f"))
-    rows = [("label", "Dice before", "after", "HD95 mm before", "after")]
+    rows: list[tuple[str, ...]] = [("label", "Dice before", "after", "HD95 mm before", "after")]
     entries = [(_called(int(label), names), measure) for label, measure in report["labels"].items()]
     for title, measure in [*entries, ("mean", report["mean"])]:
         rows.append(

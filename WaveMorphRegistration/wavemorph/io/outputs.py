@@ -153,8 +153,6 @@ def write_inverse(registration: Registration, path: str | os.PathLike) -> None:
     """Write moving points -> fixed points in the forms of `write_transform`; a field lies over the moving image."""
     extension = _extension(path, TRANSFORM_EXTENSIONS, "inverse transform")
     is_field = extension in IMAGE_EXTENSIONS
-    if is_field and registration.moving is None:
-        raise OutputError(f'The inverse field "{path}" needs the moving volume, which is not at hand; write .h5.')
     _write_transform(registration.inverse, path, extension, _inverse_lattice(registration) if is_field else None)
 
 
@@ -204,6 +202,8 @@ def field_lattice(registration: Registration) -> sitk.Image:
 def _inverse_lattice(registration: Registration) -> sitk.Image:
     """The axes of the moving image, the spacing of the displacement, one voxel more than the moving image all round."""
     moving = registration.moving
+    if moving is None:
+        raise OutputError("The inverse field needs the moving volume, which is not at hand; write .h5.")
     spacing = np.array(registration.displacement.GetSpacing())
     extent = np.array(moving.GetSize()) * np.array(moving.GetSpacing())
     axes = np.reshape(moving.GetDirection(), (3, 3))

@@ -137,7 +137,8 @@ def _from_csv(text: str, called: str) -> PointList:
         raise InputError(
             f"Line {start + 1} of the {called} must name the columns x,y,z (LPS mm) or r,a,s (RAS mm), not {found}."
         )
-    columns = tuple(titles.index(title) for title in ("ras" if ras else "xyz"))
+    first, second, third = (titles.index(title) for title in ("ras" if ras else "xyz"))
+    columns = (first, second, third)
     named = next((titles.index(title) for title in ("name", "label") if title in titles), None)
     rows, positions = [], []
     for row in reader:

@@ -80,6 +80,8 @@ class Registration:
     @cached_property
     def warped(self) -> sitk.Image:
         """The moving image on the lattice of the fixed image, by linear interpolation; see `warp_image`."""
+        if self.fixed is None or self.moving is None:
+            raise InputError("The fixed and the moving image are not at hand; set `fixed` and `moving` to them first.")
         return warp_image(self.moving, self.fixed, self.transform)
 
     @cached_property
@@ -116,7 +118,7 @@ class Registration:
     def load(cls, folder: str | os.PathLike) -> Registration:
         """Read what `save` wrote; `fixed` and `moving` are not part of it."""
         folder = Path(folder)
-        images = {
+        images: dict[str, Any] = {
             name: sitk.ReadImage(str(path)) if (path := folder / f"{name}.nrrd").exists() else None
             for name in (*_FIELDS, *_ON_FIXED_LATTICE)
         }

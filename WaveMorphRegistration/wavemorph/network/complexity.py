@@ -34,7 +34,9 @@ def complexity(config: NetworkConfig, size: tuple[int, int, int] = SIZE) -> dict
         elif isinstance(module, DySample):
             total += output.numel() * _TAPS
         elif isinstance(module, WaveletFusion):  # uses the weights of `depthwise` without calling its modules
-            total += output[0, 0].numel() * sum(each.weight.numel() for each in module.depthwise)
+            total += output[0, 0].numel() * sum(
+                parameter.numel() for name, parameter in module.depthwise.named_parameters() if name.endswith("weight")
+            )
 
     for module in network.modules():
         module.register_forward_hook(count)

@@ -30,6 +30,11 @@ class Pointwise(nn.Conv3d):
     def __init__(self, channels: int, out_channels: int, bias: bool = True):
         super().__init__(channels, out_channels, 1, bias=bias)
 
+    def zero_bias(self) -> None:
+        """Set the bias to 0, if there is one."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channels_last = x.movedim(1, -1)
         if channels_last.is_contiguous():  # as ChannelNorm leaves it

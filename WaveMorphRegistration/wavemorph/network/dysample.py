@@ -21,7 +21,7 @@ class DySample(nn.Module):
         super().__init__()
         self.offset = Pointwise(channels, 3 * groups * 8)
         nn.init.normal_(self.offset.weight, std=1e-3)
-        nn.init.zeros_(self.offset.bias)
+        self.offset.zero_bias()
         self._groups, self._scope = groups, scope
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

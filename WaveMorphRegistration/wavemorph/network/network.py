@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..spatial.displacement import resize
+from ..spatial.displacement import lattice_size, resize
 from ..spatial.filters import smooth
 from .config import NetworkConfig
 from .convnext import ChannelNorm, ConvNextBlock
@@ -25,22 +25,24 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.config = config
         channels = list(config.channels)
+        self.stem: nn.Module = nn.Identity()
         if config.stem:
             self.stem = _convolution(config.input_channels, channels[0])
         else:
-            self.stem, channels[0] = nn.Identity(), config.input_channels
-        steps = zip(channels, channels[1:])
-        self.down = nn.ModuleList(make_downsampling(config, fine, coarse) for fine, coarse in steps)
+            channels[0] = config.input_channels
+        self.down = nn.ModuleList(
+            make_downsampling(config, fine, coarse) for fine, coarse in zip(channels, channels[1:])
+        )
         self.bottleneck = nn.Sequential(
             *(
                 ConvNextBlock(channels[-1], config.bottleneck_kernel, config.expansion)
                 for _ in range(config.bottleneck_blocks)
             )
         )
-        steps = range(config.halvings - 1, config.flow_level - 1, -1)
-        self.up = nn.ModuleList(make_upsampling(config, channels[level + 1]) for level in steps)
+        levels = range(config.halvings - 1, config.flow_level - 1, -1)
+        self.up = nn.ModuleList(make_upsampling(config, channels[level + 1]) for level in levels)
         self.merge = nn.ModuleList(
-            _convolution(channels[level + 1] + channels[level], channels[level]) for level in steps
+            _convolution(channels[level + 1] + channels[level], channels[level]) for level in levels
         )
         self.features = channels[config.flow_level]
 
@@ -67,14 +69,15 @@ class WaveMorphNetwork(EncoderDecoder):
         super().__init__(config or NetworkConfig())
         self.flow = nn.Conv3d(self.features, 3, 3, padding=1)
         nn.init.normal_(self.flow.weight, std=self.config.flow_deviation)
-        nn.init.zeros_(self.flow.bias)
+        if self.flow.bias is not None:
+            nn.init.zeros_(self.flow.bias)
 
     def forward(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """Two volumes (B, 1, D, H, W), about [0, 1] -> the field (B, 3, D, H, W) in voxels, channels (k, j, i).
 
         Raises InputError where shapes differ or a side is not a multiple of the divisor.
         """
-        return resize(self.decode(fixed, moving), tuple(fixed.shape[2:]))
+        return resize(self.decode(fixed, moving), lattice_size(fixed))
 
     def decode(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """The field on the lattice where it is decoded, in its voxels; sides are divided by 2^flow_level."""
@@ -94,7 +97,7 @@ class WaveMorphNetwork(EncoderDecoder):
 
     def predict_symmetric(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """`decode_symmetric` on the whole lattice, in its voxels."""
-        return resize(self.decode_symmetric(fixed, moving), tuple(fixed.shape[2:]))
+        return resize(self.decode_symmetric(fixed, moving), lattice_size(fixed))
 
     def _check(self, fixed: torch.Tensor, moving: torch.Tensor) -> None:
         divisor = self.config.divisor

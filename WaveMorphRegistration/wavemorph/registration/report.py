@@ -148,7 +148,7 @@ def _inverse_consistency(registration: Registration, mask: torch.Tensor, displac
     """
     generator = np.random.default_rng(0)
     nodes = np.argwhere(mask.cpu().numpy())
-    chosen = nodes[generator.integers(len(nodes), size=_CONSISTENCY_POINTS)]
+    chosen = nodes[generator.integers(len(nodes), size=_CONSISTENCY_POINTS)].astype(float)
     chosen = chosen + generator.uniform(-0.5, 0.5, chosen.shape)
     by_fields = registration.inverse_displacement is not None
     distances = _by_fields(registration, chosen) if by_fields else _by_iteration(registration, chosen, displacement)
@@ -164,14 +164,16 @@ def _inverse_consistency(registration: Registration, mask: torch.Tensor, displac
 def _by_fields(registration: Registration, kji: np.ndarray) -> np.ndarray:
     """Round-trip errors (N,) in mm, from continuous indices (N, 3) of the working grid."""
     indices = kji[:, ::-1] + 1  # the field has one ring more
-    points = [registration.displacement.TransformContinuousIndexToPhysicalPoint(index.tolist()) for index in indices]
+    to_mm = registration.displacement.TransformContinuousIndexToPhysicalPoint
+    points = np.array([to_mm(index.tolist()) for index in indices])
     # part by part: a field in a transform is float64, and a composite copies it
     moved = transform_points(points, displacement_transform(registration.displacement))
     moved = transform_points(moved, registration.affine)
     moved = transform_points(moved, registration.affine.GetInverse())
     for image in (registration.inverse_displacement, registration.inverse_correction):
+        assert image is not None
         moved = transform_points(moved, displacement_transform(image))
-    return np.linalg.norm(moved - np.asarray(points), axis=1)
+    return np.linalg.norm(moved - points, axis=1)
 
 
 def _by_iteration(registration: Registration, kji: np.ndarray, displacement: torch.Tensor) -> np.ndarray:
@@ -186,6 +188,6 @@ def _by_iteration(registration: Registration, kji: np.ndarray, displacement: tor
 
 def _describe(image: sitk.Image) -> dict:
     """Size, spacing and a checksum over the voxels and the geometry."""
-    digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image)))
+    digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image)).data)
     digest.update(repr((image.GetOrigin(), image.GetSpacing(), image.GetDirection())).encode())
     return {"size": list(image.GetSize()), "spacing_mm": list(image.GetSpacing()), "sha256": digest.hexdigest()}

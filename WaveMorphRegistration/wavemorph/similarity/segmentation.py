@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..spatial.displacement import gradient_wrt_displacement, resize, warp
+from ..spatial.displacement import gradient_wrt_displacement, lattice_size, resize, warp
 
 
 class SegmentationDifference:
@@ -19,14 +19,14 @@ class SegmentationDifference:
     """
 
     def __init__(self, fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor, factor: float):
-        self._lattice = tuple(weight.shape[2:])
+        self._lattice = lattice_size(weight)
         size = tuple(min(own, other) for own, other in zip(fixed.shape[2:], self._lattice))
         self._fixed, self._moving, weight = (F.interpolate(t, size=size, mode="area") for t in (fixed, moving, weight))
         self._weight = weight * (factor / weight.sum())
 
     def value_and_gradient(self, displacement: torch.Tensor) -> tuple[float, torch.Tensor]:
         """See `Similarity.value_and_gradient`; displacement and derivative are on the lattice of the weight."""
-        size = tuple(self._fixed.shape[2:])
+        size = lattice_size(self._fixed)
         warped = warp(self._moving, resize(displacement, size))
         difference = self._fixed - warped
         slope = difference * self._weight

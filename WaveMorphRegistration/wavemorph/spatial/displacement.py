@@ -21,6 +21,12 @@ def _identity(size: tuple[int, int, int], device: torch.device) -> torch.Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
 
 
+def lattice_size(image: torch.Tensor) -> tuple[int, int, int]:
+    """(D, H, W) of a tensor (B, C, D, H, W)."""
+    depth, height, width = image.shape[2:]
+    return depth, height, width
+
+
 def warp(
     image: torch.Tensor, displacement: torch.Tensor, mode: str = "bilinear", padding: str = "border"
 ) -> torch.Tensor:
@@ -215,8 +221,8 @@ def least_corner_jacobian(displacement: torch.Tensor) -> torch.Tensor:
         n = difference.shape[axis + 1]
         forward.append(torch.cat([difference, difference.narrow(axis + 1, n - 1, 1)], axis + 1))
         backward.append(torch.cat([difference.narrow(axis + 1, 0, 1), difference], axis + 1))
-    least = None
-    for sides in itertools.product((forward, backward), repeat=3):
-        value = determinant([side[axis] for axis, side in enumerate(sides)])
-        least = value if least is None else torch.minimum(least, value)
+    corners = itertools.product((forward, backward), repeat=3)
+    least = determinant([side[axis] for axis, side in enumerate(next(corners))])
+    for sides in corners:
+        least = torch.minimum(least, determinant([side[axis] for axis, side in enumerate(sides)]))
     return least

@@ -50,7 +50,8 @@ def box_mean(image: torch.Tensor, radius: int) -> torch.Tensor:
         n = part.shape[axis]
         padding = [0] * 6
         padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = radius
-        power, length, at, total = F.pad(part, padding), 1, 0, None
+        power, length, at = F.pad(part, padding), 1, 0
+        total: torch.Tensor | None = None
         while at < width:  # add the sums of 1, 2, 4, ... values that make up the binary digits of the width
             if width & length:
                 term = power.narrow(axis, at, n)
@@ -60,6 +61,7 @@ def box_mean(image: torch.Tensor, radius: int) -> torch.Tensor:
                 m = power.shape[axis] - length
                 power = power.narrow(axis, 0, m) + power.narrow(axis, length, m)
             length *= 2
+        assert total is not None  # the width is at least 1
         return total
 
     return separable(image, along).div_(width**3)

@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .displacement import determinant, jacobian_determinant
+from .displacement import determinant, jacobian_determinant, lattice_size
 from .filters import smooth
 from .nodes import box_around, dilated_mask, flat_indices, lengths, unravel
 
@@ -78,7 +78,7 @@ def smooth_patch(marked: torch.Tensor, radius: int) -> torch.Tensor:
 
 def blend_smoothed(displacement: torch.Tensor, patch: torch.Tensor, sigma: float) -> torch.Tensor:
     """displacement + patch (smoothed - displacement), in blocks where the patch (1, 1, D, H, W) is not zero."""
-    side, size = _BLEND_BLOCK_SIDE, tuple(displacement.shape[2:])
+    side, size = _BLEND_BLOCK_SIDE, lattice_size(displacement)
     halo = max(1, math.ceil(2.5 * sigma))
     counts = [math.ceil(n / side) for n in size]
     filled = [count * side - n for n, count in zip(size, counts)]
@@ -89,13 +89,18 @@ def blend_smoothed(displacement: torch.Tensor, patch: torch.Tensor, sigma: float
         last = [min(f + side, n) for f, n in zip(first, size)]
         low = [max(f - halo, 0) for f in first]
         high = [min(e + halo, n) for e, n in zip(last, size)]
-        around = (..., *(slice(a, b) for a, b in zip(low, high)))
-        core = (..., *(slice(a, b) for a, b in zip(first, last)))
-        inside = (..., *(slice(a - c, b - c) for a, b, c in zip(first, last, low)))
+        around = _box_index(low, high)
+        core = _box_index(first, last)
+        inside = _box_index([a - c for a, c in zip(first, low)], [b - c for b, c in zip(last, low)])
         smoothed = smooth(displacement[around], sigma)[inside]
         change = patch[core] * (smoothed - displacement[core])
         result[core] += change * (change.abs().amax(1, keepdim=True) > NEGLIGIBLE_CHANGE_VOXELS)
     return result
+
+
+def _box_index(first: list[int], last: list[int]) -> tuple[slice, ...]:
+    """The index of a box of (1, C, D, H, W), from `first` up to `last`."""
+    return (slice(None), slice(None), *(slice(a, b) for a, b in zip(first, last)))
 
 
 def _folding_mask(u: torch.Tensor, least: float, candidates: torch.Tensor | None) -> torch.Tensor:
@@ -122,12 +127,14 @@ def _nodes_to_check(u: torch.Tensor, least: float, candidates: torch.Tensor | No
 
 def _least_corner_jacobian_at(u: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
     """The least of the eight corner Jacobians of (3, D, H, W) at the nodes with the flat indices (N,): (N,)."""
-    shape = u.shape[1:]
+    depth, height, width = u.shape[1:]
+    shape = (depth, height, width)
     flat = u.reshape(3, -1)
     strides = (shape[1] * shape[2], shape[2], 1)
     index = unravel(nodes, shape)
     center = flat[:, nodes]
-    forward, backward = [], []
+    forward: list[torch.Tensor] = []
+    backward: list[torch.Tensor] = []
     for axis in range(3):
         at_end, at_start = index[axis] == shape[axis] - 1, index[axis] == 0
         ahead = flat[:, nodes + torch.where(at_end, 0, strides[axis])] - center

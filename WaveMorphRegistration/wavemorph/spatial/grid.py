@@ -6,7 +6,7 @@ Physical points are LPS millimeters, as in SimpleITK. Tensors are (B, C, D, H, W
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,7 +36,7 @@ class WorkingGrid:
     def inside_ring_of(cls, displacement: sitk.Image) -> WorkingGrid:
         """The grid of a displacement image as `to_mm` makes it: without the ring of zeros."""
         return cls(
-            size=tuple(n - 2 * _RING for n in displacement.GetSize()),
+            size=_three_ints(n - 2 * _RING for n in displacement.GetSize()),
             spacing=displacement.GetSpacing(),
             origin=displacement.TransformIndexToPhysicalPoint((_RING,) * 3),
             direction=np.reshape(displacement.GetDirection(), (3, 3)),
@@ -54,7 +54,7 @@ class WorkingGrid:
     def point(self, index: Sequence[float]) -> tuple[float, float, float]:
         """LPS mm of a continuous index (i, j, k)."""
         point = np.asarray(self.origin) + self.direction @ (np.asarray(self.spacing) * np.asarray(index))
-        return float(point[0]), float(point[1]), float(point[2])
+        return _three_floats(point)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -66,9 +66,9 @@ class WorkingGrid:
 
     def resized(self, shape: Sequence[int]) -> WorkingGrid:
         """The lattice of `shape` (D, H, W) over the same box, outer edges aligned as in `displacement.resize`."""
-        size = tuple(int(n) for n in reversed(shape))
+        size = _three_ints(reversed(shape))
         ratio = np.asarray(self.size) / np.asarray(size)
-        spacing = tuple(float(own * times) for own, times in zip(self.spacing, ratio))
+        spacing = _three_floats(np.asarray(self.spacing) * ratio)
         return replace(self, size=size, spacing=spacing, origin=self.point((ratio - 1) / 2))
 
     def halved(self) -> WorkingGrid:
@@ -85,7 +85,7 @@ class WorkingGrid:
             return self
         index = np.linalg.solve(lattice.matrix, [*half.origin, 1.0])[:3]
         step = (np.round(index) - index) * np.asarray(lattice.spacing)
-        return replace(self, origin=tuple(float(x) for x in np.asarray(self.origin) + self.direction @ step))
+        return replace(self, origin=_three_floats(np.asarray(self.origin) + self.direction @ step))
 
     def slab(self, first: int, planes: int) -> WorkingGrid:
         """The grid of `planes` planes along k, beginning with the plane `first`."""
@@ -172,9 +172,9 @@ def make_working_grid(
             source = order[axis]
             origin = origin + direction[:, source] * spacing[source] * (padded[source] - 1)
     return WorkingGrid(
-        size=tuple(int(padded[a]) for a in order),
-        spacing=tuple(float(spacing[a]) for a in order),
-        origin=tuple(float(x) for x in origin),
+        size=_three_ints(padded[order]),
+        spacing=_three_floats(spacing[order]),
+        origin=_three_floats(origin),
         direction=axes,
     )
 
@@ -193,7 +193,7 @@ def make_grid_along_axes(
     first, last = np.percentile(along, (0.1, 99.9), axis=0) + np.array([[-margin_mm], [margin_mm]])
     size = (-(-(np.ceil((last - first) / spacing_mm) + 1) // divisor) * divisor).astype(int)
     start = (first + last - (size - 1) * spacing_mm) / 2
-    return WorkingGrid(tuple(size.tolist()), (spacing_mm,) * 3, tuple((direction @ start).tolist()), direction)
+    return WorkingGrid(_three_ints(size), (spacing_mm,) * 3, _three_floats(direction @ start), direction)
 
 
 def _nearest_axes(direction: np.ndarray) -> tuple[list[int], np.ndarray]:
@@ -209,6 +209,16 @@ def _nearest_axes(direction: np.ndarray) -> tuple[list[int], np.ndarray]:
             taken.add(row)
             rest.discard(column)
     return order, signs
+
+
+def _three_ints(values: Iterable[float]) -> tuple[int, int, int]:
+    first, second, third = (int(value) for value in values)
+    return first, second, third
+
+
+def _three_floats(values: Iterable[float]) -> tuple[float, float, float]:
+    first, second, third = (float(value) for value in values)
+    return first, second, third
 
 
 def tensor_from_array(array: np.ndarray) -> torch.Tensor:

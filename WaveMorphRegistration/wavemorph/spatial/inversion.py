@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from .displacement import compose, determinant, invert, resize
+from .displacement import compose, determinant, invert, lattice_size, resize
 from .folding import NEGLIGIBLE_CHANGE_VOXELS, blend_smoothed, remove_folds, smooth_patch, smooth_sharp_bends
 from .nodes import (
     cell_means,
@@ -62,8 +62,8 @@ class TwoPartInverse:
     """
 
     def __init__(self, displacement: torch.Tensor):
-        size = tuple(displacement.shape[2:])
-        coarse = resize(displacement, tuple(max(n // 2, 2) for n in size))
+        size = lattice_size(displacement)
+        coarse = resize(displacement, (max(size[0] // 2, 2), max(size[1] // 2, 2), max(size[2] // 2, 2)))
         self._u = displacement
         self.first = resize(invert(coarse, tolerance=5e-3), size).contiguous()
         self.second = torch.zeros_like(displacement)
@@ -86,12 +86,12 @@ class TwoPartInverse:
     def _solve(self, nodes: torch.Tensor) -> None:
         """Solve w(y) = -u(y + w(y)) at the nodes with these flat indices."""
         flat = self.first.view(3, -1)
-        points = unravel(nodes, tuple(self._u.shape[2:])).float()
+        points = unravel(nodes, lattice_size(self._u)).float()
         flat.index_copy_(1, nodes, invert_at_points(self._u, points, flat.index_select(1, nodes)))
 
     def _correct(self, within: torch.Tensor) -> None:
         """Compute c and the error at the nodes in the mask `within` (D, H, W) and in the cells that they touch."""
-        size = tuple(self._u.shape[2:])
+        size = lattice_size(self._u)
         second = self.second.view(3, -1)
         nodes = flat_indices(within)
         second.index_fill_(1, nodes, 0) if len(nodes) < within.numel() else second.zero_()

@@ -7,8 +7,9 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -61,7 +62,8 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
     False where torch cannot tell; on CPUs without it bfloat16 would be emulated, and slower.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    read: Callable[[], dict[str, bool]] = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = read() if device.type == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
@@ -176,6 +178,10 @@ def _text(path: str | os.PathLike) -> str:
         return ""
 
 
+def _kernel32() -> Any:
+    return getattr(ctypes, "windll").kernel32  # noqa: B009 - exists on Windows only
+
+
 def _windows_free_memory() -> int:
     class MemoryStatus(ctypes.Structure):
         _fields_ = [
@@ -185,7 +191,7 @@ def _windows_free_memory() -> int:
         ]
 
     status = MemoryStatus(length=ctypes.sizeof(MemoryStatus))
-    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+    _kernel32().GlobalMemoryStatusEx(ctypes.byref(status))
     return int(status.free)
 
 
@@ -198,7 +204,7 @@ def _windows_peak_memory() -> int:
         ]
 
     counters = Counters(size=ctypes.sizeof(Counters))
-    kernel = ctypes.windll.kernel32
+    kernel = _kernel32()
     kernel.GetCurrentProcess.restype = ctypes.c_void_p
     kernel.K32GetProcessMemoryInfo(ctypes.c_void_p(kernel.GetCurrentProcess()), ctypes.byref(counters), counters.size)
     return int(counters.peak)

@@ -91,7 +91,7 @@ class Atlas:
 def load_atlas() -> Atlas:
     """Draws the labels, which takes half a minute. Raises InputError where nilearn is not installed."""
     found = importlib.util.find_spec("nilearn")
-    if found is None:
+    if found is None or found.origin is None:
         raise InputError("Synthetic brains need the template in the package nilearn: pip install nilearn.")
     folder = Path(found.origin).parent / "datasets" / "data"
     images = [
@@ -114,7 +114,12 @@ def load_atlas() -> Atlas:
     def tensor(array):
         return tensor_from_array(array[:, ::-1, ::-1])[None, None]
 
-    center = tuple(float(origin + sign * (n - 1) / 2) for origin, sign, n in zip((z0, -y0, -x0), (1, -1, -1), t1.shape))
+    depth_n, height_n, width_n = t1.shape
+    center = (
+        float(z0 + (depth_n - 1) / 2),
+        float(-y0 - (height_n - 1) / 2),
+        float(-x0 - (width_n - 1) / 2),
+    )
     return Atlas(
         tensor(t1),
         tensor(labels),

@@ -120,7 +120,7 @@ class OasisData:
             raise InputError(f'Training needs two subjects outside the validation pairs; "{self._folder}" has fewer.')
         return files
 
-    def pairs(self, part: str = "Test") -> list[tuple[Path, Path]]:
+    def pairs(self, part: str = "Test") -> list[tuple[Path | None, Path]]:
         """(moving, fixed) files of the validation pairs, the only ones with public labels."""
         by_number = {_number(path): path for path in self._images}
         missing = sorted({n for pair in self._validation for n in pair} - by_number.keys())
@@ -128,15 +128,16 @@ class OasisData:
             raise InputError(f'The validation subject {missing[0]} is missing in "{self._folder / "imagesTr"}".')
         return [(by_number[moving], by_number[fixed]) for fixed, moving in self._validation]
 
-    def read(self, path: Path) -> Subject:
+    def read(self, path: Path | None) -> Subject:
         import SimpleITK as sitk
 
+        assert path is not None  # only IXI has an atlas
         volume = sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32))
         beside = self._folder / "labelsTr" / path.name
         labels = sitk.GetArrayFromImage(sitk.ReadImage(str(beside))).astype(np.int32) if beside.exists() else None
         return Subject(path.name.split(".")[0], volume / max(float(volume.max()), 1e-6), labels)
 
-    def draw(self, generator: np.random.Generator, fixed: Path) -> tuple[Path, Path]:
+    def draw(self, generator: np.random.Generator, fixed: Path) -> tuple[Path | None, Path]:
         others = [path for path in self.training() if path != fixed]
         return others[generator.integers(len(others))], fixed
 

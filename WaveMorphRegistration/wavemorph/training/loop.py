@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as distributed
@@ -21,20 +21,22 @@ import torch.distributed as distributed
 from ..errors import InputError
 from ..network import SegmentationNetwork, WaveMorphNetwork
 from ..registration.deformable.inference import downsample, lattice_for, one_pass
-from ..spatial.displacement import resize, warp
+from ..spatial.displacement import lattice_size, resize, warp
 from .losses import diffusion_loss, local_correlation_loss, segmentation_loss
 from .recipe import Recipe
-from .synthetic_pairs import TrainingPair
 
 _CHECKPOINT = "checkpoint.pt"
 
 
 class PairSource(Protocol):
-    """Pair n of a training, the same at every call; `spacing_mm` is that of its lattice."""
+    """Item n of a training, the same at every call: a `TrainingPair`, or a `Crop` for the segmentation network.
+
+    spacing_mm: of its lattice.
+    """
 
     spacing_mm: float
 
-    def __getitem__(self, index: int) -> TrainingPair: ...
+    def __getitem__(self, index: int) -> Any: ...
 
 
 class PrefetchedSource:
@@ -59,7 +61,7 @@ class Trainer:
     Raises InputError where the checkpoint belongs to another recipe or cannot be read.
     """
 
-    columns = ("pair", "pass", "loss", "similarity", "intensity", "smoothness", "rate", "seconds")
+    columns: tuple[str, ...] = ("pair", "pass", "loss", "similarity", "intensity", "smoothness", "rate", "seconds")
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class Trainer:
         if self._world > 1 and not distributed.is_initialized():
             distributed.init_process_group("nccl" if self._device.type == "cuda" else "gloo")
         torch.manual_seed(recipe.seed)
-        self.network = (network or self._make_network()).to(self._device)
+        self.network: Any = (network or self._make_network()).to(self._device)
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
         self.pair = 0
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +125,7 @@ class Trainer:
         """Train on one pair. Each pass is a step of the optimizer, from the displacement of the last pass."""
         recipe, since = self.recipe, time.monotonic()
         pair = self._source[self.pair * self._world + self._rank]
-        size, displacement, loss = tuple(pair.fixed.shape[2:]), None, torch.zeros(())
+        size, displacement, loss = lattice_size(pair.fixed), None, torch.zeros(())
         for number, mm in enumerate(recipe.network.passes_mm or (self._source.spacing_mm,)):
             lattice = lattice_for(size, mm / self._source.spacing_mm)
             fixed, moving, fixed_target, moving_target, weight = (
@@ -138,7 +140,7 @@ class Trainer:
             similarity = local_correlation_loss(fixed_target, warped, weight, recipe.window, recipe.noise)
             intensity = ((fixed_target - warped) ** 2 * weight).sum() / weight.sum()
             one_velocity = recipe.network.output == "velocity" and not recipe.network.passes_mm
-            regular = flow.float() if one_velocity else after
+            regular = flow.float() if one_velocity and flow is not None else after
             smoothness = diffusion_loss(regular)
             loss = similarity + recipe.intensity * intensity + recipe.smoothness * smoothness
             self._descend(loss)
@@ -207,7 +209,7 @@ class Trainer:
 class SegmentationTrainer(Trainer):
     """Trains the segmentation network; its source gives `synthetic_heads.Crop`."""
 
-    columns = ("pair", "pass", "loss", "entropy", "overlap", "rate", "seconds")
+    columns: tuple[str, ...] = ("pair", "pass", "loss", "entropy", "overlap", "rate", "seconds")
 
     def _make_network(self) -> torch.nn.Module:
         return SegmentationNetwork(self.recipe.network)
@@ -229,7 +231,8 @@ class _Log:
     """losses.csv, a line a pass, cut back to where the checkpoint is; and TensorBoard's files where it is installed."""
 
     def __init__(self, folder: Path, columns: tuple[str, ...], pair: int, active: bool):
-        self._path, self._pair, self._active, self._board = folder / "losses.csv", pair, active, None
+        self._path, self._pair, self._active = folder / "losses.csv", pair, active
+        self._board: Any = None
         self._columns = columns
 
     def __enter__(self) -> _Log:

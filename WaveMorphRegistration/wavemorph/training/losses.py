@@ -28,7 +28,8 @@ def local_correlation_loss(
 
 def diffusion_loss(field: torch.Tensor) -> torch.Tensor:
     """Mean squared forward difference of (B, 3, D, H, W) over components and axes (paper 3.8: smoothness)."""
-    return sum(field.diff(dim=axis).pow(2).mean() for axis in (2, 3, 4)) / 3
+    along_k, along_j, along_i = (field.diff(dim=axis).pow(2).mean() for axis in (2, 3, 4))
+    return (along_k + along_j + along_i) / 3
 
 
 def _mean(x: torch.Tensor, window: int) -> torch.Tensor:

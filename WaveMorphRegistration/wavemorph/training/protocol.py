@@ -61,8 +61,9 @@ def evaluate(
         warped_labels, folded_percent, since = moving.labels, 0.0, time.perf_counter()
         if network is not None:
             with torch.inference_mode():
-                volumes = (as_tensor(subject.volume, torch.device(device)) for subject in (fixed, moving))
-                displacement, _ = predict(network, *volumes, 1.0)
+                fixed_volume = as_tensor(fixed.volume, torch.device(device))
+                moving_volume = as_tensor(moving.volume, torch.device(device))
+                displacement, _ = predict(network, fixed_volume, moving_volume, 1.0)
                 folded_percent = 100 * float((jacobian_determinant(displacement) <= 0).float().mean())
                 seconds.append(time.perf_counter() - since)
                 labels = as_tensor(moving.labels, torch.device(device))

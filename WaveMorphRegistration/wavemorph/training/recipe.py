@@ -63,8 +63,7 @@ class Recipe:
 
     def trains_like(self, other: Recipe) -> bool:
         """Whether a checkpoint of one recipe can be continued by the other."""
-        free = {"pairs": other.pairs, "model_passes_mm": other.model_passes_mm}
-        return dataclasses.replace(self, **free) == other
+        return dataclasses.replace(self, pairs=other.pairs, model_passes_mm=other.model_passes_mm) == other
 
     def to_dict(self) -> dict:
         passes = list(self.model_passes_mm)

@@ -57,7 +57,7 @@ def load_template(path: Path | None = None) -> torch.Tensor:
         except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(f'The template "{path}" cannot be read as one; make it again.') from error
     found = importlib.util.find_spec("nilearn")
-    if found is None:
+    if found is None or found.origin is None:
         raise InputError("Synthetic brains need the template in the package nilearn: pip install nilearn.")
     import SimpleITK as sitk
 
@@ -85,9 +85,9 @@ class SyntheticPairs:
             deformations = [draw.deformation() for _ in range(2)]
             truth = compose(deformations[1][1], deformations[0][0])  # fixed -> template -> moving
             make = self._shape_pair if draw.chance(self._shapes) else self._brain_pair
-            images, anatomies, masks = make(draw, [forward for forward, _ in deformations])
+            (fixed, moving), targets, masks = make(draw, [forward for forward, _ in deformations])
             weight = (smooth(masks[0] + masks[1], 2.0) > 0.05).float()
-            return TrainingPair(*images, *anatomies, weight, truth)
+            return TrainingPair(fixed, moving, targets[0], targets[1], weight, truth)
 
     def _brain_pair(self, draw: Draw, deformations: list[torch.Tensor]):
         images, anatomies, masks = [], [], []
@@ -170,8 +170,7 @@ class Draw:
         velocity = self.noise(sigmas, 3, half, amplitudes)
         length = self.uniform(0.8, 3.2) / (2 * SPACING_MM)  # of one axis, in voxels of the coarse lattice
         velocity = velocity * (length / velocity.std())
-        pair = [exponentiate(sign * velocity) for sign in (1, -1)]
-        return tuple(resize(displacement, SIZE) for displacement in pair)
+        return resize(exponentiate(velocity), SIZE), resize(exponentiate(-1 * velocity), SIZE)
 
     def contrast(self) -> list[float]:
         """Values at `_KNOTS`: like T1, like T1 reversed, or anything."""

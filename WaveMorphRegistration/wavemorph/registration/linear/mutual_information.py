@@ -28,8 +28,11 @@ def linear_part(transform: sitk.Transform) -> sitk.AffineTransform | None:
 
     Raises InputError where it is linear and singular.
     """
-    if not transform.IsLinear():
-        return None
+    return as_affine(transform) if transform.IsLinear() else None
+
+
+def as_affine(transform: sitk.Transform) -> sitk.AffineTransform:
+    """A linear transform as one affine. Raises InputError where it is singular."""
     origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
     columns = [np.array(transform.TransformPoint(tuple(np.eye(3)[axis]))) - origin for axis in range(3)]
     matrix = np.stack(columns, axis=1)
@@ -90,14 +93,15 @@ class _MattesRegistration:
     """Mutual information between one fixed and one moving image, at several spacings."""
 
     def __init__(self, fixed: sitk.Image, moving: sitk.Image, masks, seed: int):
-        self._images = tuple((image, *_robust_range(image)) for image in (fixed, moving))
+        self._images = (fixed, *_robust_range(fixed)), (moving, *_robust_range(moving))
         self._masks = masks
         self._seed = seed + 1  # 0 would mean: seed by the clock
         self._cache: dict[float, tuple[sitk.Image, sitk.Image]] = {}
 
     def _pair(self, spacing: float) -> tuple[sitk.Image, sitk.Image]:
         if spacing not in self._cache:
-            self._cache[spacing] = tuple(_downsample(*image, spacing) for image in self._images)
+            fixed, moving = self._images
+            self._cache[spacing] = _downsample(*fixed, spacing), _downsample(*moving, spacing)
         return self._cache[spacing]
 
     def restricted_to_overlap(self, affine: sitk.Transform) -> _MattesRegistration:
@@ -147,11 +151,11 @@ class _MattesRegistration:
         method = self._method(spacing, samples=20_000)
         method.SetMovingInitialTransform(start)
         found = self._optimize(method, rigid, spacing, step=2.0, iterations=60)
-        return linear_part(sitk.CompositeTransform([start, found])) if found is not None else start
+        return as_affine(sitk.CompositeTransform([start, found])) if found is not None else start
 
     def refine_affine(self, start: sitk.AffineTransform, spacing: float, step: float) -> sitk.AffineTransform:
         found = self._optimize(self._method(spacing, samples=40_000), start, spacing, step, iterations=50)
-        return linear_part(found) if found is not None else start
+        return as_affine(found) if found is not None else start
 
     def _optimize(self, method, transform, spacing, step, iterations) -> sitk.Transform | None:
         method.SetInitialTransform(transform, inPlace=False)
@@ -178,7 +182,7 @@ def _candidates(fixed_foreground: sitk.Image, moving_foreground: sitk.Image) -> 
         start.SetCenter(pivot.tolist())
         start.SetRotation(math.radians(pitch), 0.0, 0.0)
         start.SetTranslation((offset + np.array([0.0, 0.0, shift])).tolist())
-        candidates.append(linear_part(start))
+        candidates.append(as_affine(start))
     return candidates
 
 

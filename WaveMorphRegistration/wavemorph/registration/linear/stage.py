@@ -44,12 +44,20 @@ def _estimate(
     job: Job, start: sitk.AffineTransform | None, segmentation: PairSegmentation | None
 ) -> sitk.AffineTransform:
     """By structures where they overlap well; otherwise by mutual information, unless that loses them."""
-    pair, by_structures, dice = job.pair, None, 0.0
-    if segmentation is not None:
-        by_structures, dice = align_structures(segmentation.fixed, segmentation.moving, start)
-        if dice > MIN_STRUCTURE_DICE and pair.fixed_mask is None and pair.moving_mask is None:
-            return by_structures
-    affine = estimate_affine(
+    if segmentation is None:
+        return _by_intensities(job, start)
+    masked = job.pair.fixed_mask is not None or job.pair.moving_mask is not None
+    by_structures, dice = align_structures(segmentation.fixed, segmentation.moving, start)
+    if dice > MIN_STRUCTURE_DICE and not masked:
+        return by_structures
+    by_intensities = _by_intensities(job, start)
+    dice_by_intensities = structure_dice(segmentation.fixed, segmentation.moving, by_intensities)
+    return by_structures if dice_by_intensities < dice - MIN_DICE_GAIN_OVER_MI else by_intensities
+
+
+def _by_intensities(job: Job, start: sitk.AffineTransform | None) -> sitk.AffineTransform:
+    pair = job.pair
+    return estimate_affine(
         pair.fixed,
         pair.moving,
         pair.fixed_foreground,
@@ -61,10 +69,6 @@ def _estimate(
             0.1 + 0.1 * fraction, "aligning position, rotation, scale and shear"
         ),
     )
-    if segmentation is None:
-        return affine
-    by_intensities = structure_dice(segmentation.fixed, segmentation.moving, affine)
-    return by_structures if by_intensities < dice - MIN_DICE_GAIN_OVER_MI else affine
 
 
 def _nearest_affine(transform: sitk.Transform, mask: sitk.Image) -> sitk.AffineTransform:
