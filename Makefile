@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 setup: $(VENV)/ready
 
-$(VENV)/ready: pyproject.toml constraints.txt Testing/setup.sh
+$(VENV)/ready: pyproject.toml Testing/constraints.txt Testing/setup.sh
 	@PYTHON="$(PYTHON)" bash Testing/setup.sh $(VENV)
 	@touch $@
 
@@ -30,11 +30,11 @@ test: setup
 	$(BIN)/python -m pytest
 
 benchmark: setup
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[benchmark]'
+	$(BIN)/python -m pip install -q -c Testing/constraints.txt -e '.[benchmark]'
 	$(BIN)/python Testing/Benchmarks/benchmark.py $(BENCHMARK)
 
 train: setup
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train]'
+	$(BIN)/python -m pip install -q -c Testing/constraints.txt -e '.[train]'
 	$(BIN)/wavemorph train --recipe wavemorph --output training --minutes $(MINUTES)
 
 clean:

@@ -50,4 +50,4 @@ fi
 
 say "making $venv with $("$python" --version)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-"$venv/bin/python" -m pip install -q -c constraints.txt -e '.[scene,demo,dev]'
+"$venv/bin/python" -m pip install -q -c Testing/constraints.txt -e '.[scene,demo,dev]'

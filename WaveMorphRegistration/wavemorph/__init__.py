@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .errors import WaveMorphError
 from .settings import Settings
+from .system.version import __version__
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from .io.result import Registration
     from .io.volumes import Volume, VolumeLike
 
-__version__ = "0.1.0"
 __all__ = ["Registration", "Settings", "Volume", "WaveMorphError", "__version__", "register"]
 
 

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
 from ..errors import Cancelled, OutOfMemoryError, WaveMorphError
 from ..system.process import set_passive_wait
+from ..system.version import __version__
 from . import apply, demo, evaluate, models, register, scene, train
 from .options import EPILOG
 from .progress import TerminalProgress

@@ -66,7 +66,7 @@ class Registration:
         smooths the map where its inverse would be inexact.
         """
         if self.inverse_displacement is None or self.inverse_correction is None:
-            from ..registration.deformable.inverse import invert_displacement_image  # imports torch
+            from ..spatial.inversion import invert_displacement_image  # imports torch
 
             self.inverse_displacement, self.inverse_correction = invert_displacement_image(self.displacement)
         return sitk.CompositeTransform(

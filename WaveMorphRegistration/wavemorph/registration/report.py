@@ -9,7 +9,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from .. import __version__
 from ..io.points import transform_points
 from ..io.result import Registration, displacement_transform
 from ..models.weights import LoadedModel
@@ -21,6 +20,7 @@ from ..spatial.inversion import invert_at_points
 from ..spatial.nodes import sample_at_points
 from ..spatial.preprocessing import Pair, WorkingPair
 from ..system.machine import peak_memory
+from ..system.version import __version__
 
 _CONSISTENCY_POINTS = 5000
 _FOLDED_BELOW = 1e-9  # a corner Jacobian: zero, but for rounding

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
 from .displacement import compose, determinant, invert, lattice_size, resize
 from .folding import NEGLIGIBLE_CHANGE_VOXELS, blend_smoothed, remove_folds, smooth_patch, smooth_sharp_bends
+from .grid import WorkingGrid
 from .nodes import (
     cell_means,
     dilated_mask,
@@ -50,6 +52,19 @@ def regularize_and_invert(
         displacement = smoother
         inverse.update(displacement, changed)
     return displacement, inverse.first, inverse.second
+
+
+def invert_displacement_image(displacement: sitk.Image) -> tuple[sitk.Image, sitk.Image]:
+    """(inverse displacement, its correction) of a displacement image as `WorkingGrid.to_mm` makes it, LPS mm.
+
+    The map itself is not changed, unlike by `regularize_and_invert`, so that the inverse is less exact where the map
+    compresses strongly.
+    """
+    grid = WorkingGrid.inside_ring_of(displacement)
+    transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
+    with torch.inference_mode():
+        inverse = TwoPartInverse(grid.from_mm(transform))
+        return grid.to_mm(inverse.first), grid.to_mm(inverse.second)
 
 
 class TwoPartInverse:
