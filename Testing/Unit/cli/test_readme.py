@@ -10,7 +10,7 @@ import wavemorph
 from wavemorph import cli
 from wavemorph.outputs import write_image
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

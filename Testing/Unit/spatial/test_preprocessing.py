@@ -7,8 +7,6 @@ import phantoms
 import pytest
 import SimpleITK as sitk
 import torch
-import wavemorph.preprocessing
-from wavemorph import Settings, register
 from wavemorph.geometry import make_working_grid
 from wavemorph.preprocessing import _antialiased, dilated, foreground, seen_on_grid
 
@@ -63,18 +61,6 @@ def test_an_image_whose_voxels_are_used_as_they_are_keeps_its_values_in_slabs():
     grid = grid_over(image, 1.0)
     seen = seen_on_grid(image, grid, None, 13)
     assert np.array_equal(np.unique(seen), np.unique(sitk.GetArrayFromImage(image)))
-
-
-def test_a_registration_of_large_volumes_is_the_one_of_small_volumes(monkeypatch, tiny_pair):
-    fixed, moving = (sitk.Cast(image, sitk.sitkInt16) for image in tiny_pair)
-    settings = Settings(spacing_mm=4.0, weights="none", affine=False)
-    at_once = register(fixed, moving, settings)
-    monkeypatch.setattr(wavemorph.preprocessing, "_LARGE", 0)
-    monkeypatch.setattr(wavemorph.preprocessing, "_SLAB", 8)
-    by_slabs = register(fixed, moving, settings)
-    fields = [sitk.GetArrayFromImage(r.displacement) for r in (at_once, by_slabs)]
-    assert np.abs(fields[0]).max() > 2
-    assert np.abs(fields[0] - fields[1]).max() < 0.02
 
 
 @pytest.mark.parametrize("pixel", [sitk.sitkInt16, sitk.sitkFloat32, sitk.sitkFloat64])
