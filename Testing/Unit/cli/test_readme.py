@@ -33,7 +33,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch, tiny_pair):
     for name, image in zip(("patient", "atlas"), tiny_pair):
         write_image(image, tmp_path / f"{name}.nii.gz")
     monkeypatch.chdir(tmp_path)
-    quick = wavemorph.Settings(spacing_mm=4.0, weights="none")
+    quick = wavemorph.Settings(spacing_mm=4.0, weights="none", affine=False)
     register = wavemorph.register
     monkeypatch.setattr(wavemorph, "register", lambda fixed, moving: register(fixed, moving, quick))
     (example,) = blocks("python")
