@@ -47,14 +47,26 @@ def affine_of(angles, scales, shift) -> sitk.AffineTransform:
     return affine
 
 
-def test_what_is_seen_in_bfloat16_is_what_is_seen_in_float32(model, template, monkeypatch):
-    seen = []
-    for quick in (True, False):
-        monkeypatch.setattr(anatomy, "computes_in_bfloat16", lambda device, quick=quick: quick)
-        seen.append(see(model.network, template, foreground(template), model.card.extra["atlas"]))
-    assert seen[0].shares.dtype == torch.float32
-    assert float((seen[0].shares - seen[1].shares).abs().mean()) < 0.005
-    assert mean_dice(seen[0].shares[0], seen[1].shares[0]) > 0.98
+def remembered(monkeypatch) -> list:
+    """(what is seen, the grid it is seen on, how) of each look from now on."""
+    looks, look = [], anatomy._look
+
+    def remember(network, image, foreground, grid, **how):
+        looks.append((look(network, image, foreground, grid, **how), grid, how))
+        return looks[-1][0]
+
+    monkeypatch.setattr(anatomy, "_look", remember)
+    return looks
+
+
+def test_what_is_seen_in_bfloat16_is_what_is_seen_in_float32(model, template, seen, monkeypatch):
+    usual = anatomy.computes_in_bfloat16(torch.device("cpu"))  # what `seen` was seen in
+    monkeypatch.setattr(anatomy, "computes_in_bfloat16", lambda device: not usual)
+    other = see(model.network, template, foreground(template), model.card.extra["atlas"])
+    assert other.shares.dtype == seen.shares.dtype == torch.float32
+    assert not torch.equal(other.shares, seen.shares)
+    assert float((other.shares - seen.shares).abs().mean()) < 0.005
+    assert mean_dice(other.shares[0], seen.shares[0]) > 0.98
 
 
 def test_the_structures_of_the_template_are_found_with_their_volumes(model, seen):
@@ -80,18 +92,18 @@ def test_they_lie_where_they_lie_in_any_contrast_and_in_a_turned_head(model, tem
 def test_a_turned_brain_is_looked_at_along_its_own_axes_and_seen_better(model, template, seen, monkeypatch):
     turn = affine_of((-25, 15, 20), (1, 1, 1), (0, 0, 0))
     turned = sitk.Resample(template, template, turn, sitk.sitkLinear, 0.0)
-    overlaps = []
-    for degrees in (10.0, 999.0):
-        monkeypatch.setattr(anatomy, "_UPRIGHT_DEGREES", degrees)
-        other = see(model.network, turned, foreground(turned), model.card.extra["atlas"])
-        axes = np.reshape(turn.GetInverse().GetMatrix(), (3, 3)) @ RAS
-        assert (anatomy._degrees_between(other.grid.direction, axes) < 6.0) == (degrees < 999)
-        overlaps.append(overlap(seen, other, turn.GetInverse()))
+    looks = remembered(monkeypatch)
+    surest = see(model.network, turned, foreground(turned), model.card.extra["atlas"])
+    as_it_lies = looks[0][0]
+    axes = np.reshape(turn.GetInverse().GetMatrix(), (3, 3)) @ RAS
+    assert anatomy._degrees_between(surest.grid.direction, axes) < 6.0
+    assert anatomy._degrees_between(as_it_lies.grid.direction, axes) > 6.0
+    overlaps = [overlap(seen, look, turn.GetInverse()) for look in (surest, as_it_lies)]
     assert overlaps[0] > overlaps[1] + 0.02
     assert overlaps[0] > 0.85
 
 
-@pytest.mark.parametrize("angles", [(75, 0, 0), (0, 0, 180), (90, 0, 0)])
+@pytest.mark.parametrize("angles", [(75, 0, 0), (0, 0, 180)])
 def test_a_brain_is_found_however_it_lies(model, template, seen, angles):
     turn = sitk.Euler3DTransform()
     turn.SetCenter(seen.centres()[1:].mean(0).tolist())
@@ -114,11 +126,14 @@ def test_a_brain_is_found_however_it_lies(model, template, seen, angles):
     assert np.mean(off) < 2.0
 
 
-def test_looking_twice_gives_the_mean_of_both_looks(model, template, seen):
-    atlas, pauses = model.card.extra["atlas"], []
+def test_looking_twice_gives_the_mean_of_both_looks(model, template, seen, monkeypatch):
+    atlas, pauses, looks = model.card.extra["atlas"], [], remembered(monkeypatch)
     found = see(model.network, template, foreground(template), atlas, lambda: pauses.append(1), twice=True)
+    (first, _, _), (again, grid, how) = looks
     fine = seen.grid.resized(tuple(2 * n for n in seen.grid.shape))
-    again = anatomy._look(model.network, template, foreground(template), fine, True, anatomy._AHEAD)
+    assert (grid.shape, grid.origin, grid.spacing) == (fine.shape, fine.origin, fine.spacing)
+    assert how == {"mirrored": True, "ahead": anatomy._AHEAD}
+    assert torch.allclose(first.shares, seen.shares, atol=1e-5)
     assert torch.allclose(found.shares, (seen.shares + again.shares) / 2, atol=1e-5)
     assert float((found.shares.sum(1) - 1).abs().max()) < 1e-5
     assert 0.9 < mean_dice(seen.shares[0], again.shares[0]) < 0.999
@@ -128,7 +143,7 @@ def test_looking_twice_gives_the_mean_of_both_looks(model, template, seen):
 @pytest.mark.parametrize("kind", ["noise", "phantom", "small"])
 def test_where_there_is_no_brain_nothing_is_seen(model, kind):
     if kind == "phantom":
-        image = phantom(size=(96, 96, 96), spacing=(2.0, 2.0, 2.0))
+        image = phantom(size=(64, 64, 64), spacing=(2.0, 2.0, 2.0))
     else:
         side = 96 if kind == "noise" else 24
         image = sitk.GetImageFromArray(np.random.default_rng(0).random((side,) * 3, np.float32) + 1)
@@ -139,7 +154,8 @@ def test_where_there_is_no_brain_nothing_is_seen(model, kind):
 def test_a_whole_head_is_laid_on_a_bare_brain_by_its_brain(template, model):
     """Fluid, skull and scalp around one of the two: they stay where they are, and the brain within is found."""
     brain = template > 0
-    around = {mm: sitk.BinaryDilate(brain, [mm] * 3) for mm in (3, 9, 15)}
+    away = sitk.SignedMaurerDistanceMap(brain, squaredDistance=False, useImageSpacing=True)
+    around = {mm: away <= mm for mm in (3, 9, 15)}
     head = template + sitk.Cast(around[15] - around[9], sitk.sitkFloat32) * 200
     head = head + sitk.Cast(around[3] - brain, sitk.sitkFloat32) * 30
     head = sitk.AdditiveGaussianNoise(head, 3.0, 0.0, 1)
