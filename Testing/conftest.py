@@ -1,9 +1,11 @@
-"""Registrations that several tests look at, each made once."""
+"""Registrations and data sets that several tests look at, each made once."""
 
 from __future__ import annotations
 
 import functools
+import json
 
+import miniatures
 import numpy as np
 import phantoms
 import pytest
@@ -12,6 +14,7 @@ import torch
 from wavemorph import Settings, register
 
 torch.set_num_threads(1)
+sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 QUICK = Settings(spacing_mm=4.0, weights="none", affine=False)
 
 
@@ -53,3 +56,21 @@ def tiny_pair():
         phantoms.head(fixed_lattice, (0.0, 0.0, 0.0)),
         phantoms.head(moving_lattice, (4.0, 0.0, 3.0), noise=0.01, seed=1),
     )
+
+
+@pytest.fixture(scope="session")
+def ixi(tmp_path_factory):
+    return miniatures.write_ixi(tmp_path_factory.mktemp("ixi"))
+
+
+@pytest.fixture(scope="session")
+def oasis(tmp_path_factory):
+    return miniatures.write_oasis(tmp_path_factory.mktemp("oasis"))
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """A file that makes the network of a recipe tiny."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"network": miniatures.TINY, "learning_rate": 2e-3, "smoothness": 0.1}))
+    return path

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MODULE = ROOT / "WaveMorphRegistration"
 # what Slicer's own process imports: it may never bring torch with it
 TORCH_FREE = ("errors", "settings", "result", "images", "outputs", "points", "evaluation", "weights", "progress")

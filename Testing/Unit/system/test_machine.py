@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -80,13 +79,14 @@ def test_what_is_free_is_no_more_than_a_group_leaves(monkeypatch):
 
 @ON_LINUX
 def test_what_is_free_is_no_more_than_a_limit_on_the_process_leaves():
-    limit = 2**36
-    program = (
-        f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit},) * 2);"
-        "import torch; from wavemorph import machine;"
-        "print(machine.free_memory(torch.device('cpu')), machine._free_address_space())"
-    )
-    free, left = map(int, subprocess.check_output([sys.executable, "-c", program], text=True).split())
+    import resource  # absent on Windows
+
+    limit, before = 2**36, resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        free, left = machine.free_memory(CPU), machine._free_address_space()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
     assert limit - 2**33 < left < limit
     assert 0 < free <= left
 
@@ -104,19 +104,6 @@ def test_failed_allocations_are_recognised_and_other_errors_are_not():
     ):
         assert machine.is_out_of_memory(RuntimeError(said))
     assert not machine.is_out_of_memory(RuntimeError("The size of tensor a (3) must match that of b (4)"))
-
-
-@ON_LINUX
-def test_what_is_freed_and_kept_can_be_given_back():
-    """Blocks below one that stays in use are kept, here all the more so as the process is told to keep them."""
-    program = (
-        "from wavemorph import machine; import numpy as np;"
-        "resident = lambda: machine._kilobytes('/proc/self/status', 'VmRSS');"
-        "machine.keep_freed_memory();"
-        "blocks = [np.ones(2**17) for _ in range(200)]; last = blocks[-1]; del blocks;"
-        "before = resident(); machine.return_freed_memory(); print(before - resident())"
-    )
-    assert int(subprocess.check_output([sys.executable, "-c", program], text=True)) > 100e6
 
 
 @pytest.mark.parametrize(

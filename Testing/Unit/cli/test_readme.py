@@ -10,7 +10,7 @@ import wavemorph
 from wavemorph import cli
 from wavemorph.outputs import write_image
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -33,7 +33,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch, tiny_pair):
     for name, image in zip(("patient", "atlas"), tiny_pair):
         write_image(image, tmp_path / f"{name}.nii.gz")
     monkeypatch.chdir(tmp_path)
-    quick = wavemorph.Settings(spacing_mm=4.0, weights="none")
+    quick = wavemorph.Settings(spacing_mm=4.0, weights="none", affine=False)
     register = wavemorph.register
     monkeypatch.setattr(wavemorph, "register", lambda fixed, moving: register(fixed, moving, quick))
     (example,) = blocks("python")

@@ -13,7 +13,6 @@ import pytest
 import SimpleITK as sitk
 import wavemorph
 from wavemorph import cli, registration
-from wavemorph.images import read_transform
 from wavemorph.points import read_points
 
 QUICK = ("--spacing", "4", "--weights", "none", "--quiet")
@@ -49,35 +48,6 @@ def refused(capsys, *arguments) -> tuple[int, str]:
     assert "Traceback" not in said.err
     assert said.err.rstrip().endswith((".", "?"))
     return code, said.err
-
-
-def test_register_writes_all_that_is_asked_for(pair, folder, tmp_path, capsys):
-    out = {name: tmp_path / "new" / file for name, file in {
-        "transform": "t.h5", "inverse": "i.h5", "warped": "w.nii.gz", "jacobian": "j.nrrd", "report": "r.json",
-    }.items()}  # fmt: skip
-    arguments = ["register", *pair, "--preset", "bALANCED"]
-    for name, path in out.items():
-        arguments += [f"--{name}", str(path)]
-    for name in ("fixed-labels", "moving-labels", "fixed-mask"):
-        arguments += [f"--{name}", str(folder / f"{name.replace('-', '_')}.nii.gz")]
-    assert cli.main(arguments) == 0
-    printed = capsys.readouterr().out
-    assert "folded voxels        0 central, 0 strict" in printed
-    assert all(f"written: {path}" in printed for path in out.values())
-    assert sorted(os.listdir(tmp_path / "new")) == sorted(path.name for path in out.values())
-    report = json.loads(out["report"].read_text())
-    assert report["labels"]["mean"]["dice_after"] > 0.9
-    assert report["settings"]["preset"] == "Balanced"
-    assert report["folding"]["central_voxels"] == 0
-    transform, inverse = read_transform(out["transform"]), read_transform(out["inverse"])
-    point = (5.0, -6.0, 3.0)
-    assert np.linalg.norm(np.subtract(transform.TransformPoint(point), (9.0, -6.0, 6.0))) < 1.5
-    assert np.linalg.norm(np.subtract(inverse.TransformPoint(transform.TransformPoint(point)), point)) < 0.1
-    fixed = sitk.ReadImage(str(folder / "fixed.nii.gz"))
-    for name in ("warped", "jacobian"):
-        image = sitk.ReadImage(str(out[name]))
-        assert image.GetSize() == fixed.GetSize()
-        assert np.allclose(image.GetOrigin(), fixed.GetOrigin(), atol=1e-4)
 
 
 def test_apply_carries_images_labels_and_points(folder, tmp_path, capsys):

@@ -10,19 +10,19 @@ import pytest
 import SimpleITK as sitk
 from wavemorph.synthetic import Difference, make_pair
 
-ONLY_MOVED = Difference(gamma=1.0, bias=0.0, noise=0.0, spacing_mm=(1.5, 1.5, 1.5))
+ONLY_MOVED = Difference(gamma=1.0, bias=0.0, noise=0.0, spacing_mm=(2.0, 2.0, 2.0))
 
 
 @pytest.fixture(scope="module")
 def head():
-    return phantoms.head(phantoms.regular((60, 64, 56), (1.5, 1.5, 1.5)))
+    return phantoms.head(phantoms.regular((45, 48, 42), (2.0, 2.0, 2.0)))
 
 
 def test_the_moving_volume_shows_the_fixed_one_through_the_truth(head):
     pair = make_pair(head, ONLY_MOVED)
     back = sitk.GetArrayFromImage(sitk.Resample(sitk.Cast(pair.moving, sitk.sitkFloat32), head, pair.truth))
     values = sitk.GetArrayFromImage(head)
-    inside = sitk.GetArrayFromImage(sitk.BinaryErode(pair.foreground, [3, 3, 3])) > 0
+    inside = sitk.GetArrayFromImage(sitk.BinaryErode(pair.foreground, [2, 2, 2])) > 0
     assert np.corrcoef(values[inside], back[inside])[0, 1] > 0.99
     lazy = sitk.GetArrayFromImage(sitk.Resample(sitk.Cast(pair.moving, sitk.sitkFloat32), head))
     assert np.corrcoef(values[inside], lazy[inside])[0, 1] < 0.8
@@ -60,13 +60,16 @@ def test_a_lesion_is_a_blob_of_another_intensity_in_the_moving_volume_only(head)
     before, after = (sitk.GetArrayFromImage(p.moving).astype(float) for p in (without, pair))
     changed = np.abs(after - before) > 100
     ball = 4 / 3 * np.pi * 7.0**3
-    assert 0.5 * ball < changed.sum() * 1.5**3 < 2 * ball
+    assert 0.5 * ball < changed.sum() * 2.0**3 < 2 * ball
     parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(changed.astype(np.uint8))))
     assert np.bincount(parts[changed]).max() > 0.9 * changed.sum()
     assert before[changed].mean() - after[changed].mean() > 200
 
 
 def test_the_same_seed_gives_the_same_pair_and_another_gives_another(head):
-    first, again, other = (sitk.GetArrayFromImage(make_pair(head, seed=seed).moving) for seed in (1, 1, 2))
+    first, again, other = (
+        sitk.GetArrayFromImage(make_pair(head, Difference(spacing_mm=(2.0, 2.0, 3.0)), seed).moving)
+        for seed in (1, 1, 2)
+    )
     assert np.array_equal(first, again)
     assert first.shape != other.shape or not np.array_equal(first, other)

@@ -1,0 +1,229 @@
+"""The whole road in memory: what `register` returns, for whatever is given to it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+import torch
+import wavemorph
+from pointsets import SHIFT, brain_points, moved, shift_error
+from wavemorph import Settings, register, registration
+from wavemorph.errors import Cancelled, SettingsError
+from wavemorph.network import NetworkConfig, WaveMorphNetwork
+from wavemorph.weights import ModelCard, save_model
+
+QUICK = Settings(spacing_mm=4.0, weights="none")
+
+
+def voxels_and_place(image: sitk.Image):
+    return sitk.GetArrayFromImage(image).tobytes(), image.GetOrigin(), image.GetSpacing(), image.GetDirection()
+
+
+@pytest.fixture(scope="module")
+def whole_road(tiny_pair):
+    """(result, what it told of its progress, what the inputs were before it)."""
+    before, told = [voxels_and_place(image) for image in tiny_pair], []
+    result = register(*tiny_pair, QUICK, lambda stage, fraction, message: told.append((stage, fraction)))
+    return result, told, before
+
+
+def test_the_affine_stage_and_the_deformation_find_a_known_shift(whole_road):
+    result, *_ = whole_road
+    assert shift_error(result) < 0.7
+    back = np.linalg.norm(moved(result.inverse, brain_points() + SHIFT) - brain_points(), axis=1)
+    assert back.mean() < 0.7
+    assert result.report["similarity"]["after"] > 0.9
+    assert result.report["warnings"] == []
+
+
+def test_inputs_are_not_changed(tiny_pair, whole_road):
+    *_, before = whole_road
+    assert [voxels_and_place(image) for image in tiny_pair] == before
+
+
+def test_the_same_inputs_give_the_same_transform(tiny_pair, whole_road):
+    first, second = whole_road[0], register(*tiny_pair, QUICK)
+    assert np.allclose(first.affine.GetParameters(), second.affine.GetParameters(), rtol=0, atol=1e-9)
+    fields = [sitk.GetArrayViewFromImage(result.displacement) for result in (first, second)]
+    assert np.abs(fields[0] - fields[1]).max() < 1e-3
+
+
+def test_a_pair_that_is_aligned_is_left_where_it_lies(tiny_pair):
+    result = register(*tiny_pair, dataclasses.replace(QUICK, affine=False))
+    assert result.affine.GetParameters() == sitk.AffineTransform(3).GetParameters()
+    assert shift_error(result) < 1.0
+
+
+def test_a_linear_initial_transform_is_where_the_affine_stage_starts(tiny_pair):
+    fixed, moving = tiny_pair
+    far = sitk.Image(moving)
+    far.SetOrigin(np.add(moving.GetOrigin(), (300.0, 0.0, 0.0)).tolist())
+    start = sitk.TranslationTransform(3, (301.0, 0.0, 0.0))
+    result = register(fixed, far, QUICK, initial_transform=start)
+    points = brain_points()
+    errors = np.linalg.norm(moved(result.transform, points) - points - SHIFT - [300.0, 0.0, 0.0], axis=1)
+    assert errors.mean() < 0.6
+
+
+def test_a_deformable_initial_transform_is_kept_and_continued(tiny_pair):
+    fixed, moving = tiny_pair
+    lattice = sitk.Image(fixed.GetSize(), sitk.sitkVectorFloat64, 3)
+    lattice.CopyInformation(fixed)
+    bump = np.exp(-(phantoms.physical_points(fixed) ** 2).sum(-1) / (2 * 20.0**2))[..., None]
+    field = sitk.GetImageFromArray(bump * np.array([2.0, 0.0, 1.5]) + SHIFT / 2, isVector=True)
+    field.CopyInformation(fixed)
+    start = sitk.DisplacementFieldTransform(field)
+    result = register(fixed, moving, dataclasses.replace(QUICK, preset="Precise"), initial_transform=start)
+    assert shift_error(result) < 0.6
+    assert result.report["folding"]["strict_voxels"] == 0
+
+
+def test_only_what_the_fixed_mask_marks_is_compared(tiny_pair):
+    """A bright block beside the head moves in the other direction; masked out, it must not matter."""
+    fixed, moving = tiny_pair
+    disturbed = sitk.GetArrayFromImage(moving)
+    places = phantoms.physical_points(moving)
+    disturbed[(np.abs(places - (-20.0, 10.0, -10.0)) < 9).all(-1)] = 2000
+    disturbed = sitk.GetImageFromArray(disturbed)
+    disturbed.CopyInformation(moving)
+    mask = sitk.GetImageFromArray((phantoms.physical_points(fixed)[..., 0] > -4).astype(np.uint8))
+    mask.CopyInformation(fixed)
+    points = brain_points()
+    points = points[points[:, 0] > 2]
+
+    def error(**masks):
+        result = register(fixed, disturbed, dataclasses.replace(QUICK, affine=False), **masks)
+        return np.linalg.norm(moved(result.transform, points) - points - SHIFT, axis=1).mean()
+
+    masked = error(fixed_mask=mask)
+    assert masked < 1.2
+    moving_mask = sitk.GetImageFromArray((places[..., 0] > -1).astype(np.uint8))
+    moving_mask.CopyInformation(moving)
+    assert error(moving_mask=moving_mask) < 1.2
+
+
+def test_a_reversed_contrast_is_registered(tiny_pair):
+    fixed, moving = tiny_pair
+    values = sitk.GetArrayFromImage(moving)
+    inside = values > 150
+    reversed_ = sitk.GetImageFromArray(np.where(inside, 1100 - values, values).astype(np.float32))
+    reversed_.CopyInformation(moving)
+    result = register(fixed, reversed_, Settings(spacing_mm=2.0, weights="none", contrast="different", affine=False))
+    assert result.report["contrast"]["same"] is False
+    assert shift_error(result) < 1.0
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mind", "mi"])
+def test_every_similarity_registers(tiny_pair, similarity):
+    result = register(*tiny_pair, dataclasses.replace(QUICK, similarity=similarity, affine=False))
+    assert shift_error(result) < 1.2
+    assert result.report["settings"]["similarity"] == similarity
+
+
+def test_labels_of_the_report_are_those_that_the_documentation_lists(whole_road):
+    report = whole_road[0].report
+    assert set(report) == {
+        "similarity", "folding", "jacobian", "displacement_mm", "inverse_consistency_mm", "contrast", "anatomy",
+        "wavemorph",
+        "device", "versions", "settings", "peak_memory_mb", "inputs", "weights", "warnings", "seconds",
+    }  # fmt: skip
+    assert len(report["inputs"]["fixed"]["sha256"]) == 64
+    assert report["weights"] is None
+    assert report["peak_memory_mb"]["process"] > 50
+    assert {"Preparing", "Affine", "Refinement", "Finishing", "total"} == set(report["seconds"])
+
+
+def test_without_the_inverse_the_map_is_as_good_and_there_and_back_is_still_measured(tiny_pair):
+    result = register(*tiny_pair, dataclasses.replace(QUICK, inverse=False, affine=False))
+    assert shift_error(result) < 1.2
+    assert result.report["folding"]["strict_voxels"] == 0
+    measured = result.report["inverse_consistency_mm"]
+    assert measured["inverse"] == "iteration"
+    assert measured["max"] < 0.1
+    with pytest.raises(SettingsError, match="inverse=True"):
+        _ = result.inverse
+
+
+def test_the_inverse_that_was_asked_for_is_the_one_that_is_measured(whole_road):
+    assert whole_road[0].report["inverse_consistency_mm"]["inverse"] == "fields"
+
+
+def test_progress_goes_from_nothing_to_all_and_never_back(whole_road):
+    _, told, _ = whole_road
+    fractions = [fraction for _, fraction in told]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0
+    assert fractions[-1] == 1
+    assert list(dict.fromkeys(stage for stage, _ in told)) == ["Preparing", "Affine", "Refinement", "Finishing", "Done"]
+
+
+def test_far_apart_volumes_are_brought_together_by_the_affine_stage(tiny_pair):
+    fixed, moving = tiny_pair
+    far = sitk.Image(moving)
+    far.SetOrigin(np.add(moving.GetOrigin(), (400.0, -250.0, 100.0)).tolist())
+    result = register(fixed, far, QUICK)
+    points = brain_points()
+    expected = points + SHIFT + [400.0, -250.0, 100.0]
+    assert np.linalg.norm(moved(result.transform, points) - expected, axis=1).mean() < 0.8
+
+
+@pytest.fixture
+def model_file(tmp_path, monkeypatch):
+    """A small network that predicts a smooth nonzero velocity, saved as a model, and believed without a check."""
+    monkeypatch.setattr(registration, "_is_closer", lambda *_: True)
+    config = NetworkConfig(channels=(4, 8, 8), kernels=(3, 3, 3, 1), bottleneck_blocks=1, dysample_groups=2)
+    torch.manual_seed(0)
+    network = WaveMorphNetwork(dataclasses.replace(config, flow_deviation=0.02))
+    return save_model(network, ModelCard("tiny", "for tests", {}), tmp_path)
+
+
+def test_instant_registers_by_the_network_alone(tiny_pair, model_file):
+    stages = []
+    settings = dataclasses.replace(QUICK, preset="Instant", weights=str(model_file), affine=False)
+    result = register(*tiny_pair, settings, lambda stage, *_: stages.append(stage))
+    assert "Network" in stages
+    assert "Refinement" not in stages
+    assert result.velocity is not None
+    assert result.report["weights"]["name"] == "tiny"
+    assert result.report["displacement_mm"]["max"] > 0
+    points = brain_points()
+    assert np.linalg.norm(moved(result.inverse, moved(result.transform, points)) - points, axis=1).max() < 0.4
+
+
+def test_refinement_starts_from_the_answer_of_the_network(tiny_pair, model_file, monkeypatch):
+    starts = []
+
+    def spy(fixed, moving, weight, plan, make, start, *rest, **named):
+        starts.append(start)
+        raise Cancelled
+
+    monkeypatch.setattr(registration, "refine", spy)
+    for weights in (str(model_file), "none"):
+        with pytest.raises(Cancelled):
+            register(*tiny_pair, dataclasses.replace(QUICK, weights=weights, affine=False))
+    assert starts[0].abs().max() > 0
+    assert starts[1] is None
+
+
+def test_a_head_registered_to_noise_is_doubted():
+    lattice = phantoms.regular()
+    noise = sitk.GetImageFromArray(np.random.default_rng(0).uniform(100, 200, (44, 52, 48)).astype(np.float32))
+    noise.CopyInformation(lattice)
+    report = register(phantoms.head(lattice), noise, Settings(spacing_mm=3.0, weights="none", affine=False)).report
+    assert report["warnings"]
+
+
+def test_a_registration_of_large_volumes_is_the_one_of_small_volumes(monkeypatch, tiny_pair):
+    fixed, moving = (sitk.Cast(image, sitk.sitkInt16) for image in tiny_pair)
+    settings = Settings(spacing_mm=4.0, weights="none", affine=False)
+    at_once = register(fixed, moving, settings)
+    monkeypatch.setattr(wavemorph.preprocessing, "_LARGE", 0)
+    monkeypatch.setattr(wavemorph.preprocessing, "_SLAB", 8)
+    by_slabs = register(fixed, moving, settings)
+    fields = [sitk.GetArrayFromImage(r.displacement) for r in (at_once, by_slabs)]
+    assert np.abs(fields[0]).max() > 2
+    assert np.abs(fields[0] - fields[1]).max() < 0.02

@@ -1,0 +1,71 @@
+"""Labelled crops: each by its number alone, and training on them goes on exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from miniatures import ANATOMY, losses_of
+from scipy import ndimage
+from wavemorph.geometry import tensor_from_array
+from wavemorph.network import NetworkConfig
+from wavemorph.network.anatomy import STRUCTURES
+from wavemorph.training.atlas import Atlas
+from wavemorph.training.crops import LabelledCrops
+from wavemorph.training.loop import Ahead, AnatomyTrainer
+from wavemorph.training.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    """A ball of the eleven structures, each where its seed is the nearest: crops of it are made as of the real one."""
+    shape, far = (80, 88, 80), 80
+    generator = np.random.default_rng(0)
+    places = np.stack(np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in shape], indexing="ij"), -1)
+    seeds = generator.uniform(-27, 27, (len(STRUCTURES) - 1, 3))
+    nearest = ((places[..., None, :] - seeds) ** 2).sum(-1).argmin(-1) + 1
+    labels = np.where((places**2).sum(-1) < 37**2, nearest, 0)
+    t1 = np.r_[0.0, generator.uniform(0.3, 1.0, len(STRUCTURES) - 1)][labels]
+    covered = ~np.isin(labels, [STRUCTURES.index(name) for name in ("outside", "cortex", "cerebellar cortex")])
+    depth = ndimage.distance_transform_edt(~covered) - ndimage.distance_transform_edt(covered)
+    to_ventricles = ndimage.distance_transform_edt(labels != STRUCTURES.index("ventricles"))
+    coarse = [np.arange((n + 2 * far) // 2) * 2 + 0.5 - far - (n - 1) / 2 for n in shape]
+    outside = np.sqrt(sum(axis**2 for axis in np.meshgrid(*coarse, indexing="ij"))).clip(37) - 37
+    tensors = [tensor_from_array(array)[None, None] for array in (t1, labels, depth, to_ventricles, outside)]
+    return Atlas(tensors[0], tensors[1], torch.cat(tensors[2:4], 1), tensors[4], (0.0, 0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def crops(atlas):
+    return LabelledCrops(atlas, seed=3, size=(32, 40, 24))
+
+
+def test_a_crop_depends_on_its_number_alone_and_its_shares_add_up(atlas, crops):
+    again = LabelledCrops(atlas, seed=3, size=(32, 40, 24))
+    for index in (0, 5, 11):
+        crop = crops[index]
+        assert torch.equal(crop.image, again[index].image)
+        assert crop.image.shape == (1, 1, 32, 40, 24)
+        assert crop.shares.shape == (1, len(STRUCTURES), 16, 20, 12)
+        assert torch.allclose(crop.shares.sum(1), torch.ones(()), atol=1e-5)
+        assert float(crop.image.min()) >= 0 and float(crop.image.max()) < 1.2001
+    assert any(float(crops[index].shares[:, 1:].sum()) > 0 for index in (0, 5, 11))
+    assert not torch.equal(crops[0].image, LabelledCrops(atlas, seed=4, size=(32, 40, 24))[0].image)
+
+
+def test_crops_made_ahead_are_the_same_crops_in_any_order(crops):
+    ahead = Ahead(crops)
+    for index in (0, 1, 2, 7, 3):
+        assert torch.equal(ahead[index].image, crops[index].image)
+
+
+def test_training_on_crops_goes_on_exactly_and_ends_in_a_model_that_can_begin_another(crops, tmp_path, monkeypatch):
+    recipe = Recipe("small", "anatomy", NetworkConfig.from_dict(ANATOMY), pairs=4, learning_rate=1e-3)
+    whole = AnatomyTrainer(recipe, crops, tmp_path / "whole")
+    assert whole.run()
+    assert not AnatomyTrainer(recipe, crops, tmp_path / "halves").run(until_pair=2)
+    rest = AnatomyTrainer(recipe, crops, tmp_path / "halves")
+    assert rest.run()
+    assert losses_of(tmp_path / "halves") == losses_of(tmp_path / "whole")
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, rest.network.state_dict()[name]), name
