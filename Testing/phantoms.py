@@ -25,12 +25,12 @@ def random_geometry(seed: int, size=(40, 36, 30), extent_mm=90.0) -> sitk.Image:
     lattice = sitk.Image([int(n) for n in size], sitk.sitkUInt8)
     lattice.SetSpacing(spacing.tolist())
     lattice.SetDirection(axes.ravel().tolist())
-    centre = generator.uniform(-40, 40, 3)
-    lattice.SetOrigin((centre - axes @ (spacing * (np.array(size) - 1) / 2)).tolist())
+    center = generator.uniform(-40, 40, 3)
+    lattice.SetOrigin((center - axes @ (spacing * (np.array(size) - 1) / 2)).tolist())
     return lattice
 
 
-def centre_of(image: sitk.Image) -> np.ndarray:
+def center_of(image: sitk.Image) -> np.ndarray:
     """LPS mm of the middle of an image."""
     return np.array(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
 
@@ -42,13 +42,13 @@ def physical_points(lattice: sitk.Image) -> np.ndarray:
     return np.stack([i, j, k], -1) @ axes.T + np.array(lattice.GetOrigin())
 
 
-def head(lattice: sitk.Image, centre=None, noise: float = 0.0, seed: int = 0) -> sitk.Image:
+def head(lattice: sitk.Image, center=None, noise: float = 0.0, seed: int = 0) -> sitk.Image:
     """A head-like volume, float32 0 to 1000: a skull, a brain with blobs inside, one dark cyst; air around it is 0.
 
-    It is a function of physical position about `centre` (LPS mm, by default the middle of the lattice), so that
+    It is a function of physical position about `center` (LPS mm, by default the middle of the lattice), so that
     two lattices show the same anatomy.
     """
-    points = physical_points(lattice) - (centre_of(lattice) if centre is None else np.asarray(centre))
+    points = physical_points(lattice) - (center_of(lattice) if center is None else np.asarray(center))
     radius = np.sqrt(((points / (30.0, 36.0, 28.0)) ** 2).sum(-1))
     edge = 1 / (1 + np.exp((radius - 1) * 25))
     values = edge * 0.45
@@ -65,7 +65,7 @@ def head(lattice: sitk.Image, centre=None, noise: float = 0.0, seed: int = 0) ->
 
 
 def regular(size=(48, 52, 44), spacing=(1.8, 1.8, 1.8)) -> sitk.Image:
-    """An empty axis-aligned lattice centred on the origin."""
+    """An empty axis-aligned lattice centerd on the origin."""
     lattice = sitk.Image([int(n) for n in size], sitk.sitkUInt8)
     lattice.SetSpacing([float(s) for s in spacing])
     lattice.SetOrigin([-(n - 1) * s / 2 for n, s in zip(size, spacing)])

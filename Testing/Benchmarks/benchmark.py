@@ -27,13 +27,14 @@ from pathlib import Path
 import methods
 import numpy as np
 import SimpleITK as sitk
-from wavemorph import demo, evaluation
-from wavemorph.affine import estimate_affine
-from wavemorph.images import read_labels
-from wavemorph.outputs import flattened_field, write_image, write_json
-from wavemorph.points import read_points
-from wavemorph.preprocessing import foreground
-from wavemorph.synthetic import Difference, SyntheticPair, make_pair
+from wavemorph.cli import demo
+from wavemorph.evaluation import metrics as evaluation
+from wavemorph.io.images import read_labels
+from wavemorph.io.outputs import flattened_field, write_image, write_json
+from wavemorph.io.points import read_points
+from wavemorph.registration.linear.mutual_information import estimate_affine
+from wavemorph.spatial.preprocessing import foreground
+from wavemorph.training.known_deformation import Difference, SyntheticPair, make_pair
 
 # digits after the point; all columns, in the order in which a table shows those that it has
 COLUMNS = {

@@ -42,7 +42,7 @@ class Case:
     name: str
     size: tuple[int, int, int]
     spacing: tuple[float, float, float]
-    centre: tuple[float, float, float]  # LPS mm; the chest's middle is the origin
+    center: tuple[float, float, float]  # LPS mm; the chest's middle is the origin
 
 
 CASES = {
@@ -52,7 +52,7 @@ CASES = {
 
 
 def _ellipsoids() -> list[tuple[tuple, tuple, float, float]]:
-    """(centre, semi-axes in LPS mm, value in HU, width of the edge in mm): later ones lie over earlier ones."""
+    """(center, semi-axes in LPS mm, value in HU, width of the edge in mm): later ones lie over earlier ones."""
     fat, muscle, bone = -90.0, 45.0, 420.0
     parts = [((0, 0, 400), (78, 98, 115), 35.0, 2.0), ((0, 8, 270), (58, 58, 70), 35.0, 2.0)]
     parts += [((0, 0, -80), (168, 112, 340), fat, 2.5), ((0, 0, -80), (150, 95, 325), muscle, 2.5)]
@@ -105,7 +105,7 @@ def phantom(case: Case, moving: bool, scale: float) -> sitk.Image:
     """int16 HU, -1024 to 3000, made in slabs: anatomy seen through `moved`, on a table that does not move with it."""
     size = [max(32, round(n * scale)) for n in case.size]
     spacing = np.array(case.spacing) * np.array(case.size) / np.array(size)
-    origin = np.array(case.centre) - spacing * (np.array(size) - 1) / 2
+    origin = np.array(case.center) - spacing * (np.array(size) - 1) / 2
     x, y, z = (np.float32(origin[a]) + np.float32(spacing[a]) * np.arange(size[a], dtype=np.float32) for a in range(3))
     values = np.empty(size[::-1], np.int16)
     for first in range(0, size[2], _SLAB):

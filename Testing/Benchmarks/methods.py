@@ -28,12 +28,12 @@ def wavemorph_preset(preset: str, weights: str = "auto"):
     """`wavemorph.register` from the common affine start, as the command line runs it where no inverse is asked for."""
 
     def run(fixed: str, moving: str, affine: str, output: str, threads: int) -> None:
-        from wavemorph.process import let_threads_sleep
+        from wavemorph.system.process import set_passive_wait
 
-        let_threads_sleep()
+        set_passive_wait()
         import wavemorph
-        from wavemorph.machine import keep_freed_memory
-        from wavemorph.outputs import write_transform
+        from wavemorph.io.outputs import write_transform
+        from wavemorph.system.machine import keep_freed_memory
 
         keep_freed_memory()
         settings = wavemorph.Settings(
@@ -161,8 +161,8 @@ def convex_adam(fixed: str, moving: str, affine: str, output: str, threads: int)
     """
     import torch
     from convexAdam.convex_adam_MIND import convex_adam_pt
-    from wavemorph.geometry import make_working_grid, tensor_from_array
-    from wavemorph.preprocessing import bounding_box, foreground
+    from wavemorph.spatial.grid import make_working_grid, tensor_from_array
+    from wavemorph.spatial.preprocessing import bounding_box, foreground
 
     torch.set_num_threads(threads)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)

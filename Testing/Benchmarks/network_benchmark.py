@@ -25,20 +25,24 @@ import SimpleITK as sitk
 import torch
 import unet
 import wavemorph
-from wavemorph import anatomy, demo, evaluation, field, registration
-from wavemorph.affine import estimate_affine
-from wavemorph.geometry import tensor_from_array
-from wavemorph.images import read_labels
-from wavemorph.machine import choose_device, keep_freed_memory
+from wavemorph.cli import demo
+from wavemorph.evaluation import metrics as evaluation
+from wavemorph.io.images import read_labels
+from wavemorph.models.weights import resolve, resolve_segmentation_model
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
-from wavemorph.network.passes import predict
-from wavemorph.preprocessing import foreground
-from wavemorph.refinement import Level
-from wavemorph.synthetic import Difference, make_pair
-from wavemorph.training.anatomy import SIZE, SPACING_MM, SyntheticPairs, TrainingPair, load_template
+from wavemorph.registration import pipeline as registration
+from wavemorph.registration.deformable.inference import predict
+from wavemorph.registration.deformable.optimizer import PyramidLevel
+from wavemorph.registration.linear.mutual_information import estimate_affine
+from wavemorph.registration.segmentation import inference as anatomy
+from wavemorph.spatial import displacement as field
+from wavemorph.spatial.grid import tensor_from_array
+from wavemorph.spatial.preprocessing import foreground
+from wavemorph.system.machine import choose_device, keep_freed_memory
+from wavemorph.training.known_deformation import Difference, make_pair
 from wavemorph.training.loop import Trainer
 from wavemorph.training.recipe import RECIPES, Recipe
-from wavemorph.weights import resolve, resolve_anatomy
+from wavemorph.training.synthetic_pairs import SIZE, SPACING_MM, SyntheticPairs, TrainingPair, load_template
 
 PAPER_SIZE = (160, 192, 224)
 RAS = np.diag([-1.0, -1.0, 1.0])
@@ -66,7 +70,7 @@ def start(options: argparse.Namespace) -> None:
     information takes long, by Precise; from zero by so many more iterations than Balanced's as take that long.
     """
     across, balanced = registration._PLANS_ACROSS_CONTRASTS, registration._PLANS["Balanced"]
-    longer = {"Balanced": dataclasses.replace(across["Balanced"], levels=(Level(4, 80), Level(2, 90)), tolerance=0.0)}
+    longer = {"Balanced": dataclasses.replace(across["Balanced"], levels=(PyramidLevel(4, 80), PyramidLevel(2, 90)), tolerance=0.0)}
     template = sitk.Cast(read(str(demo.template_path())), sitk.sitkFloat32)
     cases = []
     if options.fixed:
@@ -108,7 +112,7 @@ def start(options: argparse.Namespace) -> None:
         real = name.endswith("Dice")
         for preset, weights in (("Instant", "auto"), ("Balanced", "none"), ("Balanced" if real else "Precise", "auto")):
             settings = wavemorph.Settings(preset=preset, weights=weights, inverse=False, spacing_mm=options.spacing)
-            levels = (Level(4, 50), Level(2, 40), Level(1, 6 if real else 5))
+            levels = (PyramidLevel(4, 50), PyramidLevel(2, 40), PyramidLevel(1, 6 if real else 5))
             registration._PLANS = {"Balanced": dataclasses.replace(balanced, levels=levels, tolerance=0.0)}
             registration._PLANS_ACROSS_CONTRASTS = longer if weights == "none" else across
             result = wavemorph.register(fixed, moving, settings)
@@ -168,11 +172,11 @@ def contrast(options: argparse.Namespace) -> None:
 
 def orientation(options: argparse.Namespace) -> None:
     """How the moving head may lie for its structures to be seen, and laid on those of the fixed one by the affine."""
-    model = resolve_anatomy(choose_device(options.device))
+    model = resolve_segmentation_model(choose_device(options.device))
     fixed, moving = read(options.fixed), read(options.moving)
 
-    def look(image: sitk.Image) -> anatomy.Anatomy | None:
-        return anatomy.see(model.network, image, foreground(image), model.card.extra["atlas"])
+    def look(image: sitk.Image) -> anatomy.BrainSegmentation | None:
+        return anatomy.segment(model.network, image, foreground(image), model.card.extra["atlas"])
 
     still, corner = look(fixed), np.array(_middle(moving)) - RAS @ np.full(3, (CUBE - 1) / 2)
     print("| turned by | overlap of the structures after the affine | s to see them |", "|---" * 3 + "|", sep="\n")

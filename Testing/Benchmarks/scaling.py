@@ -5,7 +5,7 @@
 
 Each registration runs in a process of its own. The working grid is made to have exactly the voxels of the cube. The
 pair differs by a deformation alone, and the affine stage, which costs the same at any size, is left out. The passes of
-the network lie on lattices of fixed millimetres, so that its part stops growing once voxels are finer than its last.
+the network lie on lattices of fixed millimeters, so that its part stops growing once voxels are finer than its last.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ import numpy as np
 import SimpleITK as sitk
 import wavemorph
 from benchmark import first_line, machine
-from wavemorph import demo
-from wavemorph.machine import keep_freed_memory
-from wavemorph.outputs import write_image, write_json
-from wavemorph.preprocessing import bounding_box, foreground
-from wavemorph.registration import _MARGIN_MM
-from wavemorph.synthetic import Difference, make_pair
+from wavemorph.cli import demo
+from wavemorph.io.outputs import write_image, write_json
+from wavemorph.registration.pipeline import _MARGIN_MM
+from wavemorph.spatial.preprocessing import bounding_box, foreground
+from wavemorph.system.machine import keep_freed_memory
+from wavemorph.training.known_deformation import Difference, make_pair
 
 SIDES = (64, 96, 128, 160, 192, 256, 320)  # multiples of 8, as the working grid's
 CUBE_MM = 208.0  # room for the brain of the template and the margin of the working grid

@@ -7,8 +7,8 @@ import dataclasses
 import torch
 import torch.nn.functional as F
 from torch import nn
-from wavemorph.field import resize
 from wavemorph.network import NetworkConfig
+from wavemorph.spatial.displacement import resize
 
 ENCODER = (16, 32, 32, 32)
 DECODER = (32, 32, 32, 32, 32, 16, 16)

@@ -6,10 +6,10 @@ import numpy as np
 import phantoms
 import pytest
 import SimpleITK as sitk
-from wavemorph.affine import estimate_affine, linear_part
-from wavemorph.demo import template_path
-from wavemorph.preprocessing import foreground
-from wavemorph.synthetic import Difference, make_pair
+from wavemorph.cli.demo import template_path
+from wavemorph.registration.linear.mutual_information import estimate_affine, linear_part
+from wavemorph.spatial.preprocessing import foreground
+from wavemorph.training.known_deformation import Difference, make_pair
 
 
 def estimate(fixed, moving, **options):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from miniatures import ANATOMY
 from scipy import ndimage
-from wavemorph.cli import main
-from wavemorph.network import AnatomyNetwork
-from wavemorph.network.anatomy import STRUCTURES
-from wavemorph.training.anatomy import Draw
-from wavemorph.training.atlas import load_atlas
-from wavemorph.training.crops import LabelledCrops
-from wavemorph.weights import load
+from wavemorph.cli.main import main
+from wavemorph.models.weights import load
+from wavemorph.network import SegmentationNetwork
+from wavemorph.network.segmentation import STRUCTURES
+from wavemorph.training.brain_atlas import load_atlas
+from wavemorph.training.synthetic_heads import LabeledCrops
+from wavemorph.training.synthetic_pairs import Draw
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_the_labels_drawn_on_the_template_are_about_as_large_as_in_a_brain(atlas
 
 def test_folds_drawn_anew_are_ribbons_over_white_matter_and_other_structures_stay(atlas):
     size = (96, 112, 96)
-    crops = LabelledCrops(atlas, seed=3, size=size)
+    crops = LabeledCrops(atlas, seed=3, size=size)
     codes = {name: STRUCTURES.index(name) for name in STRUCTURES}
     middle = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(atlas.t1.shape[2:], size))
     before = atlas.labels[0, 0][middle].long()
@@ -67,7 +67,7 @@ def test_the_command_trains_the_network_of_structures_and_another_can_begin_with
     assert main([*command, "--output", str(tmp_path / "first")]) == 0
     model = tmp_path / "first" / "anatomy.safetensors"
     loaded = load(model, "cpu")
-    assert isinstance(loaded.network, AnatomyNetwork)
+    assert isinstance(loaded.network, SegmentationNetwork)
     assert set(loaded.card.extra["atlas"]) == set(STRUCTURES[1:])
     assert main([*command, "--output", str(tmp_path / "second"), "--begin-with", str(model)]) == 0
     second = load(tmp_path / "second" / "anatomy.safetensors", "cpu")

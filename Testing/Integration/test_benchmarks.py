@@ -18,12 +18,12 @@ import torch
 import unet
 from benchmark import Case, Row
 from wavemorph.errors import InputError
-from wavemorph.geometry import make_working_grid
-from wavemorph.network.passes import predict
-from wavemorph.preprocessing import bounding_box
-from wavemorph.training.anatomy import TrainingPair
+from wavemorph.registration.deformable.inference import predict
+from wavemorph.spatial.grid import make_working_grid
+from wavemorph.spatial.preprocessing import bounding_box
 from wavemorph.training.loop import Trainer
 from wavemorph.training.recipe import RECIPES
+from wavemorph.training.synthetic_pairs import TrainingPair
 
 SHIFT = np.array([2.0, -1.5, 1.0])
 ROWS = [
@@ -41,14 +41,14 @@ def shifted(tmp_path_factory):
     """Files of a phantom and the same one elsewhere, on small lattices that are turned and flipped."""
     folder = tmp_path_factory.mktemp("shifted")
     lattice, other = (phantoms.random_geometry(seed, size=(34, 32, 30), extent_mm=44.0) for seed in (3, 4))
-    centre = phantoms.centre_of(lattice)
-    other.SetOrigin((np.array(other.GetOrigin()) + centre + SHIFT - phantoms.centre_of(other)).tolist())
+    center = phantoms.center_of(lattice)
+    other.SetOrigin((np.array(other.GetOrigin()) + center + SHIFT - phantoms.center_of(other)).tolist())
     sitk.WriteImage(phantoms.head(lattice), str(folder / "fixed.nii.gz"))
-    sitk.WriteImage(phantoms.head(other, centre + SHIFT), str(folder / "moving.nii.gz"))
+    sitk.WriteImage(phantoms.head(other, center + SHIFT), str(folder / "moving.nii.gz"))
     affine = sitk.AffineTransform(3)
     affine.SetTranslation((0.4 * SHIFT).tolist())
     sitk.WriteTransform(affine, str(folder / "affine.tfm"))
-    return folder, centre
+    return folder, center
 
 
 def test_a_table_a_case_has_the_columns_that_its_rows_have():
@@ -82,7 +82,7 @@ def test_a_crash_is_a_row_and_not_the_end(tmp_path):
 def test_one_process_is_measured_and_scored(tmp_path, shifted):
     folder, _ = shifted
     paths = [str(folder / f"{role}.nii.gz") for role in ("fixed", "moving")]
-    points = np.zeros((4, 3)) + phantoms.centre_of(sitk.ReadImage(paths[0]))
+    points = np.zeros((4, 3)) + phantoms.center_of(sitk.ReadImage(paths[0]))
     case = Case("a", "a", *paths, points=(points, points + SHIFT))
     row = benchmark.run("affine", case, str(folder / "affine.tfm"), tmp_path, 1)
     assert row.problem is None
@@ -124,13 +124,13 @@ def test_the_transform_of_a_peer_maps_fixed_points_to_moving_points(method, shif
     monkeypatch.setitem(methods.ELASTIX, "MaximumNumberOfIterations", 60)
     monkeypatch.setitem(methods.ELASTIX, "NumberOfResolutions", 2)
     monkeypatch.setitem(methods.ELASTIX, "GridSpacingSchedule", [2.0, 1.0])
-    folder, centre = shifted
+    folder, center = shifted
     output = str(tmp_path / "found.h5")
     threads = torch.get_num_threads()
     paths = [str(folder / name) for name in ("fixed.nii.gz", "moving.nii.gz", "affine.tfm")]
     methods.METHODS[method](*paths, output, threads)
     transform = sitk.ReadTransform(output)
-    points = centre + np.random.default_rng(0).uniform(-8, 8, (100, 3))
+    points = center + np.random.default_rng(0).uniform(-8, 8, (100, 3))
     moved = np.array([transform.TransformPoint(point.tolist()) for point in points])
     assert np.linalg.norm(np.mean(moved - points - SHIFT, axis=0)) < 0.25 * np.linalg.norm(SHIFT)
 

@@ -9,8 +9,8 @@ import numpy as np
 import phantoms
 import pytest
 import SimpleITK as sitk
-from wavemorph import cli
-from wavemorph.images import read_transform
+from wavemorph.cli import main as cli
+from wavemorph.io.images import read_transform
 
 QUICK = ("--spacing", "4", "--weights", "none", "--quiet")
 

@@ -8,9 +8,9 @@ import pytest
 import SimpleITK as sitk
 import wavemorph
 from pointsets import brain_points, moved, points_of
-from wavemorph.images import read_transform
-from wavemorph.outputs import TRANSFORM_EXTENSIONS, write_inverse, write_transform
-from wavemorph.points import transform_points
+from wavemorph.io.images import read_transform
+from wavemorph.io.outputs import TRANSFORM_EXTENSIONS, write_inverse, write_transform
+from wavemorph.io.points import transform_points
 
 SEEDS = range(20)
 
@@ -42,9 +42,9 @@ def test_the_warped_volume_is_what_simpleitk_resamples_with_the_file(random_regi
 @pytest.mark.parametrize("seed", SEEDS)
 def test_in_every_geometry_the_map_is_right_and_does_not_fold(random_registration, seed):
     result = random_registration(seed)
-    points = brain_points() + phantoms.centre_of(result.fixed)
-    centre = phantoms.centre_of(result.fixed)
-    truth = points + moved(result.affine, centre[None])[0] - centre + phantoms.OFFSET  # the moving head is not turned
+    points = brain_points() + phantoms.center_of(result.fixed)
+    center = phantoms.center_of(result.fixed)
+    truth = points + moved(result.affine, center[None])[0] - center + phantoms.OFFSET  # the moving head is not turned
     before = np.linalg.norm(moved(result.affine, points) - truth, axis=1).mean()
     after = np.linalg.norm(moved(result.transform, points) - truth, axis=1).mean()
     assert after < 1.2 < 3.0 < before

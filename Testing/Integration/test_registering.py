@@ -11,10 +11,11 @@ import SimpleITK as sitk
 import torch
 import wavemorph
 from pointsets import SHIFT, brain_points, moved, shift_error
-from wavemorph import Settings, register, registration
+from wavemorph import Settings, register
 from wavemorph.errors import Cancelled, SettingsError
+from wavemorph.models.weights import ModelCard, save_model
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
-from wavemorph.weights import ModelCard, save_model
+from wavemorph.registration import pipeline as registration
 
 QUICK = Settings(spacing_mm=4.0, weights="none")
 
@@ -223,7 +224,7 @@ def test_a_registration_of_large_volumes_is_the_one_of_small_volumes(monkeypatch
     at_once = register(fixed, moving, settings)
     monkeypatch.setattr(wavemorph.preprocessing, "_LARGE", 0)
     monkeypatch.setattr(wavemorph.preprocessing, "_SLAB", 8)
-    by_slabs = register(fixed, moving, settings)
-    fields = [sitk.GetArrayFromImage(r.displacement) for r in (at_once, by_slabs)]
+    apply_in_slabs = register(fixed, moving, settings)
+    fields = [sitk.GetArrayFromImage(r.displacement) for r in (at_once, apply_in_slabs)]
     assert np.abs(fields[0]).max() > 2
     assert np.abs(fields[0] - fields[1]).max() < 0.02

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from miniatures import losses_of, tiny_recipe
-from wavemorph.cli import main
+from wavemorph.cli.main import main
 from wavemorph.training.datasets import DataPairs, IxiData
 from wavemorph.training.loop import Trainer
 

@@ -8,18 +8,20 @@ import pytest
 import SimpleITK as sitk
 import torch
 import wavemorph
-from wavemorph import anatomy, weights
-from wavemorph.anatomy import align, mean_dice, overlap, see
-from wavemorph.demo import template_path
-from wavemorph.network.anatomy import STRUCTURES
-from wavemorph.preprocessing import foreground
+from wavemorph.cli.demo import template_path
+from wavemorph.models import weights
+from wavemorph.network.segmentation import STRUCTURES
+from wavemorph.registration.linear.structures import align_structures
+from wavemorph.registration.segmentation import inference as anatomy
+from wavemorph.registration.segmentation.inference import mean_dice, overlap, segment
+from wavemorph.spatial.preprocessing import foreground
 
 RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 @pytest.fixture(scope="module")
 def model():
-    return weights.resolve_anatomy("cpu")
+    return weights.resolve_segmentation_model("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def template():
 
 @pytest.fixture(scope="module")
 def seen(model, template):
-    return see(model.network, template, foreground(template), model.card.extra["atlas"])
+    return segment(model.network, template, foreground(template), model.card.extra["atlas"])
 
 
 def phantom(size, spacing) -> sitk.Image:
@@ -62,7 +64,7 @@ def remembered(monkeypatch) -> list:
 def test_what_is_seen_in_bfloat16_is_what_is_seen_in_float32(model, template, seen, monkeypatch):
     usual = anatomy.computes_in_bfloat16(torch.device("cpu"))  # what `seen` was seen in
     monkeypatch.setattr(anatomy, "computes_in_bfloat16", lambda device: not usual)
-    other = see(model.network, template, foreground(template), model.card.extra["atlas"])
+    other = segment(model.network, template, foreground(template), model.card.extra["atlas"])
     assert other.shares.dtype == seen.shares.dtype == torch.float32
     assert not torch.equal(other.shares, seen.shares)
     assert float((other.shares - seen.shares).abs().mean()) < 0.005
@@ -80,10 +82,10 @@ def test_they_lie_where_they_lie_in_any_contrast_and_in_a_turned_head(model, tem
     reversed_contrast = sitk.Mask(300 - template, template > 0)
     turn = affine_of((10, -6, 8), (1, 1, 1), (0, 0, 0))
     turned = sitk.Resample(reversed_contrast, template, turn, sitk.sitkLinear, 0.0)
-    other = see(model.network, turned, foreground(turned), model.card.extra["atlas"])
-    found, reached = align(seen, other)
+    other = segment(model.network, turned, foreground(turned), model.card.extra["atlas"])
+    found, reached = align_structures(seen, other)
     back = turn.GetInverse()  # a point of the template is seen in the turned image where the turn leads back to
-    points = np.array(seen.centres()[1:])
+    points = np.array(seen.centers()[1:])
     off = [np.linalg.norm(np.subtract(found.TransformPoint(p), back.TransformPoint(p))) for p in points.tolist()]
     assert np.mean(off) < 3.0
     assert reached > 0.65
@@ -93,7 +95,7 @@ def test_a_turned_brain_is_looked_at_along_its_own_axes_and_seen_better(model, t
     turn = affine_of((-25, 15, 20), (1, 1, 1), (0, 0, 0))
     turned = sitk.Resample(template, template, turn, sitk.sitkLinear, 0.0)
     looks = remembered(monkeypatch)
-    surest = see(model.network, turned, foreground(turned), model.card.extra["atlas"])
+    surest = segment(model.network, turned, foreground(turned), model.card.extra["atlas"])
     as_it_lies = looks[0][0]
     axes = np.reshape(turn.GetInverse().GetMatrix(), (3, 3)) @ RAS
     assert anatomy._degrees_between(surest.grid.direction, axes) < 6.0
@@ -106,29 +108,29 @@ def test_a_turned_brain_is_looked_at_along_its_own_axes_and_seen_better(model, t
 @pytest.mark.parametrize("angles", [(75, 0, 0), (0, 0, 180)])
 def test_a_brain_is_found_however_it_lies(model, template, seen, angles):
     turn = sitk.Euler3DTransform()
-    turn.SetCenter(seen.centres()[1:].mean(0).tolist())
+    turn.SetCenter(seen.centers()[1:].mean(0).tolist())
     turn.SetRotation(*np.radians(angles))
     # the turned head in a cube, so that nothing of it is cut off
     empty = sitk.Image([230] * 3, sitk.sitkFloat32)
     empty.SetDirection(RAS.ravel().tolist())
     empty.SetOrigin((np.array(turn.GetCenter()) - RAS @ np.full(3, 114.5)).tolist())
     turned = sitk.Resample(template, empty, turn, sitk.sitkLinear, 0.0)
-    other = see(model.network, turned, foreground(turned), model.card.extra["atlas"])
-    found, reached = align(seen, other)
+    other = segment(model.network, turned, foreground(turned), model.card.extra["atlas"])
+    found, reached = align_structures(seen, other)
     assert reached > 0.85
     whole = np.degrees(np.arccos((np.trace(np.reshape(turn.GetMatrix(), (3, 3))) - 1) / 2))
     assert other.turned == pytest.approx(whole, abs=10)
     assert seen.turned < 10
     off = [
         np.linalg.norm(np.subtract(found.TransformPoint(p), turn.GetInverse().TransformPoint(p)))
-        for p in seen.centres()[1:].tolist()
+        for p in seen.centers()[1:].tolist()
     ]
     assert np.mean(off) < 2.0
 
 
 def test_looking_twice_gives_the_mean_of_both_looks(model, template, seen, monkeypatch):
     atlas, pauses, looks = model.card.extra["atlas"], [], remembered(monkeypatch)
-    found = see(model.network, template, foreground(template), atlas, lambda: pauses.append(1), twice=True)
+    found = segment(model.network, template, foreground(template), atlas, lambda: pauses.append(1), twice=True)
     (first, _, _), (again, grid, how) = looks
     fine = seen.grid.resized(tuple(2 * n for n in seen.grid.shape))
     assert (grid.shape, grid.origin, grid.spacing) == (fine.shape, fine.origin, fine.spacing)
@@ -148,7 +150,7 @@ def test_where_there_is_no_brain_nothing_is_seen(model, kind):
         side = 96 if kind == "noise" else 24
         image = sitk.GetImageFromArray(np.random.default_rng(0).random((side,) * 3, np.float32) + 1)
         image.SetSpacing((1.5,) * 3)
-    assert see(model.network, image, foreground(image), model.card.extra["atlas"]) is None
+    assert segment(model.network, image, foreground(image), model.card.extra["atlas"]) is None
 
 
 def test_a_whole_head_is_laid_on_a_bare_brain_by_its_brain(template, model):

@@ -16,15 +16,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as distributed
-from wavemorph import field
-from wavemorph.cli import main
+from wavemorph.cli.main import main
+from wavemorph.models.weights import DEFAULT_MODEL, load, resolve
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
-from wavemorph.network.passes import predict
-from wavemorph.training import anatomy
+from wavemorph.registration.deformable.inference import predict
+from wavemorph.spatial import displacement as field
 from wavemorph.training.datasets import DataPairs, IxiData
 from wavemorph.training.loop import Trainer
 from wavemorph.training.recipe import RECIPES
-from wavemorph.weights import DEFAULT_MODEL, load, resolve
 
 
 class OnePair:

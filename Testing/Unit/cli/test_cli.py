@@ -12,8 +12,9 @@ import phantoms
 import pytest
 import SimpleITK as sitk
 import wavemorph
-from wavemorph import cli, registration
-from wavemorph.points import read_points
+from wavemorph.cli import main as cli
+from wavemorph.io.points import read_points
+from wavemorph.registration import pipeline as registration
 
 QUICK = ("--spacing", "4", "--weights", "none", "--quiet")
 
@@ -106,7 +107,7 @@ def write_bad_inputs(folder, good):
         "constant": sitk.GetImageFromArray(np.full_like(array, 7)),
         "thin": sitk.GetImageFromArray(array[:10]),
         "flat": sitk.GetImageFromArray(array[20]),
-        "colour": sitk.GetImageFromArray(np.stack([array] * 3, -1), isVector=True),
+        "color": sitk.GetImageFromArray(np.stack([array] * 3, -1), isVector=True),
     }
     for name, image in images.items():
         sitk.WriteImage(image, str(folder / f"{name}.mha"))
@@ -123,7 +124,7 @@ def write_bad_inputs(folder, good):
         "text.nii.gz": "cannot be read",
         "flat.mha": "2",
         "series.nii.gz": "2",
-        "colour.mha": "3",
+        "color.mha": "3",
         "nan.mha": "1 ",
         "infinite.mha": "1 ",
         "constant.mha": "7",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from wavemorph.progress import TerminalProgress, spoken
+from wavemorph.cli.progress import TerminalProgress, format_duration
 
 
 class Terminal(io.StringIO):
@@ -47,4 +47,4 @@ def test_an_interruption_leaves_the_line():
 
 
 def test_durations_are_spoken():
-    assert [spoken(seconds) for seconds in (0.2, 59, 200, 7500)] == ["1 s", "59 s", "3 min 20 s", "2 h 5 min"]
+    assert [format_duration(seconds) for seconds in (0.2, 59, 200, 7500)] == ["1 s", "59 s", "3 min 20 s", "2 h 5 min"]

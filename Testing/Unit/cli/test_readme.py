@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 
 import wavemorph
-from wavemorph import cli
-from wavemorph.outputs import write_image
+from wavemorph.cli import main as cli
+from wavemorph.io.outputs import write_image
 
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 from wavemorph.errors import InputError
-from wavemorph.evaluation import (
+from wavemorph.evaluation.metrics import (
     dice,
     folding,
     format_table,
@@ -53,7 +53,7 @@ def field_of(function, shape=(9, 8, 7)):
 
 
 def brute_force_folding(field):
-    """(central determinants, whether strictly folded), voxel by voxel, in millimetres."""
+    """(central determinants, whether strictly folded), voxel by voxel, in millimeters."""
     u = sitk.GetArrayFromImage(field).astype(float)
     axes = np.reshape(field.GetDirection(), (3, 3)) * field.GetSpacing()
     shape = u.shape[:3]

@@ -8,7 +8,7 @@ import numpy as np
 import phantoms
 import pytest
 import SimpleITK as sitk
-from wavemorph.synthetic import Difference, make_pair
+from wavemorph.training.known_deformation import Difference, make_pair
 
 ONLY_MOVED = Difference(gamma=1.0, bias=0.0, noise=0.0, spacing_mm=(2.0, 2.0, 2.0))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from wavemorph.errors import InputError
-from wavemorph.images import (
+from wavemorph.io.images import (
     read_image,
     read_labels,
     read_mask,
@@ -105,10 +105,10 @@ def test_a_4d_file_of_one_frame_is_a_volume(tmp_path):
     assert read_image(tmp_path / "one.nrrd").GetSize() == (22, 20, 18)
 
 
-def test_2d_and_colour_images_are_refused(tmp_path):
+def test_2d_and_color_images_are_refused(tmp_path):
     assert "2D (20 x 22)" in refusal(read_image, nifti(tmp_path / "flat.nii.gz", np.ones((20, 22), np.float32)))
-    colours = sitk.GetImageFromArray(np.zeros((18, 18, 18, 3), np.uint8), isVector=True)
-    assert "3 components" in refusal(validate_image, colours)
+    colors = sitk.GetImageFromArray(np.zeros((18, 18, 18, 3), np.uint8), isVector=True)
+    assert "3 components" in refusal(validate_image, colors)
     assert "complex" in refusal(validate_image, sitk.Image((18, 18, 18), sitk.sitkComplexFloat32))
     assert "ndarray" in refusal(validate_image, np.zeros((18, 18, 18)))
 

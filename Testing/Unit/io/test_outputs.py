@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from wavemorph.errors import OutputError
-from wavemorph.images import read_transform
-from wavemorph.outputs import (
+from wavemorph.io.images import read_transform
+from wavemorph.io.outputs import (
     TRANSFORM_EXTENSIONS,
     Outputs,
     field_lattice,
@@ -23,7 +23,7 @@ from wavemorph.outputs import (
     write_json,
     write_transform,
 )
-from wavemorph.result import Registration
+from wavemorph.io.result import Registration
 
 TEXT = (".json", ".csv")
 

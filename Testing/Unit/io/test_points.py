@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from wavemorph.errors import InputError, OutputError
-from wavemorph.points import PointList, read_points, transform_points, write_points
+from wavemorph.io.points import PointList, read_points, transform_points, write_points
 
 LPS = np.array([[10.0, -20.5, 30.25], [-1.0, 2.0, -3.0]])
 RAS = LPS * [-1, -1, 1]
@@ -42,8 +42,8 @@ def refusal(path):
 
 def test_points_move_as_the_transform_says():
     transform = sitk.Euler3DTransform((1.0, 2.0, 3.0), 0.1, -0.2, 0.3, (4.0, 5.0, 6.0))
-    centre, matrix = np.array([1.0, 2.0, 3.0]), np.reshape(transform.GetMatrix(), (3, 3))
-    expected = (LPS - centre) @ matrix.T + centre + [4, 5, 6]
+    center, matrix = np.array([1.0, 2.0, 3.0]), np.reshape(transform.GetMatrix(), (3, 3))
+    expected = (LPS - center) @ matrix.T + center + [4, 5, 6]
     assert np.allclose(transform_points(LPS, transform), expected)
     assert np.allclose(transform_points(transform_points(LPS, transform), transform.GetInverse()), LPS)
     assert transform_points(np.empty((0, 3)), transform).shape == (0, 3)

@@ -10,14 +10,15 @@ import pywt
 import torch
 import torch.nn.functional as F
 from wavemorph.errors import InputError, SettingsError
-from wavemorph.field import border_taper, compose, exponentiate, resize, smooth, warp
 from wavemorph.network import NetworkConfig, WaveMorphNetwork, complexity, wavelet
 from wavemorph.network.config import DOWNSAMPLINGS, UPSAMPLINGS
 from wavemorph.network.convnext import ChannelNorm, ConvNextBlock, Pointwise
 from wavemorph.network.dysample import DySample
 from wavemorph.network.force import correlation_force
 from wavemorph.network.mswf import WaveletFusion
-from wavemorph.network.passes import predict
+from wavemorph.registration.deformable.inference import predict
+from wavemorph.spatial.displacement import border_taper, compose, exponentiate, resize, warp
+from wavemorph.spatial.filters import smooth
 
 SMALL = {"channels": (4, 8, 8), "bottleneck_blocks": 1, "bottleneck_kernel": 3}
 
@@ -41,7 +42,7 @@ def awake(network: WaveMorphNetwork) -> WaveMorphNetwork:
 
 def test_haar_agrees_with_pywavelets_in_all_eight_bands():
     image = noise(1, 2, 8, 10, 12)
-    bands = wavelet.analyse(image).reshape(8, 2, 4, 5, 6)
+    bands = wavelet.decompose(image).reshape(8, 2, 4, 5, 6)
     for channel in range(2):
         expected = pywt.dwtn(image[0, channel].numpy().astype(float), "haar")
         for name, band in zip(wavelet.BANDS, bands):
@@ -51,8 +52,8 @@ def test_haar_agrees_with_pywavelets_in_all_eight_bands():
 
 def test_haar_reconstructs_perfectly_and_keeps_the_energy():
     image = noise(2, 3, 8, 10, 12)
-    bands = wavelet.analyse(image)
-    assert torch.allclose(wavelet.synthesise(bands), image, atol=1e-5)
+    bands = wavelet.decompose(image)
+    assert torch.allclose(wavelet.reconstruct(bands), image, atol=1e-5)
     assert bands.pow(2).sum() == pytest.approx(float(image.pow(2).sum()), rel=1e-5)
 
 

@@ -8,9 +8,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from wavemorph import weights
-from wavemorph.cli import main
+from wavemorph.cli.main import main
 from wavemorph.errors import WeightsError
+from wavemorph.models import weights
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
 
 CONFIG = NetworkConfig(channels=(4, 8, 8), bottleneck_blocks=1, bottleneck_kernel=3)

@@ -6,8 +6,8 @@ import numpy as np
 import phantoms
 import pytest
 import SimpleITK as sitk
-from wavemorph.affine import _shrunk, linear_part
 from wavemorph.errors import InputError
+from wavemorph.registration.linear.mutual_information import _downsample, linear_part
 
 
 def test_the_linear_part_of_linear_transforms_is_the_transform():
@@ -34,7 +34,7 @@ def test_an_image_shrunk_in_slabs_is_the_image_shrunk_at_once(pixel, size, spaci
     values = np.random.default_rng(0).uniform(0, 250, size[::-1])
     image = sitk.Cast(sitk.GetImageFromArray(values), pixel)
     image.CopyInformation(lattice)
-    shrunk = _shrunk(image, 20.3, 200.6, spacing)
+    shrunk = _downsample(image, 20.3, 200.6, spacing)
     factors = [min(max(1, int(spacing / s + 0.3)), n // 8) for s, n in zip(lattice.GetSpacing(), size)]
     clamped = sitk.Clamp(sitk.Cast(image, sitk.sitkFloat32), sitk.sitkFloat32, 20.3, 200.6)
     plain = sitk.BinShrink(clamped, factors)

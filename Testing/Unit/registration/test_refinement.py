@@ -6,12 +6,14 @@ import dataclasses
 
 import pytest
 import torch
-from wavemorph import field, refinement
-from wavemorph.refinement import Level, RefinementPlan, refine
-from wavemorph.similarity import LocalCorrelation, TissueDifference
+from wavemorph.registration.deformable import optimizer as refinement
+from wavemorph.registration.deformable.optimizer import OptimizationSchedule, PyramidLevel, optimize
+from wavemorph.similarity.lncc import LocalCorrelation
+from wavemorph.similarity.segmentation import SegmentationDifference
+from wavemorph.spatial import displacement as field
 
 SIZE = (32, 36, 40)
-PLAN = RefinementPlan(levels=(Level(2, 40), Level(1, 20)))
+PLAN = OptimizationSchedule(levels=(PyramidLevel(2, 40), PyramidLevel(1, 20)))
 
 
 def noise(channels: int, sigma: float, seed: int) -> torch.Tensor:
@@ -46,14 +48,14 @@ def pair():
 
 def test_a_known_displacement_is_found(pair):
     fixed, moving, truth = pair
-    found = refine(fixed, moving, torch.ones_like(fixed), PLAN, make_similarity)
+    found = optimize(fixed, moving, torch.ones_like(fixed), PLAN, make_similarity)
     inner = (slice(None), slice(None), *[slice(6, -6)] * 3)
     assert (found - truth)[inner].norm(dim=1).mean() < 0.25 * truth[inner].norm(dim=1).mean()
 
 
 def test_the_displacement_ends_where_the_lattice_ends(pair):
     fixed, moving, _ = pair
-    found = refine(fixed, moving, torch.ones_like(fixed), RefinementPlan(levels=(Level(1, 10),)), make_similarity)
+    found = optimize(fixed, moving, torch.ones_like(fixed), OptimizationSchedule(levels=(PyramidLevel(1, 10),)), make_similarity)
     for axis in (2, 3, 4):
         assert found.select(axis, 0).abs().max() == 0
         assert found.select(axis, -1).abs().max() == 0
@@ -61,14 +63,14 @@ def test_the_displacement_ends_where_the_lattice_ends(pair):
 
 def test_it_begins_where_it_is_told_to(pair):
     fixed, moving, truth = pair
-    found = refine(fixed, moving, torch.ones_like(fixed), PLAN, make_similarity, start=truth)
+    found = optimize(fixed, moving, torch.ones_like(fixed), PLAN, make_similarity, start=truth)
     assert (found - truth).norm(dim=1).mean() < 0.1
 
 
 def test_a_pair_that_is_aligned_but_for_noise_hardly_moves(pair):
     fixed, _, _ = pair
     again = fixed + 0.01 * torch.randn(fixed.shape, generator=torch.Generator().manual_seed(6))
-    found = refine(fixed, again, torch.ones_like(fixed), PLAN, make_similarity)
+    found = optimize(fixed, again, torch.ones_like(fixed), PLAN, make_similarity)
     assert found.norm(dim=1).mean() < 0.1
 
 
@@ -78,27 +80,27 @@ def test_voxels_without_weight_do_not_matter(pair):
     weight[..., 20:] = 0
     other = fixed.clone()
     other[..., 26:] = noise(1, 1.0, 9)[..., 26:]
-    plan = RefinementPlan(levels=(Level(1, 5),))
-    first, second = (refine(image, moving, weight, plan, make_similarity) for image in (fixed, other))
+    plan = OptimizationSchedule(levels=(PyramidLevel(1, 5),))
+    first, second = (optimize(image, moving, weight, plan, make_similarity) for image in (fixed, other))
     assert torch.allclose(first[..., :20], second[..., :20], atol=1e-5)
 
 
 def test_progress_reaches_one_and_never_falls(pair):
     fixed, moving, _ = pair
     told = []
-    refine(fixed, moving, torch.ones_like(fixed), PLAN, make_similarity, progress=told.append)
+    optimize(fixed, moving, torch.ones_like(fixed), PLAN, make_similarity, progress=told.append)
     assert told == sorted(told)
     assert told[-1] == pytest.approx(1.0)
 
 
 def test_a_pair_that_has_become_alike_is_finished_with_a_smoother_force(pair):
     fixed, moving, truth = pair
-    plan = RefinementPlan(levels=(Level(2, 40), Level(1, 10)), force_sigma=1.0)
+    plan = OptimizationSchedule(levels=(PyramidLevel(2, 40), PyramidLevel(1, 10)), force_sigma=1.0)
     errors = []
     for alike in (0.5, 1.1):  # reached, and never reached
         noisy = moving + 0.02 * torch.randn(moving.shape, generator=torch.Generator().manual_seed(3))
         chosen = dataclasses.replace(plan, alike=alike)
-        found = refine(
+        found = optimize(
             fixed, noisy, torch.ones_like(fixed), chosen, lambda f, w, *_: LocalCorrelation(f, w, signed=False)
         )
         errors.append(float((found - truth).norm(dim=1).mean()))
@@ -109,19 +111,19 @@ def test_a_pair_that_has_become_alike_is_finished_with_a_smoother_force(pair):
 def test_tissues_count_at_their_levels_and_only_where_the_two_are_not_alike(pair, level, alike, counts):
     fixed, moving, _ = pair
     tissues = tuple(torch.nn.functional.avg_pool3d(image, 2) for image in (fixed, moving))
-    plan = RefinementPlan(levels=(Level(2, 3), Level(2, 3, tissues=level)), alike=alike)
-    found = [refine(fixed, moving, torch.ones_like(fixed), plan, make_similarity, tissues=t) for t in (None, tissues)]
+    plan = OptimizationSchedule(levels=(PyramidLevel(2, 3), PyramidLevel(2, 3, tissues=level)), alike=alike)
+    found = [optimize(fixed, moving, torch.ones_like(fixed), plan, make_similarity, tissues=t) for t in (None, tissues)]
     assert (not torch.equal(*found)) == counts
 
 
 def test_tissues_that_pull_against_the_images_are_left_out(pair):
     fixed, moving, truth = pair
     misleading = unlike_tissues()
-    plan = RefinementPlan(levels=(Level(2, 40), Level(2, 8, tissues=True)), alike=1.1, tissue_share=1e4)
+    plan = OptimizationSchedule(levels=(PyramidLevel(2, 40), PyramidLevel(2, 8, tissues=True)), alike=1.1, segmentation_weight=1e4)
     errors = []
-    for tissues, misled in ((None, 0.01), (misleading, 0.01), (misleading, 9.0)):
-        chosen = dataclasses.replace(plan, misled=misled)
-        found = refine(fixed, moving, torch.ones_like(fixed), chosen, make_similarity, tissues=tissues)
+    for tissues, max_similarity_drop in ((None, 0.01), (misleading, 0.01), (misleading, 9.0)):
+        chosen = dataclasses.replace(plan, max_similarity_drop=max_similarity_drop)
+        found = optimize(fixed, moving, torch.ones_like(fixed), chosen, make_similarity, tissues=tissues)
         errors.append(float((found - truth).norm(dim=1).mean()))
     assert errors[1] < 1.5 * errors[0]
     assert errors[1] < 0.2 * errors[2], errors
@@ -129,28 +131,28 @@ def test_tissues_that_pull_against_the_images_are_left_out(pair):
 
 def test_a_small_fall_of_similarity_does_not_put_tissues_aside(pair):
     fixed, moving, _ = pair
-    plan = RefinementPlan(levels=(Level(2, 40), Level(2, 8, tissues=True)), alike=1.1, tissue_share=5.0)
+    plan = OptimizationSchedule(levels=(PyramidLevel(2, 40), PyramidLevel(2, 8, tissues=True)), alike=1.1, segmentation_weight=5.0)
     found = []
-    for tissues, misled in ((None, 0.0), (unlike_tissues(), 0.0), (unlike_tissues(), 0.5)):
-        chosen = dataclasses.replace(plan, misled=misled, alike_sigmas=(plan.force_sigma, plan.field_sigma))
-        found.append(refine(fixed, moving, torch.ones_like(fixed), chosen, make_similarity, tissues=tissues))
+    for tissues, max_similarity_drop in ((None, 0.0), (unlike_tissues(), 0.0), (unlike_tissues(), 0.5)):
+        chosen = dataclasses.replace(plan, max_similarity_drop=max_similarity_drop, same_subject_sigmas=(plan.force_sigma, plan.elastic_sigma))
+        found.append(optimize(fixed, moving, torch.ones_like(fixed), chosen, make_similarity, tissues=tissues))
     assert torch.allclose(found[0], found[1], atol=1e-6)
     assert not torch.allclose(found[0], found[2], atol=0.05)
 
 
 def test_both_ways_the_finest_level_begins_with_the_mean_of_the_map_and_of_the_inverse_of_the_way_back(pair):
     fixed, moving, truth = pair
-    weight, coarse, fine = torch.ones_like(fixed), Level(2, 10), Level(1, 0)
+    weight, coarse, fine = torch.ones_like(fixed), PyramidLevel(2, 10), PyramidLevel(1, 0)
     tissues = tuple(torch.nn.functional.avg_pool3d(noise(1, 2.0, seed), 2) for seed in (1, 2))
-    plan = RefinementPlan(levels=(coarse, fine), both_ways=True, alike=1.1)
-    one_way = dataclasses.replace(plan, levels=(coarse,), both_ways=False)
+    plan = OptimizationSchedule(levels=(coarse, fine), bidirectional=True, alike=1.1)
+    one_way = dataclasses.replace(plan, levels=(coarse,), bidirectional=False)
     start = field.resize(0.5 * truth, tuple(n // 2 for n in SIZE))
-    both = refine(fixed, moving, weight, plan, make_similarity, start, tissues=tissues)
+    both = optimize(fixed, moving, weight, plan, make_similarity, start, tissues=tissues)
 
     pooled = [torch.nn.functional.avg_pool3d(image, 2) for image in (fixed, moving, weight)]
-    at_half = dataclasses.replace(one_way, levels=(Level(1, 10),))
-    there = refine(*pooled, at_half, make_similarity, start, tissues=tissues)
-    back = refine(pooled[1], pooled[0], pooled[2], at_half, make_similarity, field.invert(start), tissues=tissues[::-1])
+    at_half = dataclasses.replace(one_way, levels=(PyramidLevel(1, 10),))
+    there = optimize(*pooled, at_half, make_similarity, start, tissues=tissues)
+    back = optimize(pooled[1], pooled[0], pooled[2], at_half, make_similarity, field.invert(start), tissues=tissues[::-1])
     expected = field.resize((there + field.invert(back)) / 2, SIZE)
     assert torch.allclose(both, expected, atol=1e-5)
     assert (both - truth).norm(dim=1).mean() < (0.5 * truth).norm(dim=1).mean()
@@ -159,8 +161,8 @@ def test_both_ways_the_finest_level_begins_with_the_mean_of_the_map_and_of_the_i
 def test_both_ways_progress_reaches_one_and_never_falls(pair):
     fixed, moving, _ = pair
     told = []
-    plan = dataclasses.replace(PLAN, both_ways=True)
-    refine(fixed, moving, torch.ones_like(fixed), plan, make_similarity, progress=told.append)
+    plan = dataclasses.replace(PLAN, bidirectional=True)
+    optimize(fixed, moving, torch.ones_like(fixed), plan, make_similarity, progress=told.append)
     assert told == sorted(told)
     assert told[-1] == pytest.approx(1.0)
     assert max(told[:-1]) <= 1.0
@@ -171,7 +173,7 @@ def test_the_resistance_to_a_shift_is_about_the_same_in_the_middle_planes_as_eve
     found = []
     for many in (64, 1000):
         monkeypatch.setattr(refinement, "_MANY", many)
-        found.append(refinement._resistance(image, torch.ones_like(image), 1.5, LocalCorrelation))
+        found.append(refinement._reference_gradient_rms(image, torch.ones_like(image), 1.5, LocalCorrelation))
     assert found[0] == pytest.approx(found[1], rel=0.1)
     assert found[0] != found[1]
 
@@ -180,19 +182,19 @@ def test_the_resistance_is_that_of_all_planes_where_the_middle_ones_do_not_count
     image = field.smooth(torch.randn(1, 1, 96, 20, 20, generator=torch.Generator().manual_seed(1)), 1.5)
     weight = torch.zeros_like(image)
     weight[:, :, :24] = 1
-    assert refinement._resistance(image, weight, 1.5, LocalCorrelation) > 0
+    assert refinement._reference_gradient_rms(image, weight, 1.5, LocalCorrelation) > 0
 
 
 def test_the_pull_of_tissues_is_kept_for_so_many_iterations(pair, monkeypatch):
     fixed, moving, truth = pair
     tissues = tuple(torch.nn.functional.avg_pool3d(image, 2) for image in (fixed, moving))
-    taken, original = [], TissueDifference.force
-    monkeypatch.setattr(TissueDifference, "force", lambda self, u: taken.append(1) or original(self, u))
+    taken, original = [], SegmentationDifference.force
+    monkeypatch.setattr(SegmentationDifference, "force", lambda self, u: taken.append(1) or original(self, u))
     found, calls = [], []
     for every in (1, 3):
         taken.clear()
-        plan = RefinementPlan(levels=(Level(2, 7, tissues=True),), alike=1.1, tissues_every=every)
-        found.append(refine(fixed, moving, torch.ones_like(fixed), plan, make_similarity, tissues=tissues))
+        plan = OptimizationSchedule(levels=(PyramidLevel(2, 7, tissues=True),), alike=1.1, segmentation_interval=every)
+        found.append(optimize(fixed, moving, torch.ones_like(fixed), plan, make_similarity, tissues=tissues))
         calls.append(len(taken))
     assert calls == [7, 3]
     errors = [float((displacement - truth).norm(dim=1).mean()) for displacement in found]
@@ -208,8 +210,8 @@ def test_what_is_alike_on_the_way_there_is_alike_on_the_way_back(pair):
         told.append(alike)
         return LocalCorrelation(fixed, weight)
 
-    plan = RefinementPlan(levels=(Level(2, 3), Level(1, 1)), both_ways=True, alike=0.01)
-    refine(fixed, moving, torch.ones_like(fixed), plan, make)
+    plan = OptimizationSchedule(levels=(PyramidLevel(2, 3), PyramidLevel(1, 1)), bidirectional=True, alike=0.01)
+    optimize(fixed, moving, torch.ones_like(fixed), plan, make)
     first = told.index(True)
     assert 0 < first < len(told) - 4  # the level there, the level again, the level back, the finest: two calls each
     assert all(told[first:])

@@ -10,11 +10,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 from pointsets import brain_points, moved, shift_error
-from wavemorph import Settings, register, registration
+from wavemorph import Settings, register
 from wavemorph.errors import Cancelled, InputError, OutOfMemoryError, SettingsError
+from wavemorph.models.weights import ModelCard
 from wavemorph.network import NetworkConfig
-from wavemorph.refinement import Level
-from wavemorph.weights import ModelCard
+from wavemorph.registration import pipeline as registration
+from wavemorph.registration.deformable.optimizer import PyramidLevel
 
 QUICK = Settings(spacing_mm=4.0, weights="none")
 
@@ -46,13 +47,13 @@ def test_a_coarser_grid_is_taken_and_named_where_the_voxels_are_limited(tiny_pai
 
 @pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
 def test_out_of_memory_is_tried_again_coarser_and_said(tiny_pair, monkeypatch, failure):
-    calls, refine = [], registration.refine
+    calls, optimize = [], registration.optimize
 
     def refuse_once(fixed, *rest, **named):
         calls.append(fixed.shape)
         if len(calls) == 1:
             raise failure
-        return refine(fixed, *rest, **named)
+        return optimize(fixed, *rest, **named)
 
     monkeypatch.setattr(registration, "refine", refuse_once)
     result = register(*tiny_pair, dataclasses.replace(QUICK, spacing_mm=2.5, affine=False))
@@ -166,13 +167,13 @@ def test_a_bent_initial_transform_is_kept_and_continued_on_the_fixed_side(monkey
 
 @pytest.mark.parametrize(("similarity", "told"), [("lncc", True), ("mi", False)])
 def test_only_a_correlation_tells_whether_the_two_are_alike(tiny_pair, similarity, told, monkeypatch):
-    asked, whole = [], registration.refine
+    asked, whole = [], registration.optimize
 
-    def refine(fixed, moving, weight, plan, *rest, **more):
+    def optimize(fixed, moving, weight, plan, *rest, **more):
         asked.append(plan)
         return whole(fixed, moving, weight, plan, *rest, **more)
 
-    monkeypatch.setattr(registration, "refine", refine)
+    monkeypatch.setattr(registration, "refine", optimize)
     register(*tiny_pair, dataclasses.replace(QUICK, similarity=similarity, affine=False))
     assert [plan.alike < 1 for plan in asked] == [told]
 
@@ -184,7 +185,7 @@ def test_windows_are_smaller_and_stand_closer_where_the_two_are_alike():
     reached = []
     for alike in (False, True):
         make = registration._similarity_maker("auto", True)
-        _, slope = make(shifted[0], weight, Level(2, 10), alike)(shifted[1])
+        _, slope = make(shifted[0], weight, PyramidLevel(2, 10), alike)(shifted[1])
         reached.append([int(n.max() - n.min() + 1) for n in slope.nonzero().T[2:]])
     assert reached == [[10] * 3, [5] * 3]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from wavemorph.report import doubts
+from wavemorph.registration.report import quality_warnings
 
 GOOD = {
     "similarity": {"before": 0.3, "after": 0.6},
@@ -17,8 +17,8 @@ GOOD = {
 
 
 def test_a_good_result_raises_no_doubt():
-    assert doubts(GOOD) == []
-    assert doubts({**GOOD, "anatomy": None}) == []
+    assert quality_warnings(GOOD) == []
+    assert quality_warnings({**GOOD, "anatomy": None}) == []
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,9 @@ def test_a_good_result_raises_no_doubt():
     ],
 )
 def test_each_doubt_has_its_sentence_with_the_value_seen(change, said):
-    sentences = doubts({**GOOD, **change})
+    sentences = quality_warnings({**GOOD, **change})
     assert any(re.search(said, sentence) for sentence in sentences)
 
 
 def test_a_pair_that_is_alike_from_the_start_is_not_blamed_for_gaining_nothing():
-    assert doubts({**GOOD, "similarity": {"before": 0.95, "after": 0.95}}) == []
+    assert quality_warnings({**GOOD, "similarity": {"before": 0.95, "after": 0.95}}) == []

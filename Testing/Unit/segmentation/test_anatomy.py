@@ -11,22 +11,26 @@ import pytest
 import SimpleITK as sitk
 import torch
 import wavemorph
-from wavemorph import anatomy, registration, weights
-from wavemorph.affine import linear_part
-from wavemorph.anatomy import Anatomy, align, mean_dice, overlap, see
-from wavemorph.demo import template_path
+from wavemorph.cli.demo import template_path
 from wavemorph.errors import Cancelled, InputError, SettingsError, WeightsError
-from wavemorph.geometry import WorkingGrid, image_from_tensor, make_working_grid
-from wavemorph.network import AnatomyNetwork, NetworkConfig, WaveMorphNetwork
-from wavemorph.network.anatomy import STRUCTURES
-from wavemorph.preprocessing import foreground
+from wavemorph.models import weights
+from wavemorph.network import NetworkConfig, SegmentationNetwork, WaveMorphNetwork
+from wavemorph.network.segmentation import STRUCTURES
+from wavemorph.registration import pipeline as registration
+from wavemorph.registration.linear.mutual_information import linear_part
+from wavemorph.registration.linear.structures import align_structures
+from wavemorph.registration.segmentation import inference as anatomy
+from wavemorph.registration.segmentation.brain import BrainSegmentation
+from wavemorph.registration.segmentation.inference import mean_dice, overlap, segment
+from wavemorph.spatial.grid import WorkingGrid, image_from_tensor, make_working_grid
+from wavemorph.spatial.preprocessing import foreground
 
 RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 @pytest.fixture(scope="module")
 def model():
-    return weights.resolve_anatomy("cpu")
+    return weights.resolve_segmentation_model("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def phantom(size, spacing) -> sitk.Image:
     return phantoms.head(empty, noise=5.0)
 
 
-def blobs(grid: WorkingGrid, affine: sitk.Transform | None = None) -> Anatomy:
+def blobs(grid: WorkingGrid, affine: sitk.Transform | None = None) -> BrainSegmentation:
     """Eleven round structures at fixed places in mm, the same for every grid, seen through `affine`."""
     generator = np.random.default_rng(3)
     middles = generator.uniform(-45, 45, (len(STRUCTURES) - 1, 3))
@@ -52,14 +56,14 @@ def blobs(grid: WorkingGrid, affine: sitk.Transform | None = None) -> Anatomy:
     shares = np.exp(-distances / (2 * 12.0**2))
     shares = shares / np.maximum(shares.sum(1, keepdims=True), 1) * 0.9
     whole = np.concatenate([1 - shares.sum(1, keepdims=True), shares], 1).T.reshape(1, -1, *grid.shape)
-    return Anatomy(torch.tensor(whole, dtype=torch.float32), grid, bare=True)
+    return BrainSegmentation(torch.tensor(whole, dtype=torch.float32), grid, bare=True)
 
 
-def sure_blobs(grid: WorkingGrid) -> tuple[Anatomy, dict]:
+def sure_blobs(grid: WorkingGrid) -> tuple[BrainSegmentation, dict]:
     """The same structures with hardly a doubt, and the atlas in which they lie as they do here."""
     shares = blobs(grid).shares ** 8
-    found = Anatomy(shares / shares.sum(1, keepdim=True), grid, bare=True)
-    middles, volumes = found.centres()[1:].tolist(), found.volumes_ml()[1:].tolist()
+    found = BrainSegmentation(shares / shares.sum(1, keepdim=True), grid, bare=True)
+    middles, volumes = found.centers()[1:].tolist(), found.volumes_ml()[1:].tolist()
     return found, {name: [*middle, ml] for name, middle, ml in zip(STRUCTURES[1:], middles, volumes)}
 
 
@@ -118,7 +122,7 @@ def test_tissues_are_log_odds_of_sums_of_structures():
 def test_align_finds_an_affine_that_is_known(angles):
     truth = affine_of(angles, (1.08, 0.94, 1.02), (14.0, -10.0, 7.0))
     fixed, moving = blobs(lattice(), truth), blobs(lattice(size=(40, 42, 44)))
-    found, reached = align(fixed, moving)
+    found, reached = align_structures(fixed, moving)
     points = np.random.default_rng(0).uniform(-40, 40, (50, 3)).tolist()
     off = [np.linalg.norm(np.subtract(found.TransformPoint(p), truth.TransformPoint(p))) for p in points]
     assert max(off) < 1.0
@@ -131,7 +135,7 @@ def test_align_is_not_drawn_aside_by_what_lies_outside_the_moving_volume():
     truth = affine_of((4, 3, -6), (1.0, 1.03, 0.97), (3.0, 2.0, -4.0))
     whole = lattice(size=(40, 42, 44))
     low = dataclasses.replace(whole, size=(40, 42, 24), origin=whole.point((0, 0, 10)))
-    found, _ = align(blobs(lattice(), truth), blobs(low))
+    found, _ = align_structures(blobs(lattice(), truth), blobs(low))
     points = np.random.default_rng(0).uniform(-25, 25, (50, 3)).tolist()
     off = [np.linalg.norm(np.subtract(found.TransformPoint(p), truth.TransformPoint(p))) for p in points]
     assert max(off) < 3.0
@@ -156,7 +160,7 @@ def test_the_axes_of_a_brain_are_found_from_where_its_structures_lie(angles):
         i, j, k = np.round(np.linalg.inv(grid.matrix) @ [*truth.TransformPoint(middle), 1])[:3].astype(int)
         shares[0, code, k, j, i] = 1.0
     atlas = {name: [*middle, 1.0] for name, middle in zip(STRUCTURES[1:], middles.tolist())}
-    found = anatomy._upright(Anatomy(shares, grid, bare=True), atlas)
+    found = anatomy._upright(BrainSegmentation(shares, grid, bare=True), atlas)
     np.testing.assert_allclose(found.T @ found, np.eye(3), atol=1e-9)
     assert np.linalg.det(found) == pytest.approx(1)
     expected = np.reshape(affine_of(angles, (1, 1, 1), (0, 0, 0)).GetMatrix(), (3, 3)) @ RAS
@@ -174,7 +178,7 @@ def test_of_several_looks_the_surest_counts_and_the_first_where_none_is_surer(mo
 
     monkeypatch.setattr(anatomy, "_look", less_and_less_sure)
     monkeypatch.setattr(anatomy, "_UPRIGHT_DEGREES", -1.0)
-    surest = see(_Pointwise(), image, foreground(image), atlas)
+    surest = segment(_Pointwise(), image, foreground(image), atlas)
     assert len(looks) == anatomy._MOST_LOOKS * (1 + len(anatomy._OTHER_STARTS))
     assert surest.shares is looks[0].shares
 
@@ -229,7 +233,7 @@ def test_looking_can_be_stopped_before_each_look(monkeypatch):
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        see(_Pointwise(), image, foreground(image), atlas, pause)
+        segment(_Pointwise(), image, foreground(image), atlas, pause)
     assert pauses == [0, 1, 2]
     assert len(looks) == 2
 
@@ -239,22 +243,22 @@ def test_a_network_for_anatomy_wants_one_image_and_sides_it_can_halve():
         NetworkConfig(output="anatomy")
     with pytest.raises(SettingsError, match="one image"):
         NetworkConfig(inputs="image")
-    network = AnatomyNetwork(NetworkConfig(channels=(4, 4, 8), output="anatomy", inputs="image"))
+    network = SegmentationNetwork(NetworkConfig(channels=(4, 4, 8), output="anatomy", inputs="image"))
     assert network(torch.zeros(1, 1, 16, 12, 8)).shape == (1, len(STRUCTURES), 8, 6, 4)
     with pytest.raises(InputError, match="multiples of 4"):
         network(torch.zeros(1, 1, 15, 12, 8))
 
 
 def test_the_model_of_structures_is_not_offered_for_registration(monkeypatch, tmp_path):
-    assert weights.ANATOMY_MODEL not in [model.name for model in weights.list_models()]
+    assert weights.SEGMENTATION_MODEL not in [model.name for model in weights.list_models()]
     path = weights.SHIPPED_FOLDER / f"{weights.ANATOMY_MODEL}.safetensors"
     with pytest.raises(WeightsError, match="registers nothing"):
         weights.resolve(path, "cpu")
     monkeypatch.setattr(weights, "SHIPPED_FOLDER", tmp_path)
-    assert weights.resolve_anatomy("cpu") is None
+    assert weights.resolve_segmentation_model("cpu") is None
     shutil.copy(path, tmp_path)
     with pytest.raises(WeightsError, match="without their card"):
-        weights.resolve_anatomy("cpu")
+        weights.resolve_segmentation_model("cpu")
 
 
 def test_without_networks_nothing_is_looked_for_and_the_report_says_so(monkeypatch):
@@ -269,7 +273,7 @@ def test_structures_decide_the_affine_only_where_they_are_seen_well(monkeypatch,
     pair = registration.Pair(image, image)
     far = affine_of((0, 0, 0), (1, 1, 1), (30.0, 0, 0))
     clock = registration._Clock(lambda *_: None)
-    sights = registration._Sights(None, None, {})
+    sights = registration.PairSegmentation(None, None, {})
     monkeypatch.setattr(registration, "estimate_affine", lambda *_, **__: sitk.AffineTransform(3))
     for reached, against, chosen in ((0.8, 0.75, far), (0.55, 0.5, None), (0.6, 0.2, far)):
         monkeypatch.setattr(registration, "align", lambda *_, reached=reached: (far, reached))

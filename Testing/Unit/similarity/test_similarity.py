@@ -7,16 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
-from wavemorph import field
-from wavemorph.field import smooth
-from wavemorph.similarity import (
-    LocalCorrelation,
-    MindSsc,
-    MutualInformation,
-    SquaredDifference,
-    TissueDifference,
-    box_mean,
-)
+from wavemorph.similarity.lncc import LocalCorrelation
+from wavemorph.similarity.mind import MindSsc, SquaredDifference
+from wavemorph.similarity.mutual_information import MutualInformation
+from wavemorph.similarity.segmentation import SegmentationDifference
+from wavemorph.spatial import displacement as field
+from wavemorph.spatial.filters import box_mean, smooth
 
 SIZE = (12, 13, 14)
 
@@ -142,7 +138,7 @@ def test_the_force_of_tissues_is_the_slope_that_small_displacements_give(coarser
     tissues = [field.smooth(torch.randn(1, 3, *own, generator=generator), 6 / coarser) for _ in range(2)]
     weight = field.smooth(torch.rand(1, 1, *size, generator=generator), 4.0)
     displacement = field.smooth(torch.randn(1, 3, *size, generator=generator), 4.0) * 20
-    compared = TissueDifference(*tissues, weight, share=3.0)
+    compared = SegmentationDifference(*tissues, weight, share=3.0)
     _, force = compared.force(displacement)
     nudge = force / force.abs().max()
     above, below = (compared.force(displacement + sign * 0.05 * nudge)[0] for sign in (1, -1))
@@ -154,6 +150,6 @@ def test_tissues_count_by_their_weighted_squares():
     generator = torch.Generator().manual_seed(1)
     fixed, moving = (torch.rand(1, 2, 8, 8, 8, generator=generator) for _ in range(2))
     weight = (torch.rand(1, 1, 8, 8, 8, generator=generator) > 0.4).float()
-    value, _ = TissueDifference(fixed, moving, weight, share=6.0).force(torch.zeros(1, 3, 8, 8, 8))
+    value, _ = SegmentationDifference(fixed, moving, weight, share=6.0).force(torch.zeros(1, 3, 8, 8, 8))
     squares = ((fixed - moving) ** 2 * weight).sum() / weight.sum()
     assert value == pytest.approx(-3.0 * float(squares), rel=1e-5)

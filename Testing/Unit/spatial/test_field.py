@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from wavemorph import field
-from wavemorph.similarity import box_mean
+from wavemorph.spatial import displacement as field
+from wavemorph.spatial.filters import box_mean
 
 SIZE = (18, 20, 22)  # (D, H, W)
 
@@ -81,7 +81,7 @@ def test_an_image_of_as_many_rows_as_a_head_is_warped_to_a_hundredth_of_its_rang
     displacement = smooth_noise((256, 256, 24), amplitude=20)
     image = torch.rand(1, 1, 256, 256, 24, generator=torch.Generator().manual_seed(1))
     difference = (field.warp_image(image, displacement) - field.warp(image, displacement)).abs()
-    assert float(difference.max()) < 0.01  # neighbours differ by up to 1 here
+    assert float(difference.max()) < 0.01  # neighbors differ by up to 1 here
     assert float(difference.mean()) < 5e-4
 
 
@@ -97,10 +97,10 @@ def test_a_step_along_one_axis_is_composed_exactly_and_any_other_but_for_product
     for axis in range(3):
         along = torch.zeros_like(step)
         along[:, axis] = step[:, axis]
-        assert torch.allclose(field.advance(displacement, along), field.compose(displacement, along), atol=1e-5)
+        assert torch.allclose(field.compose_small_step(displacement, along), field.compose(displacement, along), atol=1e-5)
     for length in (0.5, 0.25):
         here = step * (length / 0.9)
-        left_out = field.advance(displacement, here) - field.compose(displacement, here)
+        left_out = field.compose_small_step(displacement, here) - field.compose(displacement, here)
         assert float(left_out.abs().max()) < 0.5 * length**2
 
 
@@ -118,7 +118,7 @@ def test_determinants_by_slabs_are_those_taken_at_once(measure, depth):
     displacement = torch.randn(1, 3, depth, 9, 11, generator=torch.Generator().manual_seed(depth))
     for planes in (None, 1, 2, 4, 16, 32):
         result = torch.empty(depth, 9, 11)
-        assert field.by_slabs(measure, displacement, out=result, planes=planes) is result
+        assert field.apply_in_slabs(measure, displacement, out=result, planes=planes) is result
         assert torch.equal(result, measure(displacement))
 
 
@@ -132,8 +132,8 @@ def test_composition_applies_the_inner_map_first():
 
 
 def test_exponential_of_a_linear_velocity_is_the_matrix_exponential():
-    centre = torch.tensor([(n - 1) / 2 for n in SIZE]).view(1, 3, 1, 1, 1)
-    offset = coordinates() - centre
+    center = torch.tensor([(n - 1) / 2 for n in SIZE]).view(1, 3, 1, 1, 1)
+    offset = coordinates() - center
     spin = torch.tensor([[0.0, 0.1, 0.0], [-0.1, 0.0, 0.05], [0.0, -0.05, 0.0]])
     velocity = torch.einsum("ab,nbdhw->nadhw", spin, offset)
     expected = torch.einsum("ab,nbdhw->nadhw", torch.matrix_exp(spin) - torch.eye(3), offset)
@@ -199,7 +199,7 @@ def test_jacobian_agrees_with_simpleitk_on_an_unrotated_lattice():
 
 def test_the_strict_test_sees_a_fold_that_central_differences_miss():
     displacement = torch.zeros(1, 3, *SIZE)
-    displacement[0, 1, 9, 10, 11] = 1.5  # one voxel jumps over its neighbour
+    displacement[0, 1, 9, 10, 11] = 1.5  # one voxel jumps over its neighbor
     assert field.jacobian_determinant(displacement).min() > 0
     assert field.least_corner_jacobian(displacement).min() < 0
 

@@ -7,8 +7,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
-from wavemorph import field, finishing
-from wavemorph.finishing import TwoPartInverse, folded_nodes, settle, unfold
+from wavemorph.spatial import displacement as field
+from wavemorph.spatial import inversion as finishing
+from wavemorph.spatial.folding import folding_mask, remove_folds
+from wavemorph.spatial.inversion import TwoPartInverse, regularize_and_invert
 
 SIZE = (32, 36, 40)
 
@@ -35,18 +37,18 @@ def as_sitk(displacement: torch.Tensor) -> sitk.Transform:
 def test_unfolding_removes_every_fold_and_leaves_the_rest():
     folded = bump(3.0) + F.pad(5 * torch.ones(1, 3, 3, 3, 3), (18, 19, 16, 17, 14, 15))
     assert field.least_corner_jacobian(folded).min() < 0
-    flat = unfold(folded)
+    flat = remove_folds(folded)
     assert field.least_corner_jacobian(flat).min() > 0
     assert torch.equal(flat[:, :, :6], folded[:, :, :6])
 
 
 def test_a_map_without_folds_is_left_as_it_is():
     displacement = bump(2.0)
-    assert torch.equal(unfold(displacement), displacement)
+    assert torch.equal(remove_folds(displacement), displacement)
 
 
 def test_even_a_hopeless_displacement_ends_without_folds():
-    assert field.least_corner_jacobian(unfold(30 * noise(3, 0.5, 3))).min() > 0
+    assert field.least_corner_jacobian(remove_folds(30 * noise(3, 0.5, 3))).min() > 0
 
 
 def there_and_back(displacement, inverse, correction, count=4000):
@@ -62,17 +64,17 @@ def there_and_back(displacement, inverse, correction, count=4000):
 
 def test_settling_makes_sharp_maps_invertible_between_the_nodes_too():
     sharp = bump(6.0) + 1.2 * noise(3, 1.0, 4)
-    unsettled = TwoPartInverse(unfold(sharp))
-    displacement, inverse, correction = settle(sharp)
+    unsettled = TwoPartInverse(remove_folds(sharp))
+    displacement, inverse, correction = regularize_and_invert(sharp)
     distances = there_and_back(displacement, inverse, correction)
-    assert there_and_back(unfold(sharp), unsettled.first, unsettled.second).max() > 0.15
+    assert there_and_back(remove_folds(sharp), unsettled.first, unsettled.second).max() > 0.15
     assert distances.max() < 0.12
     assert distances.mean() < 0.03
     assert field.least_corner_jacobian(displacement).min() > 0
 
 
 def test_settling_leaves_smooth_maps_as_they_are():
-    displacement, inverse, correction = settle(bump(2.0))
+    displacement, inverse, correction = regularize_and_invert(bump(2.0))
     assert torch.equal(displacement, bump(2.0))
     assert there_and_back(displacement, inverse, correction).max() < 0.07
 
@@ -122,7 +124,7 @@ def test_folded_nodes_are_those_whose_least_corner_jacobian_is_too_small(least):
         displacement = 2.2 * noise(3, 1.0, seed) / 0.2
         plain = field.least_corner_jacobian(displacement) < least
         assert 0 < plain.float().mean() < 1
-        assert torch.equal(folded_nodes(displacement, least), plain)
+        assert torch.equal(folding_mask(displacement, least), plain)
 
 
 @pytest.mark.parametrize("first, last", [(8, 20), (0, 3), (12, 13), (0, 24), (5, 5)])
@@ -132,8 +134,8 @@ def test_folds_are_looked_for_only_where_they_may_be(first, last):
     within[(slice(first, last),) * 3] = True
     if last > first:
         reached[(slice(max(first - 1, 0), last + 1),) * 3] = True
-    everywhere = folded_nodes(displacement)
-    assert torch.equal(folded_nodes(displacement, within=within), everywhere & reached)
+    everywhere = folding_mask(displacement)
+    assert torch.equal(folding_mask(displacement, within=within), everywhere & reached)
     assert last == first or bool((everywhere & reached).any())
 
 
@@ -147,7 +149,7 @@ def test_places_are_inverted_one_by_one():
     displacement = bump(4.0)
     places = 6 + torch.rand(3, 500, generator=torch.Generator().manual_seed(3)) * (torch.tensor(SIZE).view(3, 1) - 13.0)
     moved = places + finishing.sampled(displacement, places)
-    back = finishing.inverted_at(displacement, moved, torch.zeros_like(moved), steps=20, tolerance=1e-3)
+    back = finishing.invert_at_points(displacement, moved, torch.zeros_like(moved), steps=20, tolerance=1e-3)
     assert (moved + back - places).abs().max() < 5e-3
     assert (moved - places).abs().max() > 2
 
@@ -155,6 +157,6 @@ def test_places_are_inverted_one_by_one():
 def test_only_where_a_map_bends_sharply_it_is_straightened():
     displacement = bump(3.0)
     displacement[..., 20:] += noise(3, 0.8, 2)[..., 20:]
-    straight = finishing.straighten(displacement)
+    straight = finishing.smooth_sharp_bends(displacement)
     assert torch.equal(straight[..., :12], displacement[..., :12])
-    assert TwoPartInverse(unfold(straight)).error.max() < 0.7 * TwoPartInverse(unfold(displacement)).error.max()
+    assert TwoPartInverse(remove_folds(straight)).error.max() < 0.7 * TwoPartInverse(remove_folds(displacement)).error.max()

@@ -9,9 +9,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 from phantoms import head, physical_points, random_geometry
-from wavemorph import geometry
-from wavemorph.geometry import array_from_tensor, image_from_tensor, make_working_grid, tensor_from_array
-from wavemorph.result import displacement_transform
+from wavemorph.io.result import displacement_transform
+from wavemorph.spatial import grid as geometry
+from wavemorph.spatial.grid import array_from_tensor, image_from_tensor, make_working_grid, tensor_from_array
 
 GEOMETRIES = range(20)
 
@@ -39,7 +39,7 @@ def test_the_grid_is_canonical_isotropic_and_covers_the_volume(seed):
 
 
 @pytest.mark.parametrize("seed", GEOMETRIES)
-def test_displacements_in_voxels_become_the_same_map_in_millimetres(seed):
+def test_displacements_in_voxels_become_the_same_map_in_millimeters(seed):
     grid = grid_for(random_geometry(seed))
     generator = torch.Generator().manual_seed(seed)
     displacement = torch.randn(1, 3, *grid.shape, generator=generator)
@@ -101,7 +101,7 @@ def test_a_grid_that_meets_a_lattice_hardly_moves_and_shares_its_nodes(seed):
     fixed = random_geometry(seed)
     last = np.array(fixed.GetSize()) - 1
     grid, lattice = grid_for(fixed), make_working_grid(fixed, (np.ones(3, int), last), 3.0, 1.0, 16).halved()
-    met = grid.meeting(lattice)
+    met = grid.snapped_to(lattice)
     moved = (np.array(met.origin) - np.array(grid.origin)) @ grid.direction / grid.spacing
     assert np.abs(moved).max() <= 1.001
     node = image_from_tensor(torch.zeros(lattice.shape), lattice).TransformPhysicalPointToContinuousIndex(
@@ -115,8 +115,8 @@ def test_a_grid_stays_where_a_lattice_has_other_axes_or_another_spacing():
     grid = grid_for(random_geometry(0))
     turned = dataclasses.replace(grid, direction=np.diag([1.0, 1.0, -1.0]) @ grid.direction).halved()
     coarser = grid.halved().halved()
-    assert grid.meeting(turned) is grid
-    assert grid.meeting(coarser) is grid
+    assert grid.snapped_to(turned) is grid
+    assert grid.snapped_to(coarser) is grid
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -126,7 +126,7 @@ def test_a_grid_along_other_axes_covers_the_mask_and_lies_about_its_middle(seed)
     turn = sitk.Euler3DTransform()
     turn.SetRotation(0.4, -0.3, 0.7)
     direction = np.reshape(turn.GetMatrix(), (3, 3))
-    grid = geometry.grid_along(direction, mask, 2.0, 4.0, 16)
+    grid = geometry.make_grid_along_axes(direction, mask, 2.0, 4.0, 16)
     assert grid.spacing == (2.0,) * 3
     assert all(n % 16 == 0 for n in grid.size)
     np.testing.assert_array_equal(grid.direction, direction)
@@ -160,7 +160,7 @@ def test_the_slabs_of_a_grid_are_its_planes(seed):
             assert np.allclose(slab.point(index), place, rtol=0, atol=1e-9)
 
 
-def test_a_field_in_millimetres_does_not_depend_on_the_slabs_it_was_made_in(monkeypatch):
+def test_a_field_in_millimeters_does_not_depend_on_the_slabs_it_was_made_in(monkeypatch):
     grid = grid_for(random_geometry(3))
     displacement = torch.randn(1, 3, *grid.shape, generator=torch.Generator().manual_seed(0))
     at_once = sitk.GetArrayFromImage(grid.to_mm(displacement))

@@ -7,8 +7,9 @@ import phantoms
 import pytest
 import SimpleITK as sitk
 import torch
-from wavemorph.geometry import make_working_grid
-from wavemorph.preprocessing import _antialiased, dilated, foreground, seen_on_grid
+from wavemorph.spatial.grid import make_working_grid
+from wavemorph.spatial.preprocessing import dilate, foreground
+from wavemorph.spatial.resampling import _antialiased, resample_to_grid
 
 
 def ct(seed: int, size=(41, 38, 53), extent_mm=90.0) -> sitk.Image:
@@ -20,9 +21,9 @@ def ct(seed: int, size=(41, 38, 53), extent_mm=90.0) -> sitk.Image:
     return image
 
 
-def tilted(centre) -> sitk.AffineTransform:
+def tilted(center) -> sitk.AffineTransform:
     affine = sitk.AffineTransform(3)
-    affine.SetCenter([float(x) for x in centre])
+    affine.SetCenter([float(x) for x in center])
     affine.SetMatrix((phantoms.rotation((8.0, -5.0, 12.0)) * (1.05, 0.95, 1.1)).ravel().tolist())
     affine.SetTranslation((4.0, -7.0, 9.0))
     return affine
@@ -38,28 +39,28 @@ def grid_over(image: sitk.Image, spacing: float):
 def test_an_image_is_seen_by_slabs_as_it_is_at_once(seed, spacing, moved):
     image = ct(seed, size=(25, 23, 32), extent_mm=54.0)
     grid = grid_over(image, spacing)
-    transform = tilted(phantoms.centre_of(image)) if moved else None
+    transform = tilted(phantoms.center_of(image)) if moved else None
     darkest = float(sitk.GetArrayFromImage(image).min())
     smooth = _antialiased(sitk.Cast(image, sitk.sitkFloat32), max(grid.spacing))
     plain = sitk.GetArrayFromImage(grid.resample(smooth, transform, sitk.sitkLinear, darkest))
-    assert np.array_equal(seen_on_grid(image, grid, transform), plain)
+    assert np.array_equal(resample_to_grid(image, grid, transform), plain)
     for slab in (1, 7, 16):
         # the origin of a part is rounded otherwise than that of the whole
-        assert np.abs(seen_on_grid(image, grid, transform, slab) - plain).max() < 1e-3
+        assert np.abs(resample_to_grid(image, grid, transform, slab) - plain).max() < 1e-3
 
 
 def test_a_slab_that_sees_nothing_of_the_image_is_its_darkest_value():
     image = ct(1)
     grid = grid_over(image, 3.0)
     away = sitk.TranslationTransform(3, (500.0, 0.0, 0.0))
-    assert (seen_on_grid(image, grid, away, 16) == float(sitk.GetArrayFromImage(image).min())).all()
+    assert (resample_to_grid(image, grid, away, 16) == float(sitk.GetArrayFromImage(image).min())).all()
 
 
 def test_an_image_whose_voxels_are_used_as_they_are_keeps_its_values_in_slabs():
     lattice = phantoms.regular((40, 44, 50), (1.0, 1.0, 1.0))
     image = sitk.Cast(phantoms.head(lattice), sitk.sitkInt16)
     grid = grid_over(image, 1.0)
-    seen = seen_on_grid(image, grid, None, 13)
+    seen = resample_to_grid(image, grid, None, 13)
     assert np.array_equal(np.unique(seen), np.unique(sitk.GetArrayFromImage(image)))
 
 
@@ -91,4 +92,4 @@ def test_a_mask_grows_by_its_reach_along_each_axis(reach):
     mask = (torch.rand(1, 1, 30, 33, 36, generator=torch.Generator().manual_seed(1)) > 0.9995).float()
     expected = torch.nn.functional.max_pool3d(mask, 2 * reach + 1, 1, reach)
     assert mask.sum() > 0
-    assert torch.equal(dilated(mask, reach), expected)
+    assert torch.equal(dilate(mask, reach), expected)

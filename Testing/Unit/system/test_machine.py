@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from wavemorph import machine
+from wavemorph.system import machine
 
 CPU = torch.device("cpu")
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -91,7 +91,7 @@ def test_what_is_free_is_no_more_than_a_limit_on_the_process_leaves():
     assert 0 < free <= left
 
 
-def test_failed_allocations_are_recognised_and_other_errors_are_not():
+def test_failed_allocations_are_recognized_and_other_errors_are_not():
     with pytest.raises((MemoryError, RuntimeError)) as raised:
         torch.empty(2**50)  # in the words of this system's torch
     assert machine.is_out_of_memory(raised.value)

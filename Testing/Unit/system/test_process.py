@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from wavemorph.process import let_threads_sleep
+from wavemorph.system.process import set_passive_wait
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
@@ -14,7 +14,7 @@ def test_waiting_threads_sleep_unless_the_user_chose_otherwise(monkeypatch, befo
     if before:
         monkeypatch.setenv("OMP_WAIT_POLICY", before)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    let_threads_sleep()
+    set_passive_wait()
     assert os.environ["OMP_WAIT_POLICY"] == after
     assert os.environ.get("GOMP_SPINCOUNT") == (None if before else "1000")
 
@@ -22,5 +22,5 @@ def test_waiting_threads_sleep_unless_the_user_chose_otherwise(monkeypatch, befo
 def test_a_spin_count_of_the_users_stays(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    let_threads_sleep()
+    set_passive_wait()
     assert os.environ["GOMP_SPINCOUNT"] == "7"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
-from wavemorph.network.anatomy import STRUCTURES
+from wavemorph.network.segmentation import STRUCTURES
 from wavemorph.training.losses import diffusion_loss, local_correlation_loss, segmentation_loss
 from wavemorph.training.protocol import mean_dice
 

@@ -6,10 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from wavemorph import field
-from wavemorph.demo import template_path
+from wavemorph.cli.demo import template_path
 from wavemorph.errors import InputError
-from wavemorph.training import anatomy
+from wavemorph.spatial import displacement as field
 
 
 @pytest.fixture(scope="module")

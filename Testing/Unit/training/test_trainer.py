@@ -6,7 +6,7 @@ import json
 
 import pytest
 from miniatures import tiny_recipe
-from wavemorph.cli import main
+from wavemorph.cli.main import main
 from wavemorph.errors import InputError, SettingsError
 from wavemorph.training.datasets import DataPairs, IxiData
 from wavemorph.training.loop import Trainer
