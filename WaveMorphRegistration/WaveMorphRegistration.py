@@ -37,7 +37,7 @@ class WaveMorphRegistration(ScriptedLoadableModule):
 
 def registerSampleData() -> None:
     """Pairs to try the module with, in the module Sample Data."""
-    from WaveMorphRegistrationLib.sampleData import registerPairs
+    from WaveMorphRegistrationLib.samples.sampleData import registerPairs
 
     registerPairs(os.path.join(os.path.dirname(__file__), "Resources", "Icons"))
 
@@ -53,7 +53,7 @@ class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def setup(self):
         """Called when the user opens the module for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
-        from WaveMorphRegistrationLib.panel import Panel
+        from WaveMorphRegistrationLib.panel.panel import Panel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/WaveMorphRegistration.ui"))
         self.layout.addWidget(uiWidget)
@@ -111,13 +111,13 @@ class WaveMorphRegistrationLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
-        from WaveMorphRegistrationLib.registrationLogic import RegistrationLogic
+        from WaveMorphRegistrationLib.engine.registrationLogic import RegistrationLogic
 
         self.registration = RegistrationLogic()
 
     def getParameterNode(self):
         """A new wrapper around the module's parameter node."""
-        from WaveMorphRegistrationLib.parameters import WaveMorphParameters
+        from WaveMorphRegistrationLib.panel.parameters import WaveMorphParameters
 
         return WaveMorphParameters(super().getParameterNode())
 
@@ -138,7 +138,7 @@ class WaveMorphRegistrationTest(ScriptedLoadableModuleTest):
 
     def runTest(self):
         """Every part in turn; nothing is left out by a flag."""
-        from WaveMorphRegistrationLib.selfTest import SelfTest
+        from WaveMorphRegistrationLib.samples.selfTest import SelfTest
 
         self.setUp()
         SelfTest(WaveMorphRegistrationLogic, self.delayDisplay).run()

@@ -74,7 +74,7 @@ class Drive:
         self.see("half-way")
         ui.morphSlider.value = 100
 
-        from WaveMorphRegistrationLib.applying import exportTransform
+        from WaveMorphRegistrationLib.results.applying import exportTransform
 
         for name in ("transform.h5", "transform.nii.gz"):
             exportTransform(outcome.nodes.transform, os.path.join(self.folder, name), fixed)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import pythonQt
 import slicerModules
 from sceneVolumes import addVolume
-from WaveMorphRegistrationLib.headlessScene import HeadlessScene
+from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 
 APPLICATION = pythonQt.install()
 slicerModules.install(APPLICATION)
@@ -95,7 +95,7 @@ def opened(headless, monkeypatch):
 
 def quickly(monkeypatch):
     """A coarse working grid: the panel is tested here, not the engine."""
-    from WaveMorphRegistrationLib import panel
+    from WaveMorphRegistrationLib.panel import panel
 
     choice = panel.RegistrationChoice
 

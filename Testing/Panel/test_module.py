@@ -9,7 +9,8 @@ import types
 import pytest
 import slicer
 from wavemorph.errors import InputError, WaveMorphError
-from WaveMorphRegistrationLib import dependencies, sampleData
+from WaveMorphRegistrationLib.engine import dependencies
+from WaveMorphRegistrationLib.samples import sampleData
 
 
 def test_the_self_test_of_the_module_passes(headless):

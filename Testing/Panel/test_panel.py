@@ -14,9 +14,12 @@ import slicer
 from sceneVolumes import addVolume
 from wavemorph import demo
 from wavemorph.synthetic import Difference, make_pair
-from WaveMorphRegistrationLib import dependencies, panel
-from WaveMorphRegistrationLib import scene as nodes
-from WaveMorphRegistrationLib.job import JobState
+from WaveMorphRegistrationLib.engine import dependencies
+from WaveMorphRegistrationLib.engine.job import JobState
+from WaveMorphRegistrationLib.panel import panel
+from WaveMorphRegistrationLib.scene.coordinates import vtkMatrix
+from WaveMorphRegistrationLib.scene.transforms import transformFromNode
+from WaveMorphRegistrationLib.scene.volumes import imageFromVolumeNode
 
 
 def composite(opened):
@@ -55,7 +58,7 @@ def test_the_button_says_what_is_missing(opened, tiny_pair):
 def test_a_click_registers_and_shows_nodes_table_and_layers(withSlice, tiny_pair):
     opened = withSlice
     fixed, moving = opened.choose(*tiny_pair)
-    before = [nodes.imageFromVolumeNode(node) for node in (fixed, moving)]
+    before = [imageFromVolumeNode(node) for node in (fixed, moving)]
     opened.register()
     assert opened.dialogs == []
     outcome = opened.logic.outcome
@@ -75,7 +78,7 @@ def test_a_click_registers_and_shows_nodes_table_and_layers(withSlice, tiny_pair
     assert opened.parameters.outputTransform is made.transform
     for node, image in zip((fixed, moving), before):
         assert np.array_equal(
-            sitk.GetArrayFromImage(nodes.imageFromVolumeNode(node)), sitk.GetArrayFromImage(image)
+            sitk.GetArrayFromImage(imageFromVolumeNode(node)), sitk.GetArrayFromImage(image)
         )
         assert node.GetParentTransformNode() is None
 
@@ -97,7 +100,7 @@ def test_a_real_brain_is_registered_to_within_a_voxel_of_the_truth(opened):
     opened.register()
     assert opened.dialogs == []
     assert opened.logic.outcome.report["folding"]["strict_voxels"] == 0
-    transform = nodes.transformFromNode(opened.logic.outcome.nodes.transform, pair.fixed)
+    transform = transformFromNode(opened.logic.outcome.nodes.transform, pair.fixed)
     assert pair.error_mm(transform).mean() < 3.0 < 0.4 * pair.error_mm(sitk.Transform()).mean()
 
 
@@ -299,7 +302,7 @@ def test_masks_and_an_initial_transform_reach_the_engine(opened, tiny_pair, monk
     start = opened.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Start")
     matrix = np.eye(4)
     matrix[:3, 3] = (4.0, 0.0, -3.0)  # to parent, RAS: brings the moving volume onto the fixed one
-    start.SetMatrixTransformToParent(nodes.vtkMatrix(matrix))
+    start.SetMatrixTransformToParent(vtkMatrix(matrix))
     opened.ui.fixedMaskSelector.setCurrentNode(segmentation)
     opened.ui.initialTransformSelector.setCurrentNode(start)
     opened.ui.alignedCheckBox.checked = True
@@ -361,7 +364,7 @@ def test_a_volume_under_a_deformation_is_refused_and_under_a_shift_taken_as_it_l
     shift = opened.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Shift")
     matrix = np.eye(4)
     matrix[:3, 3] = (0.0, 10.0, 0.0)
-    shift.SetMatrixTransformToParent(nodes.vtkMatrix(matrix))
+    shift.SetMatrixTransformToParent(vtkMatrix(matrix))
     moving.SetAndObserveTransformNodeID(shift.GetID())
     opened.register()
     assert opened.dialogs == []

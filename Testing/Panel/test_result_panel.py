@@ -10,8 +10,9 @@ import SimpleITK as sitk
 import slicer
 from sceneVolumes import addVolume
 from wavemorph.errors import InputError, OutputError
-from WaveMorphRegistrationLib import scene as nodes
-from WaveMorphRegistrationLib.applying import applyTransform, exportTransform
+from WaveMorphRegistrationLib.results.applying import applyTransform, exportTransform
+from WaveMorphRegistrationLib.scene.coordinates import vtkMatrix
+from WaveMorphRegistrationLib.scene.transforms import gridTransform, transformFromNode
 
 SHIFT_RAS = np.array([-4.0, 0.0, 3.0])  # of the tiny pair, fixed -> moving
 
@@ -241,18 +242,18 @@ def test_a_bent_transform_of_any_kind_can_be_where_it_starts(headless):
     field.CopyInformation(fixed)
     field = sitk.SmoothingRecursiveGaussian(field, 8.0)
     grid = headless.scene.AddNewNodeByClass("vtkMRMLGridTransformNode")
-    grid.SetAndObserveTransformFromParent(nodes.gridTransform(field))
+    grid.SetAndObserveTransformFromParent(gridTransform(field))
     whole = vtk.vtkGeneralTransform()
-    whole.Concatenate(nodes.gridTransform(field))
+    whole.Concatenate(gridTransform(field))
     matrix = np.eye(4)
     matrix[:3, :3] = phantoms.rotation((0, 0, 10))
-    whole.Concatenate(nodes.vtkMatrix(matrix))
+    whole.Concatenate(vtkMatrix(matrix))
     composite = headless.scene.AddNewNodeByClass("vtkMRMLTransformNode")
     composite.SetAndObserveTransformFromParent(whole)
     flip = np.array([-1.0, -1.0, 1.0])
     centre = phantoms.centre_of(fixed)
     for node, tolerance in ((grid, 1e-4), (composite, 0.02)):
-        made = nodes.transformFromNode(node, fixed)
+        made = transformFromNode(node, fixed)
         for point in centre + np.random.default_rng(1).uniform(-20, 20, (30, 3)):
             expected = np.array(node.GetTransformFromParent().TransformPoint(point * flip)) * flip
             assert np.linalg.norm(np.subtract(made.TransformPoint(point.tolist()), expected)) < tolerance

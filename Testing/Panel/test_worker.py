@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 from wavemorph.worker import Worker
-from WaveMorphRegistrationLib.job import JobRequest, JobState, RegistrationJob
-from WaveMorphRegistrationLib.workerProcess import WorkerProcess
+from WaveMorphRegistrationLib.engine.job import JobRequest, JobState, RegistrationJob
+from WaveMorphRegistrationLib.engine.workerProcess import WorkerProcess
 
 MODULE = Path(__file__).resolve().parents[2] / "WaveMorphRegistration"
 QUICK = {"spacing_mm": 4.0, "weights": "none", "threads": 1}
@@ -136,7 +136,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, tiny_pair):
     script = f"""
 import sys, time
 sys.path.insert(0, {str(MODULE)!r})
-from WaveMorphRegistrationLib.workerProcess import WorkerProcess
+from WaveMorphRegistrationLib.engine.workerProcess import WorkerProcess
 worker = WorkerProcess()
 worker.start()
 worker.send({{"job": 1, "folder": {str(tmp_path)!r}, "settings": {{"spacing_mm": 1.0, "weights": "none"}}}})

@@ -9,10 +9,12 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 from sceneVolumes import addVolume
-from WaveMorphRegistrationLib import display
-from WaveMorphRegistrationLib import scene as nodes
-from WaveMorphRegistrationLib.offscreenSliceView import OffscreenSliceView
-from WaveMorphRegistrationLib.resultPicture import ResultPicture
+from WaveMorphRegistrationLib.headless.offscreenSliceView import OffscreenSliceView
+from WaveMorphRegistrationLib.headless.resultPicture import ResultPicture
+from WaveMorphRegistrationLib.results import display
+from WaveMorphRegistrationLib.results.resultNodes import FIXED_ROLE, ResultNodes, addRegistrationToScene
+from WaveMorphRegistrationLib.scene.segmentations import labelsFromNode
+from WaveMorphRegistrationLib.scene.volumes import imageFromVolumeNode
 
 
 def nodeIds(scene):
@@ -63,7 +65,7 @@ def test_slices_show_the_fixed_volume_with_the_registered_one_before_it_and_the_
 
 def test_a_result_without_a_warped_volume_shows_the_fixed_one_alone(registered, view):
     fixedNode = registered[2]
-    display.showResult(nodes.ResultNodes(), fixedNode)
+    display.showResult(ResultNodes(), fixedNode)
     assert view.composite.GetBackgroundVolumeID() == fixedNode.GetID()
     assert view.composite.GetForegroundVolumeID() is None
 
@@ -131,15 +133,15 @@ def test_what_has_been_folded_is_marked_in_the_folding_map(headless, random_regi
     folded = sitk.GetImageFromArray(array)
     folded.CopyInformation(registration.working_jacobian)
     fixedNode = addVolume(headless, registration.fixed, "F")
-    result = nodes.addRegistrationToScene(
+    result = addRegistrationToScene(
         replace(registration, working_jacobian=folded), fixedNode, fixedNode, ("jacobian", "folding")
     )
-    jacobian = sitk.GetArrayFromImage(nodes.imageFromVolumeNode(result.jacobian))
-    marked = sitk.GetArrayFromImage(nodes.imageFromVolumeNode(result.folding))
+    jacobian = sitk.GetArrayFromImage(imageFromVolumeNode(result.jacobian))
+    marked = sitk.GetArrayFromImage(imageFromVolumeNode(result.folding))
     assert marked.any()
     assert np.array_equal(marked != 0, jacobian <= 0)
     segmentation = display.foldingSegmentation(result.folding)
-    assert segmentation.GetNodeReference(nodes.FIXED_ROLE) is fixedNode
+    assert segmentation.GetNodeReference(FIXED_ROLE) is fixedNode
     assert result.folding.GetScene() is None
-    drawn = sitk.GetArrayFromImage(nodes.labelsFromNode(segmentation, fixedNode))
+    drawn = sitk.GetArrayFromImage(labelsFromNode(segmentation, fixedNode))
     assert np.array_equal(drawn != 0, jacobian <= 0)

@@ -12,7 +12,7 @@ from PIL import Image
 from wavemorph import cli, demo
 from wavemorph.outputs import write_image
 from wavemorph.synthetic import Difference, make_pair
-from WaveMorphRegistrationLib.headlessScene import HeadlessScene
+from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 
 
 @pytest.fixture

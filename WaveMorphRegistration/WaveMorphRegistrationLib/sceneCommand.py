@@ -7,10 +7,11 @@ import os
 import SimpleITK as sitk
 from wavemorph.result import Registration
 
-from .display import showResult
-from .headlessScene import HeadlessScene
-from .resultPicture import ResultPicture
-from .scene import OUTPUTS, addRegistrationToScene, imageFromVolumeNode
+from .headless.headlessScene import HeadlessScene
+from .headless.resultPicture import ResultPicture
+from .results.display import showResult
+from .results.resultNodes import ALL_OUTPUTS, addRegistrationToScene
+from .scene.volumes import imageFromVolumeNode
 
 
 class SceneCommand:
@@ -31,7 +32,7 @@ class SceneCommand:
 
     def show(self, registration: Registration, withInverse: bool = False) -> None:
         """Nodes, views and display for a registration of the two volumes."""
-        outputs = [output for output in OUTPUTS if withInverse or output != "inverse"]
+        outputs = [output for output in ALL_OUTPUTS if withInverse or output != "inverse"]
         nodes = addRegistrationToScene(registration, self._fixedNode, self._movingNode, outputs)
         self._picture = ResultPicture(self._scene, nodes, self._fixedNode, self._movingNode)
         showResult(nodes, self._fixedNode)

@@ -7,9 +7,13 @@ import SimpleITK as sitk
 from wavemorph import evaluation
 from wavemorph.errors import InputError
 
+from ..scene.landmarks import landmarksFromNode
+from ..scene.segmentations import labelsFromNode, segmentNames
+from ..scene.transforms import transformFromNode
+from ..scene.volumes import imageFromVolumeNode
+from ..translation import _
 from .reportTable import fillTable
-from .scene import imageFromVolumeNode, labelsFromNode, landmarksFromNode, placeBeside, segmentNames, transformFromNode
-from .translation import _
+from .resultNodes import placeBeside
 
 
 def addOverlapTable(transformNode, fixedNode, movingNode, fixedSegmentation, movingSegmentation):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import slicer
 
-from .scene import FIXED_ROLE, MOVING_ROLE
-from .translation import _
+from ..translation import _
+from .resultNodes import FIXED_ROLE, MOVING_ROLE
 
 JACOBIAN_WINDOW = (0.25, 1.75)
 GRID_SPACING_MM = 10.0

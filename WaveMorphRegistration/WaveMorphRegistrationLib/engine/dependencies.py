@@ -13,9 +13,9 @@ from pathlib import Path
 import slicer
 from wavemorph.errors import WaveMorphError
 
-from .translation import _
+from ..translation import _
 
-REQUIREMENTS = Path(__file__).resolve().parent.parent / "Resources" / "requirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt"
 TORCH_REQUIREMENT = ">=2.1"
 _REQUESTER = "WaveMorph"
 

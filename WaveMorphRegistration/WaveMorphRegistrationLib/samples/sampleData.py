@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from ..translation import _
 from .syntheticPair import SyntheticPair
-from .translation import _
 
 CATEGORY = "WaveMorph"
 _HOSTED = "https://github.com/Slicer/SlicerTestingData/releases/download/SHA256/"
@@ -52,7 +52,7 @@ def addSyntheticPair(oblique: bool = True) -> list:
     """Two volume nodes, fixed and moving, made on the spot."""
     import slicer
 
-    from .scene import updateVolumeNodeFromImage
+    from ..scene.volumes import updateVolumeNodeFromImage
 
     pair, nodes = SyntheticPair(oblique=oblique), []
     for name, image in ((_("Synthetic fixed"), pair.fixed), (_("Synthetic moving"), pair.moving)):

@@ -8,8 +8,9 @@ import slicer
 from wavemorph.errors import InputError, OutputError
 from wavemorph.outputs import IMAGE_EXTENSIONS, TRANSFORM_EXTENSIONS, Outputs, write_image
 
-from .scene import exactField, imageFromVolumeNode, sampledField
-from .translation import _
+from ..scene.transforms import exactField, sampledField
+from ..scene.volumes import imageFromVolumeNode
+from ..translation import _
 
 FILE_FILTER = "ITK transform (*.h5 *.tfm);;Displacement field (*.nii.gz *.nrrd *.mha)"
 

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from wavemorph.progress import spoken
 from wavemorph.result import Registration
 
-from .translation import _
+from ..translation import _
 from .workerProcess import WorkerProcess
 
 CANCEL_GRACE_SECONDS = 1.2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import vtk
 
-from .scene import FIXED_ROLE, MOVING_ROLE, placeBeside
-from .translation import _
+from ..translation import _
+from .resultNodes import FIXED_ROLE, MOVING_ROLE, placeBeside
 
 
 def addReportTable(report: dict, fixedNode, movingNode):

@@ -9,12 +9,12 @@ import slicer
 from wavemorph.errors import WaveMorphError
 from wavemorph.weights import list_models
 
-from .dependencies import ensureDependencies
-from .job import JobState
-from .registrationLogic import OUTPUTS, RegistrationChoice, missingChoice
+from ..engine.dependencies import ensureDependencies
+from ..engine.job import JobState
+from ..engine.registrationLogic import OUTPUTS, RegistrationChoice, missingChoice
+from ..results.resultNodes import FIXED_ROLE, MOVING_ROLE
+from ..translation import _
 from .resultPanel import ResultPanel
-from .scene import FIXED_ROLE, MOVING_ROLE
-from .translation import _
 
 POLL_MS = 100
 _OUTPUT_NAMES = {

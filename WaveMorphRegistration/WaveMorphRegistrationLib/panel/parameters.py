@@ -7,7 +7,7 @@ import enum
 from slicer import vtkMRMLDisplayableNode, vtkMRMLScalarVolumeNode, vtkMRMLTransformNode
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
-from .translation import _
+from ..translation import _
 
 
 class Preset(enum.Enum):

@@ -9,8 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 
-from .scene import ijkToWorld, imageFromVolumeNode, updateVolumeNodeFromImage, vtkMatrix
-from .translation import _
+from ..scene.coordinates import ijkToWorld, vtkMatrix
+from ..scene.volumes import imageFromVolumeNode, updateVolumeNodeFromImage
+from ..translation import _
 
 CHECKER_MM = 20.0
 

@@ -13,17 +13,14 @@ from wavemorph.images import validate_image, validate_mask
 from wavemorph.result import Registration
 from wavemorph.settings import Settings
 
-from .display import foldingSegmentation
+from ..results.display import foldingSegmentation
+from ..results.reportTable import addReportTable
+from ..results.resultNodes import ResultNodes, addRegistrationToScene
+from ..scene.segmentations import labelsFromNode
+from ..scene.transforms import transformFromNode
+from ..scene.volumes import imageFromVolumeNode
+from ..translation import _
 from .job import JobRequest, RegistrationJob
-from .reportTable import addReportTable
-from .scene import (
-    ResultNodes,
-    addRegistrationToScene,
-    imageFromVolumeNode,
-    labelsFromNode,
-    transformFromNode,
-)
-from .translation import _
 
 OUTPUTS = ("transform", "warped", "jacobian", "inverse")
 _POLL_SECONDS = 0.05

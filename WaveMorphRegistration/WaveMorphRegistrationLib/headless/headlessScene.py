@@ -11,7 +11,7 @@ import slicer
 import vtk
 from wavemorph.errors import InputError, OutputError
 
-from . import scene as nodes
+from ..scene.transforms import interpolateLinearly
 
 _LOGICS = {
     "Colors": "vtkSlicerColorLogic",
@@ -55,7 +55,7 @@ class HeadlessScene:
         node = self.logics["Transforms"].AddTransform(str(path), self.scene)
         if node is None:
             raise InputError(f'"{path}" cannot be read as a transform by Slicer.')
-        nodes.interpolateLinearly(node)
+        interpolateLinearly(node)
         return node
 
     def saveBundle(self, path: str | os.PathLike, name: str = "") -> None:

@@ -8,11 +8,11 @@ import qt
 import slicer
 from wavemorph.errors import WaveMorphError
 
-from .applying import FILE_FILTER, applyTransform, conventions, exportTransform, towardsMoving
-from .comparison import Comparison
-from .display import showGrid, showJacobian, showLegend, showResult
-from .qualityTable import addLandmarkTable, addOverlapTable, addVolumeTable
-from .translation import _
+from ..results.applying import FILE_FILTER, applyTransform, conventions, exportTransform, towardsMoving
+from ..results.display import showGrid, showJacobian, showLegend, showResult
+from ..results.qualityTable import addLandmarkTable, addOverlapTable, addVolumeTable
+from ..translation import _
+from .resultView import Comparison
 
 FLICKER_MS = 600
 _CARRIED = tuple(f"vtkMRML{kind}Node" for kind in ("Volume", "Segmentation", "Model", "Markups", "Transform"))

@@ -14,7 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
-_ENGINE = Path(__file__).resolve().parent.parent  # the folder that holds the package wavemorph
+_ENGINE = Path(__file__).resolve().parents[2]  # the folder that holds the package wavemorph
 _CLOSING_SECONDS = 2.0
 
 

@@ -9,10 +9,10 @@ import slicer
 from PIL import Image, ImageDraw, ImageFont
 from vtk.util import numpy_support
 
-from .display import showJacobian, showLegend
+from ..results.display import showJacobian, showLegend
+from ..scene.coordinates import ijkToWorld
+from ..translation import _
 from .offscreenSliceView import OffscreenSliceView
-from .scene import ijkToWorld
-from .translation import _
 
 _VIEWS = (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal"))  # names and planes as in Slicer's layout
 _TILE = 300

@@ -8,11 +8,11 @@ import numpy as np
 import slicer
 from wavemorph.errors import WaveMorphError
 
-from .dependencies import ensureDependencies
+from ..engine.dependencies import ensureDependencies
+from ..results.resultNodes import FIXED_ROLE
+from ..translation import _
 from .sampleData import addSyntheticPair
-from .scene import FIXED_ROLE
 from .syntheticPair import SyntheticPair
-from .translation import _
 
 _FLIP = np.array([-1.0, -1.0, 1.0])
 
