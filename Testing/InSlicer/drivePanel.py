@@ -69,12 +69,12 @@ class Drive:
         self.turn(0.5)
         self.see("checkerboard")
         ui.checkerboardCheckBox.checked = False
-        ui.morphSlider.value = 50
+        ui.warpSlider.value = 50
         self.turn(0.5)
         self.see("half-way")
-        ui.morphSlider.value = 100
+        ui.warpSlider.value = 100
 
-        from WaveMorphRegistrationLib.results.applying import exportTransform
+        from WaveMorphRegistrationLib.results.transformExport import exportTransform
 
         for name in ("transform.h5", "transform.nii.gz"):
             exportTransform(outcome.nodes.transform, os.path.join(self.folder, name), fixed)

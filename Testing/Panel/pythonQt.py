@@ -121,7 +121,7 @@ class qMRMLWidget(QtWidgets.QWidget):
 
 
 class qMRMLNodeComboBox(QtWidgets.QWidget):
-    """Follows the scene; when its node is removed it takes a neighbour, as the real one does."""
+    """Follows the scene; when its node is removed it selects a neighbor, as the real one does."""
 
     currentNodeChanged = Signal(object)
     currentNodeIDChanged = Signal(str)

@@ -18,8 +18,8 @@ def test_the_self_test_of_the_module_passes(headless):
 
     test = WaveMorphRegistration.WaveMorphRegistrationTest()
     test.runTest()
-    assert test.said[-1] == "All parts passed."
-    assert len(test.said) == 5
+    assert test.messages[-1] == "All parts passed."
+    assert len(test.messages) == 5
 
 
 def test_loading_the_module_imports_nothing_heavy(headless):
@@ -105,7 +105,7 @@ def test_torch_is_offered_through_its_extension_and_a_refusal_is_a_sentence(monk
     assert utils.asked == [{"askConfirmation": True, "torchVersionRequirement": ">=2.1"}]
 
 
-@pytest.mark.parametrize(("version", "words"), [(None, "only in part"), ("1.13.1", "1.13.1 is too old; .* 2.1")])
+@pytest.mark.parametrize(("version", "words"), [(None, "only partly installed"), ("1.13.1", "1.13.1 is too old; .* 2.1")])
 def test_a_torch_that_cannot_do_is_named(monkeypatch, version, words):
     real = importlib.metadata.version
     monkeypatch.setattr(
@@ -118,7 +118,7 @@ def test_a_torch_that_cannot_do_is_named(monkeypatch, version, words):
 
 def test_missing_packages_are_asked_for_and_a_refusal_is_a_sentence(monkeypatch):
     installed = []
-    monkeypatch.setattr(dependencies, "_read", lambda path: ["surely-not-installed>=3"])
+    monkeypatch.setattr(dependencies, "_readRequirements", lambda path: ["surely-not-installed>=3"])
     monkeypatch.setattr(slicer.util, "pip_install", installed.append, raising=False)
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: False, raising=False)
     with pytest.raises(dependencies.DependencyError, match="surely-not-installed>=3, which was not installed"):

@@ -136,7 +136,7 @@ def test_one_output_alone_is_made_alone(opened, tiny_pair):
     assert not opened.ui.gridCheckBox.enabled
 
 
-def test_cancelling_answers_within_two_seconds_and_leaves_the_scene(opened, tiny_pair):
+def test_canceling_answers_within_two_seconds_and_leaves_the_scene(opened, tiny_pair):
     opened.choose(*tiny_pair)
     before = opened.nodeIds()
     opened.ui.registerButton.click()
@@ -147,13 +147,13 @@ def test_cancelling_answers_within_two_seconds_and_leaves_the_scene(opened, tiny
     opened.until(lambda: not opened.job.active)
     assert time.monotonic() - began < 2.0
     assert opened.nodeIds() == before
-    assert opened.ui.statusLabel.text == "Cancelled; the scene is as it was."
+    assert opened.ui.statusLabel.text == "Canceled; the scene was not changed."
     opened.register()
     assert opened.logic.outcome is not None
     assert opened.dialogs == []
 
 
-def test_a_worker_that_does_not_answer_a_cancellation_is_killed(opened, tiny_pair):
+def test_a_worker_that_does_not_answer_a_cancel_message_is_killed(opened, tiny_pair):
     opened.choose(*tiny_pair)
     opened.ui.registerButton.click()
     opened.until(lambda: opened.job.stage == "Affine")
@@ -175,7 +175,7 @@ def test_a_worker_that_dies_is_reported_and_replaced(opened, tiny_pair):
     opened.until(lambda: not opened.job.active)
     assert opened.job.state is JobState.Failed
     assert len(opened.dialogs) == 1
-    assert "stopped in the middle" in opened.dialogs[0]
+    assert "ended unexpectedly" in opened.dialogs[0]
     assert opened.nodeIds() == before
     opened.register()
     assert opened.logic.outcome is not None
@@ -203,8 +203,8 @@ def test_a_volume_deleted_in_the_meantime_ends_the_job_with_a_sentence(opened, t
     opened.scene.RemoveNode(moving)
     opened.until(lambda: not opened.job.active)
     assert opened.dialogs == [
-        "The result could not be brought into the scene: the moving volume was deleted while the registration ran, and "
-        "its result with it"
+        "The result could not be imported into the scene: the moving volume was deleted during the registration, so "
+        "its result was discarded"
     ]
     assert opened.scene.GetNumberOfNodesByClass("vtkMRMLGridTransformNode") == 0
 
@@ -328,8 +328,8 @@ def huge(lattice_spacing):
 
 MISTAKES = {
     "a slice or two": (lambda: phantoms.head(phantoms.regular((48, 52, 6))), "only 6 voxels along one axis"),
-    "spacing in metres": (lambda: huge(0.0018), "which no part of a body does"),
-    "spacing lost in a conversion": (lambda: huge(80.0), "which no part of a body does"),
+    "spacing in metres": (lambda: huge(0.0018), "its longest side must be 15 to 2500 mm"),
+    "spacing lost in a conversion": (lambda: huge(80.0), "its longest side must be 15 to 2500 mm"),
     "an empty scan": (lambda: phantoms.head(phantoms.regular()) * 0, "constant"),
 }
 

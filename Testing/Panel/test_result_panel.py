@@ -10,7 +10,8 @@ import SimpleITK as sitk
 import slicer
 from sceneVolumes import addVolume
 from wavemorph.errors import InputError, OutputError
-from WaveMorphRegistrationLib.results.applying import applyTransform, exportTransform
+from WaveMorphRegistrationLib.results.transformApplication import applyTransform
+from WaveMorphRegistrationLib.results.transformExport import exportTransform
 from WaveMorphRegistrationLib.scene.coordinates import vtkMatrix
 from WaveMorphRegistrationLib.scene.transforms import gridTransform, transformFromNode
 
@@ -27,7 +28,7 @@ def done(opened, tiny_pair):
     opened.register()
     assert opened.dialogs == []
     opened.outcome = opened.logic.outcome
-    opened.ui.measureBox.collapsed = opened.ui.useBox.collapsed = False
+    opened.ui.measureBox.collapsed = opened.ui.applyBox.collapsed = False
     return opened
 
 
@@ -77,7 +78,7 @@ def test_the_warp_slider_goes_from_the_moving_volume_to_the_registered_one(done)
     transform = done.outcome.nodes.transform.GetTransformFromParent()
     placed = []
     for value in (0.0, 50.0):
-        done.ui.morphSlider.value = value
+        done.ui.warpSlider.value = value
         shown = layers(done)[1]
         on = shown.GetParentTransformNode().GetTransformFromParent()
         placed.append(np.array(on.TransformPoint((0.0, 0.0, 0.0))))
@@ -85,7 +86,7 @@ def test_the_warp_slider_goes_from_the_moving_volume_to_the_registered_one(done)
     assert np.allclose(placed[0], 0, atol=1e-6)
     assert np.allclose(placed[1], 0.5 * np.array(transform.TransformPoint((0.0, 0.0, 0.0))), atol=1e-3)
     assert done.outcome.movingNode.GetParentTransformNode() is None
-    done.ui.morphSlider.value = 100.0
+    done.ui.warpSlider.value = 100.0
     assert layers(done)[1] is done.outcome.nodes.warped
 
 
@@ -186,7 +187,7 @@ def test_a_node_under_another_transform_is_refused_before_anything_is_touched(do
     other = done.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Other")
     free, bound = (done.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name) for name in ("free", "bound"))
     bound.SetAndObserveTransformNodeID(other.GetID())
-    with pytest.raises(InputError, match="bound lies under the transform Other"):
+    with pytest.raises(InputError, match="bound is under the transform Other"):
         applyTransform(done.outcome.nodes.transform, [free, bound])
     assert free.GetParentTransformNode() is None
 
@@ -217,7 +218,7 @@ def test_what_is_exported_moves_points_for_simpleitk_as_in_the_scene(done, tmp_p
 def test_an_export_that_cannot_be_written_is_one_sentence(done, tmp_path):
     with pytest.raises(OutputError, match="must end in one of"):
         exportTransform(done.outcome.nodes.transform, tmp_path / "t.xyz")
-    with pytest.raises(OutputError, match="needs a volume to lie over"):
+    with pytest.raises(OutputError, match="sampled on the voxels of a volume"):
         exportTransform(done.outcome.nodes.inverse, tmp_path / "t.nrrd")
     assert list(tmp_path.iterdir()) == []
 
@@ -225,7 +226,7 @@ def test_an_export_that_cannot_be_written_is_one_sentence(done, tmp_path):
 def test_leaving_takes_away_everything_that_only_served_to_look(done):
     before = done.nodeIds()
     done.ui.checkerboardCheckBox.checked = True
-    done.ui.morphSlider.value = 30.0
+    done.ui.warpSlider.value = 30.0
     assert done.nodeIds() > before
     done.panel.result.close()
     assert done.nodeIds() == before
@@ -251,9 +252,9 @@ def test_a_bent_transform_of_any_kind_can_be_where_it_starts(headless):
     composite = headless.scene.AddNewNodeByClass("vtkMRMLTransformNode")
     composite.SetAndObserveTransformFromParent(whole)
     flip = np.array([-1.0, -1.0, 1.0])
-    centre = phantoms.centre_of(fixed)
+    center = phantoms.centre_of(fixed)
     for node, tolerance in ((grid, 1e-4), (composite, 0.02)):
         made = transformFromNode(node, fixed)
-        for point in centre + np.random.default_rng(1).uniform(-20, 20, (30, 3)):
+        for point in center + np.random.default_rng(1).uniform(-20, 20, (30, 3)):
             expected = np.array(node.GetTransformFromParent().TransformPoint(point * flip)) * flip
             assert np.linalg.norm(np.subtract(made.TransformPoint(point.tolist()), expected)) < tolerance

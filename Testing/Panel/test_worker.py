@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 from wavemorph.worker import Worker
-from WaveMorphRegistrationLib.engine.job import JobRequest, JobState, RegistrationJob
+from WaveMorphRegistrationLib.engine.job import JobState, RegistrationJob
+from WaveMorphRegistrationLib.engine.jobRequest import JobRequest
 from WaveMorphRegistrationLib.engine.workerProcess import WorkerProcess
 
 MODULE = Path(__file__).resolve().parents[2] / "WaveMorphRegistration"
@@ -69,7 +70,7 @@ def test_the_second_job_finds_the_worker_warm(job, tiny_pair):
 
 def test_a_second_job_beside_a_running_one_is_refused(job, tiny_pair):
     job.start(JobRequest(*tiny_pair, QUICK))
-    with pytest.raises(RuntimeError, match="running already"):
+    with pytest.raises(RuntimeError, match="is running"):
         job.start(JobRequest(*tiny_pair, QUICK))
 
 

@@ -1,4 +1,4 @@
-"""What a viewer sees: layers, colours, grid and the picture, drawn by Slicer's own displayable managers."""
+"""What a viewer sees: layers, colors, grid and the picture, drawn by Slicer's own displayable managers."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def test_jacobians_are_white_at_one_blue_below_and_red_above_in_a_fixed_window(r
     shown = jacobian.GetDisplayNode()
     assert (shown.GetWindowLevelMin(), shown.GetWindowLevelMax()) == display.JACOBIAN_WINDOW
     assert not shown.GetAutoWindowLevel()
-    colours = display.jacobianColours(jacobian.GetScene())
-    assert shown.GetColorNode() is colours
-    smaller, equal, larger = (colours.GetColorTransferFunction().GetColor(value) for value in (0.4, 1.0, 1.6))
+    colors = display.jacobianColors(jacobian.GetScene())
+    assert shown.GetColorNode() is colors
+    smaller, equal, larger = (colors.GetColorTransferFunction().GetColor(value) for value in (0.4, 1.0, 1.6))
     assert max(equal) - min(equal) < 0.01 and min(equal) > 0.9
     assert smaller[2] > smaller[0] + 0.3
     assert larger[0] > larger[2] + 0.3
 
 
-def test_two_results_share_one_set_of_colours(headless, registered):
-    first = display.jacobianColours(headless.scene)
-    assert display.jacobianColours(headless.scene) is first
+def test_two_results_share_one_set_of_colors(headless, registered):
+    first = display.jacobianColors(headless.scene)
+    assert display.jacobianColors(headless.scene) is first
 
 
 def test_slices_show_the_fixed_volume_with_the_registered_one_before_it_and_the_grid(registered, view):
@@ -115,13 +115,13 @@ def test_the_picture_has_six_columns_and_gives_the_display_back(headless, regist
     columns = np.array_split(seen[60:], 6, axis=1)
     assert all(column.std() > 10 for column in columns)
 
-    def colourfulness(column):
+    def colorfulness(column):
         return np.abs(column[..., 0] - column[..., 1]).mean()
 
     fixed, _moving, unaligned, aligned, jacobian, grid = columns
-    assert colourfulness(fixed) < 1
-    assert colourfulness(aligned) < 0.8 * colourfulness(unaligned)
-    assert colourfulness(jacobian) > 1
+    assert colorfulness(fixed) < 1
+    assert colorfulness(aligned) < 0.8 * colorfulness(unaligned)
+    assert colorfulness(jacobian) > 1
     assert np.abs(grid - fixed).mean() > 1
 
 

@@ -176,7 +176,7 @@ def test_the_inputs_are_not_changed(headless, random_registration):
         assert node.GetParentTransformNode() is None
 
 
-@pytest.mark.parametrize("step", ["inverse", "updateVolumeNodeFromImage", "placeBeside"])
+@pytest.mark.parametrize("step", ["inverse", "updateVolumeNodeFromImage", "placeInFolderOf"])
 def test_a_failure_midway_leaves_the_scene_as_it_was(headless, random_registration, monkeypatch, step):
     registration = random_registration(1)
     fixedNode = addVolume(headless, registration.fixed, "F")
@@ -227,16 +227,16 @@ def test_a_shearing_or_deforming_parent_transform_is_refused(headless, random_re
         imageFromVolumeNode(node, "fixed volume")
 
 
-def test_volumes_without_voxels_or_with_colour_are_refused(headless):
+def test_volumes_without_voxels_or_with_color_are_refused(headless):
     empty = headless.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
     for node in (None, empty):
         with pytest.raises(InputError, match="fixed volume has no voxels"):
             imageFromVolumeNode(node, "fixed volume")
-    colour = vtk.vtkImageData()
-    colour.SetDimensions(4, 4, 4)
-    colour.GetPointData().SetScalars(numpy_support.numpy_to_vtk(np.zeros((64, 3)), deep=True))
-    empty.SetAndObserveImageData(colour)
-    with pytest.raises(InputError, match="3 values a voxel"):
+    color = vtk.vtkImageData()
+    color.SetDimensions(4, 4, 4)
+    color.GetPointData().SetScalars(numpy_support.numpy_to_vtk(np.zeros((64, 3)), deep=True))
+    empty.SetAndObserveImageData(color)
+    with pytest.raises(InputError, match="3 values per voxel"):
         imageFromVolumeNode(empty)
 
 

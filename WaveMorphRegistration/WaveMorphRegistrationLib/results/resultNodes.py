@@ -1,4 +1,4 @@
-"""The nodes of one registration: what they hold, and how they come into the scene."""
+"""The nodes of one registration, and how they are created in the scene."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ALL_OUTPUTS = ("transform", "affine", "inverse", "warped", "jacobian", "folding"
 
 @dataclass
 class ResultNodes:
-    """The nodes of one registration; None where an output was not asked for.
+    """The nodes of one registration; None where an output was not requested.
 
-    transform: vtkMRMLGridTransformNode, the whole map, affine included, on a lattice that covers the fixed volume.
+    transform: vtkMRMLGridTransformNode, the whole map, affine included, on a grid that covers the fixed volume.
     affine: vtkMRMLLinearTransformNode, its affine part. inverse: vtkMRMLTransformNode, moving points -> fixed points.
-    warped, jacobian: scalar volumes on the fixed lattice. folding: label map, 1 where the Jacobian is not positive.
+    warped, jacobian: scalar volumes on the voxels of the fixed one. folding: label map, 1 where the Jacobian is <= 0.
     """
 
     transform: object = None
@@ -38,6 +38,7 @@ class ResultNodes:
     folding: object = None
 
     def all(self) -> list:
+        """The nodes that exist, in the order of the fields."""
         return [node for f in fields(self) if (node := getattr(self, f.name)) is not None]
 
 
@@ -48,38 +49,50 @@ def addRegistrationToScene(
     outputs=("transform", "affine", "warped", "jacobian", "folding"),
     into: dict | None = None,
 ) -> ResultNodes:
-    """Nodes for the `outputs` (of `ALL_OUTPUTS`) of a registration, in the scene of the fixed node.
+    """Create the nodes of a registration in the scene of the fixed node, or none at all where anything fails.
 
-    into: nodes to be filled instead of new ones, by output. Each node refers to the fixed and the moving volume and
-    lies beside the fixed one in the subject hierarchy. Should anything fail, no node is left behind.
+    outputs: which nodes, names of ALL_OUTPUTS.
+    into: output name -> existing node to fill instead of a new one.
+    Each node refers to the fixed and the moving volume and is in the folder of the fixed one.
     """
     scene = fixedNode.GetScene()
     before = _nodeIds(scene)
     try:
-        return _fillNodes(registration, fixedNode, movingNode, outputs, into or {}, scene)
+        return _createNodes(registration, fixedNode, movingNode, outputs, into or {}, scene)
     except BaseException:
         for nodeId in _nodeIds(scene) - before:
             scene.RemoveNode(scene.GetNodeByID(nodeId))
         raise
 
 
-def _fillNodes(registration, fixedNode, movingNode, outputs, into, scene) -> ResultNodes:
+def placeInFolderOf(referenceNode, node) -> None:
+    """Move the node into the subject hierarchy folder of the reference node."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(referenceNode.GetScene())
+    if hierarchy is None:
+        return
+    referenceItem = hierarchy.GetItemByDataNode(referenceNode)
+    parent = hierarchy.GetItemParent(referenceItem) if referenceItem else hierarchy.GetSceneItemID()
+    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(parent, node)
+    hierarchy.SetItemParent(item, parent)
+
+
+def _createNodes(registration, fixedNode, movingNode, outputs, into, scene) -> ResultNodes:
     contents = {output: _CONTENTS[output](registration) for output in ALL_OUTPUTS if output in outputs}
     names = {"fixed": fixedNode.GetName(), "moving": movingNode.GetName()}
     nodes = ResultNodes()
     for output, content in contents.items():
         node = into.get(output)
         if node is None:
-            node = scene.AddNewNodeByClass(_CLASSES[output], _outputName(output, names))
+            node = scene.AddNewNodeByClass(_CLASSES[output], _nodeName(output, names))
         _FILL[output](node, content)
         node.SetNodeReferenceID(FIXED_ROLE, fixedNode.GetID())
         node.SetNodeReferenceID(MOVING_ROLE, movingNode.GetID())
-        placeBeside(fixedNode, node, scene)
+        placeInFolderOf(fixedNode, node)
         setattr(nodes, output, node)
     return nodes
 
 
-def _outputName(output: str, names: dict) -> str:
+def _nodeName(output: str, names: dict) -> str:
     return {
         "transform": _("{moving} to {fixed}"),
         "affine": _("{moving} to {fixed} affine"),
@@ -94,15 +107,6 @@ def _wholeTransform(registration: Registration):
     return gridTransform(flattened_field(registration.transform, field_lattice(registration)))
 
 
-def _setTransform(node, transform) -> None:
-    node.SetAndObserveTransformFromParent(transform)
-
-
-def _setVolume(node, image: sitk.Image) -> None:
-    updateVolumeNodeFromImage(image, node)
-    node.CreateDefaultDisplayNodes()
-
-
 def _inverseTransform(registration: Registration):
     """Moving points -> fixed points: the affine's inverse, then the two fields, as in `Registration.inverse`."""
     transform = vtk.vtkGeneralTransform()
@@ -111,6 +115,15 @@ def _inverseTransform(registration: Registration):
     transform.Concatenate(gridTransform(registration.inverse_displacement))
     transform.Concatenate(gridTransform(registration.inverse_correction))
     return transform
+
+
+def _setTransform(node, transform) -> None:
+    node.SetAndObserveTransformFromParent(transform)
+
+
+def _setVolume(node, image: sitk.Image) -> None:
+    updateVolumeNodeFromImage(image, node)
+    node.CreateDefaultDisplayNodes()
 
 
 _CONTENTS = {
@@ -137,16 +150,6 @@ _CLASSES = {
     "jacobian": "vtkMRMLScalarVolumeNode",
     "folding": "vtkMRMLLabelMapVolumeNode",
 }
-
-
-def placeBeside(fixedNode, node, scene) -> None:
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    if hierarchy is None:
-        return
-    item = hierarchy.GetItemByDataNode(fixedNode)
-    parent = hierarchy.GetItemParent(item) if item else hierarchy.GetSceneItemID()
-    own = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(parent, node)
-    hierarchy.SetItemParent(own, parent)
 
 
 def _nodeIds(scene) -> set[str]:

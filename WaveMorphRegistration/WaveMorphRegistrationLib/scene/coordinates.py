@@ -1,4 +1,4 @@
-"""World coordinates of MRML (RAS mm) and of the engine (LPS mm), and the matrices between voxels and them."""
+"""World coordinates: RAS mm in MRML, LPS mm in the engine, and the matrices between them and voxel indices."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from wavemorph.errors import InputError
 from ..translation import _
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-FLIP = np.diag(LPS_TO_RAS)[:3]  # the same for points and vectors
+FLIP_XY = np.diag(LPS_TO_RAS)[:3]  # LPS <-> RAS of points and of vectors
 
 
 def ijkToWorld(volumeNode, name: str = "volume") -> np.ndarray:
-    """The 4x4 matrix from voxels to RAS mm, a linear parent transform included. Raises InputError under another."""
+    """The 4x4 matrix from voxel indices to RAS mm of the world, a linear parent transform included.
+
+    name: what a message calls the volume.
+    Raises InputError where the volume is under a non-linear transform.
+    """
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     ijkToRas = arrayFromMatrix(matrix)
@@ -24,7 +28,7 @@ def ijkToWorld(volumeNode, name: str = "volume") -> np.ndarray:
     toWorld = vtk.vtkMatrix4x4()
     if not parent.IsTransformToWorldLinear():
         raise InputError(
-            _("The {name} lies under the non-linear transform {parent}; harden it first, or take it out.").format(
+            _("The {name} is under the non-linear transform {parent}; harden the transform or remove it.").format(
                 name=name, parent=parent.GetName()
             )
         )
@@ -33,6 +37,7 @@ def ijkToWorld(volumeNode, name: str = "volume") -> np.ndarray:
 
 
 def ijkToRasOfImage(image: sitk.Image) -> np.ndarray:
+    """The 4x4 matrix from voxel indices to RAS mm of an image whose geometry is in LPS mm."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     matrix[:3, 3] = image.GetOrigin()
@@ -40,7 +45,11 @@ def ijkToRasOfImage(image: sitk.Image) -> np.ndarray:
 
 
 def setGeometry(image: sitk.Image, ijkToRas: np.ndarray, name: str = "volume") -> None:
-    """Origin, spacing and direction of the image (LPS) from a 4x4 matrix. Raises InputError where axes are sheared."""
+    """Set origin, spacing and direction of an image (LPS mm) from a 4x4 matrix to RAS mm.
+
+    name: what a message calls the image.
+    Raises InputError where the axes are not orthogonal.
+    """
     ijkToLps = LPS_TO_RAS @ ijkToRas
     spacing = np.linalg.norm(ijkToLps[:3, :3], axis=0)
     direction = ijkToLps[:3, :3] / np.where(spacing > 0, spacing, 1)
@@ -56,10 +65,12 @@ def setGeometry(image: sitk.Image, ijkToRas: np.ndarray, name: str = "volume") -
 
 
 def arrayFromMatrix(matrix) -> np.ndarray:
+    """A vtkMatrix4x4 as a 4x4 array."""
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 
 def vtkMatrix(array: np.ndarray):
+    """A 4x4 array as a vtkMatrix4x4."""
     matrix = vtk.vtkMatrix4x4()
     matrix.DeepCopy(np.asarray(array, float).ravel().tolist())
     return matrix

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def landmarksFromNode(markupsNode) -> np.ndarray:
-    """The defined control points, (N, 3) LPS mm, parent transforms included."""
+    """The control points of a markups node, (N, 3) LPS mm of the world, parent transforms included."""
     points = []
     for index in range(markupsNode.GetNumberOfControlPoints()):
         position = [0.0, 0.0, 0.0]

@@ -15,17 +15,19 @@ from .volumes import imageFromVolumeNode
 
 
 def labelsFromNode(node, referenceNode, name: str = "label map") -> sitk.Image:
-    """A label map node, or a segmentation with its segments numbered from 1, as an image in LPS mm.
+    """A label image in LPS mm from a label map node or a segmentation node.
 
-    A segmentation is sampled on the lattice of referenceNode. Raises InputError where there is no voxel.
+    The segments of a segmentation are numbered from 1 and sampled on the voxels of referenceNode.
+    name: what a message calls the node.
+    Raises InputError where there are no voxels or no segments, or where a parent transform is unsuitable.
     """
     if not node.IsA("vtkMRMLSegmentationNode"):
         return imageFromVolumeNode(node, name)
     merged = slicer.vtkOrientedImageData()
     reference = slicer.vtkOrientedImageData()
     reference.SetDimensions(referenceNode.GetImageData().GetDimensions())
-    reference.SetImageToWorldMatrix(vtkMatrix(_segmentationFromReference(node, referenceNode)))
-    if not _ids(node) or not node.GenerateMergedLabelmapForAllSegments(
+    reference.SetImageToWorldMatrix(vtkMatrix(_ijkToSegmentation(node, referenceNode)))
+    if not _segmentIds(node) or not node.GenerateMergedLabelmapForAllSegments(
         merged, slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY, reference, None
     ):
         raise InputError(_("The {name} {node} has no segments.").format(name=name, node=node.GetName()))
@@ -36,34 +38,35 @@ def labelsFromNode(node, referenceNode, name: str = "label map") -> sitk.Image:
 
 
 def segmentNames(node) -> dict[int, str]:
-    """What `labelsFromNode` calls the segments of a segmentation, or the colours of a label map."""
+    """The name of each label of `labelsFromNode`: of the segment, or of the color of a label map."""
     if node.IsA("vtkMRMLSegmentationNode"):
         segmentation = node.GetSegmentation()
-        return {number + 1: segmentation.GetSegment(segmentId).GetName() for number, segmentId in enumerate(_ids(node))}
-    colours = node.GetDisplayNode().GetColorNode() if node.GetDisplayNode() is not None else None
-    if colours is None:
+        names = (segmentation.GetSegment(segmentId).GetName() for segmentId in _segmentIds(node))
+        return dict(enumerate(names, 1))
+    colors = node.GetDisplayNode().GetColorNode() if node.GetDisplayNode() is not None else None
+    if colors is None:
         return {}
     values = np.unique(numpy_support.vtk_to_numpy(node.GetImageData().GetPointData().GetScalars()))
-    return {int(value): colours.GetColorName(int(value)) for value in values if value > 0}
+    return {int(value): colors.GetColorName(int(value)) for value in values if value > 0}
 
 
-def _ids(segmentationNode) -> list[str]:
+def _segmentIds(segmentationNode) -> list[str]:
     segmentation = segmentationNode.GetSegmentation()
     return [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
 
 
-def _segmentationFromReference(segmentationNode, referenceNode) -> np.ndarray:
-    """Voxels of the reference -> the segmentation's own space, RAS mm."""
-    own = np.eye(4)
+def _ijkToSegmentation(segmentationNode, referenceNode) -> np.ndarray:
+    """The 4x4 matrix from voxel indices of the reference to the segmentation's own coordinates, RAS mm."""
+    worldToSegmentation = np.eye(4)
     parent = segmentationNode.GetParentTransformNode()
     if parent is not None:
         if not parent.IsTransformToWorldLinear():
             raise InputError(
-                _("The segmentation {name} lies under the non-linear transform {parent}; harden it first.").format(
+                _("The segmentation {name} is under the non-linear transform {parent}; harden it first.").format(
                     name=segmentationNode.GetName(), parent=parent.GetName()
                 )
             )
         toWorld = vtk.vtkMatrix4x4()
         parent.GetMatrixTransformToWorld(toWorld)
-        own = np.linalg.inv(arrayFromMatrix(toWorld))
-    return own @ ijkToWorld(referenceNode)
+        worldToSegmentation = np.linalg.inv(arrayFromMatrix(toWorld))
+    return worldToSegmentation @ ijkToWorld(referenceNode)

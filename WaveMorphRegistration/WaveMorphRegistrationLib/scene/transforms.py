@@ -1,4 +1,8 @@
-"""Transform nodes <-> transforms and displacement fields of the engine."""
+"""Transform nodes <-> transforms and displacement images of the engine.
+
+The engine's transforms map fixed points to moving points, LPS mm. MRML calls this direction "from parent", in RAS mm: a
+moving volume under such a node is aligned with the fixed one.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,13 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
-from .coordinates import FLIP, LPS_TO_RAS, arrayFromMatrix, ijkToRasOfImage, setGeometry, vtkMatrix
+from .coordinates import FLIP_XY, LPS_TO_RAS, arrayFromMatrix, ijkToRasOfImage, setGeometry, vtkMatrix
 
 
-def transformFromNode(transformNode, image: sitk.Image, leastSpacingMm: float = 2.0) -> sitk.Transform:
-    """World points -> points of what lies under the node, LPS mm: fixed -> moving for a node put on the moving volume.
+def transformFromNode(transformNode, image: sitk.Image, minSpacingMm: float = 2.0) -> sitk.Transform:
+    """The map from world points to points of what is under the node, LPS mm: fixed -> moving on a moving volume.
 
-    Linear and grid transforms are taken as they are; another one is sampled over the image (`sampledField`).
+    Linear and grid transforms are exact. Any other one is sampled over the image, every minSpacingMm or coarser.
     """
     if transformNode.IsTransformToWorldLinear():
         matrix = vtk.vtkMatrix4x4()
@@ -24,25 +28,25 @@ def transformFromNode(transformNode, image: sitk.Image, leastSpacingMm: float = 
         affine.SetMatrix(lps[:3, :3].ravel().tolist())
         affine.SetTranslation(lps[:3, 3].tolist())
         return affine
-    field = exactField(transformNode)
-    if field is None:
-        field = sampledField(transformNode, image, leastSpacingMm)
-    return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+    displacement = storedDisplacement(transformNode)
+    if displacement is None:
+        displacement = sampledDisplacement(transformNode, image, minSpacingMm)
+    return sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
 
 
-def exactField(transformNode) -> sitk.Image | None:
-    """The displacement image in LPS mm of a node that holds one grid from parent; None for any other node."""
+def storedDisplacement(transformNode) -> sitk.Image | None:
+    """The displacement image, LPS mm, of a node that holds one grid transform from parent; None for any other node."""
     grid = transformNode.GetTransformFromParentAs("vtkOrientedGridTransform", False, False)
     if grid is None or grid.GetInverseFlag() or transformNode.GetParentTransformNode() is not None:
         return None
-    return _fieldFromGrid(grid)
+    return _displacementOfGrid(grid)
 
 
-def sampledField(transformNode, image: sitk.Image, leastSpacingMm: float) -> sitk.Image:
-    """The displacement of world points, LPS mm, over the image: at every voxel, or every leastSpacingMm if more."""
+def sampledDisplacement(transformNode, image: sitk.Image, minSpacingMm: float) -> sitk.Image:
+    """The displacement of world points, LPS mm, over the image: at its voxels, or every minSpacingMm where finer."""
     fromWorld = vtk.vtkGeneralTransform()
     transformNode.GetTransformFromWorld(fromWorld)
-    spacing = np.maximum(np.array(image.GetSpacing()), leastSpacingMm)
+    spacing = np.maximum(np.array(image.GetSpacing()), minSpacingMm)
     extent = (np.array(image.GetSize()) - 1) * np.array(image.GetSpacing())
     size = (np.ceil(extent / spacing) + 1).astype(int)
     axes = np.reshape(image.GetDirection(), (3, 3)) * spacing
@@ -51,27 +55,14 @@ def sampledField(transformNode, image: sitk.Image, leastSpacingMm: float) -> sit
     start, end = vtk.vtkPoints(), vtk.vtkPoints()
     start.SetDataTypeToDouble()
     end.SetDataTypeToDouble()
-    start.SetData(numpy_support.numpy_to_vtk(lps * FLIP, deep=True))
+    start.SetData(numpy_support.numpy_to_vtk(lps * FLIP_XY, deep=True))
     fromWorld.TransformPoints(start, end)
-    vectors = (numpy_support.vtk_to_numpy(end.GetData()) * FLIP - lps).astype(np.float32)
-    field = sitk.GetImageFromArray(vectors.reshape(*size[::-1], 3), isVector=True)
-    field.SetOrigin(image.GetOrigin())
-    field.SetSpacing(spacing.tolist())
-    field.SetDirection(image.GetDirection())
-    return field
-
-
-def _fieldFromGrid(grid) -> sitk.Image:
-    """The displacement image in LPS mm of a vtkOrientedGridTransform: `gridTransform` backwards."""
-    data = grid.GetDisplacementGrid()
-    vectors = numpy_support.vtk_to_numpy(data.GetPointData().GetScalars()).astype(np.float32)
-    vectors = vectors.reshape(*data.GetDimensions()[::-1], 3) * np.float32(grid.GetDisplacementScale() * FLIP)
-    matrix = np.eye(4)
-    matrix[:3, :3] = arrayFromMatrix(grid.GetGridDirectionMatrix())[:3, :3] * np.array(data.GetSpacing())
-    matrix[:3, 3] = data.GetOrigin()
-    field = sitk.GetImageFromArray(vectors, isVector=True)
-    setGeometry(field, matrix, "transform")
-    return field
+    vectors = (numpy_support.vtk_to_numpy(end.GetData()) * FLIP_XY - lps).astype(np.float32)
+    displacement = sitk.GetImageFromArray(vectors.reshape(*size[::-1], 3), isVector=True)
+    displacement.SetOrigin(image.GetOrigin())
+    displacement.SetSpacing(spacing.tolist())
+    displacement.SetDirection(image.GetDirection())
+    return displacement
 
 
 def gridTransform(displacement: sitk.Image):
@@ -95,7 +86,7 @@ def gridTransform(displacement: sitk.Image):
 
 
 def affineMatrix(affine: sitk.AffineTransform) -> np.ndarray:
-    """The 4x4 matrix in RAS mm of an affine in LPS mm."""
+    """The 4x4 matrix in RAS mm of an affine transform in LPS mm."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(affine.GetMatrix(), (3, 3))
     matrix[:3, 3] = affine.TransformPoint((0.0, 0.0, 0.0))
@@ -103,7 +94,10 @@ def affineMatrix(affine: sitk.AffineTransform) -> np.ndarray:
 
 
 def interpolateLinearly(transformNode) -> None:
-    """Reading a file or scene leaves grids at cubic interpolation, which moves points by hundredths of a millimetre."""
+    """Set every grid of the node to linear interpolation, as ITK uses it.
+
+    Grids read from a file or a scene are interpolated cubically, which moves points by hundredths of a millimeter.
+    """
     transform = transformNode.GetTransformFromParent()
     parts = vtk.vtkCollection()
     slicer.vtkMRMLTransformNode.FlattenGeneralTransform(parts, transform)
@@ -111,3 +105,16 @@ def interpolateLinearly(transformNode) -> None:
         part = parts.GetItemAsObject(index)
         if part.IsA("vtkOrientedGridTransform"):
             part.SetInterpolationModeToLinear()
+
+
+def _displacementOfGrid(grid) -> sitk.Image:
+    """The displacement image in LPS mm of a vtkOrientedGridTransform: the reverse of `gridTransform`."""
+    data = grid.GetDisplacementGrid()
+    vectors = numpy_support.vtk_to_numpy(data.GetPointData().GetScalars()).astype(np.float32)
+    vectors = vectors.reshape(*data.GetDimensions()[::-1], 3) * np.float32(grid.GetDisplacementScale() * FLIP_XY)
+    matrix = np.eye(4)
+    matrix[:3, :3] = arrayFromMatrix(grid.GetGridDirectionMatrix())[:3, :3] * np.array(data.GetSpacing())
+    matrix[:3, 3] = data.GetOrigin()
+    displacement = sitk.GetImageFromArray(vectors, isVector=True)
+    setGeometry(displacement, matrix, "transform")
+    return displacement

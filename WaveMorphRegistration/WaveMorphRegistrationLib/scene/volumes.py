@@ -12,9 +12,10 @@ from .coordinates import ijkToRasOfImage, ijkToWorld, setGeometry, vtkMatrix
 
 
 def imageFromVolumeNode(volumeNode, name: str = "volume") -> sitk.Image:
-    """A copy of the voxels with their exact place, LPS mm; a linear parent transform is folded in.
+    """A copy of the voxels of a volume node as an image in LPS mm, a linear parent transform included.
 
-    Raises InputError where there is no voxel, more than one component, or a parent transform that cannot be folded in.
+    name: what a message calls the volume.
+    Raises InputError where there are no voxels, more than one component per voxel, or an unsuitable parent transform.
     """
     imageData = volumeNode.GetImageData() if volumeNode is not None else None
     if imageData is None or imageData.GetNumberOfPoints() == 0:
@@ -22,7 +23,7 @@ def imageFromVolumeNode(volumeNode, name: str = "volume") -> sitk.Image:
     components = imageData.GetNumberOfScalarComponents()
     if components != 1:
         raise InputError(
-            _("The {name} has {components} values a voxel (colour or vector); choose a volume with one.").format(
+            _("The {name} has {components} values per voxel (color or vector); choose a scalar volume.").format(
                 name=name, components=components
             )
         )
@@ -34,7 +35,7 @@ def imageFromVolumeNode(volumeNode, name: str = "volume") -> sitk.Image:
 
 
 def updateVolumeNodeFromImage(image: sitk.Image, volumeNode) -> None:
-    """Replace the node's voxels and geometry by a copy of the image's."""
+    """Replace voxels and geometry of the node by a copy of those of the image (LPS mm)."""
     array = sitk.GetArrayFromImage(image)
     imageData = vtk.vtkImageData()
     imageData.SetDimensions(image.GetSize())
