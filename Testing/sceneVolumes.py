@@ -1,4 +1,4 @@
-"""Volumes of a test put into a MRML scene."""
+"""Images of a test as volume nodes."""
 
 from __future__ import annotations
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from fakeWorker import FakeWorker
+from wavemorph.settings import Settings
 from WaveMorphRegistrationLib.engine.job import JobState, RegistrationJob
 from WaveMorphRegistrationLib.engine.jobRequest import JobRequest
 
-QUICK = {"spacing_mm": 4.0, "weights": "none", "threads": 1}
+QUICK = Settings(spacing_mm=4.0, threads=1, inverse=False).to_dict()  # as the panel sends them: recorded once
 
 
 @pytest.fixture

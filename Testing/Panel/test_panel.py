@@ -1,4 +1,4 @@
-"""The panel from the choice of volumes to the result, and every failure on the way."""
+"""The panel from the choice of volumes to the result, and what makes a registration fail."""
 
 from __future__ import annotations
 
@@ -69,11 +69,8 @@ def test_a_click_registers_and_shows_nodes_table_and_layers(withSlice, tiny_pair
     assert opened.ui.resultSection.enabled
     assert opened.parameters.outputTransform is made.transform
     for node, image in zip((fixed, moving), before):
-        assert np.array_equal(
-            sitk.GetArrayFromImage(imageFromVolumeNode(node)), sitk.GetArrayFromImage(image)
-        )
+        assert np.array_equal(sitk.GetArrayFromImage(imageFromVolumeNode(node)), sitk.GetArrayFromImage(image))
         assert node.GetParentTransformNode() is None
-
 
 
 def test_a_second_click_fills_the_same_nodes_with_the_same_worker(opened, tiny_pair):
@@ -167,9 +164,7 @@ def test_swapping_exchanges_volumes_and_masks(opened, tiny_pair):
 
 def test_masks_and_an_initial_transform_reach_the_engine(opened, tiny_pair, monkeypatch):
     fixed, _moving = opened.choose(*tiny_pair)
-    labels = addVolume(
-        opened.headless, sitk.Cast(tiny_pair[0] > 300, sitk.sitkUInt8), "L", "vtkMRMLLabelMapVolumeNode"
-    )
+    labels = addVolume(opened.headless, sitk.Cast(tiny_pair[0] > 300, sitk.sitkUInt8), "L", "vtkMRMLLabelMapVolumeNode")
     segmentation = opened.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Brain")
     slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, segmentation)
     start = opened.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Start")

@@ -215,7 +215,7 @@ def test_an_exported_transform_moves_points_in_simpleitk_as_in_the_scene(done, t
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_an_export_that_cannot_be_written_is_one_sentence(done, tmp_path):
+def test_an_export_that_cannot_be_written_is_a_message(done, tmp_path):
     with pytest.raises(OutputError, match="must end in one of"):
         exportTransform(done.outcome.nodes.transform, tmp_path / "t.xyz")
     with pytest.raises(OutputError, match="sampled on the voxels of a volume"):

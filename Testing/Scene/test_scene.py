@@ -1,4 +1,4 @@
-"""Nodes against the engine: every geometry, both directions, and a scene that is whole or untouched."""
+"""Nodes compared with the engine: all geometries, both directions, and a scene that is complete or unchanged."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def moved(transform, points):
 
 
 def movedByNode(vtkTransform, pointsLps):
-    """LPS points through a transform of the scene, which speaks RAS."""
+    """LPS points through a transform of the scene, which is in RAS."""
     flip = np.array([-1.0, -1.0, 1.0])
     return np.array([vtkTransform.TransformPoint(point) for point in pointsLps * flip]) * flip
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_volume_comes_back_from_the_scene_with_its_voxels_and_its_place(headless, seed):
+def test_a_volume_returns_from_the_scene_with_its_voxels_and_its_position(headless, seed):
     image = phantoms.head(phantoms.random_geometry(seed, size=(18, 20, 22)))
     back = imageFromVolumeNode(addVolume(headless, image, "volume"))
     assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(image))
@@ -52,13 +52,13 @@ def test_a_volume_comes_back_from_the_scene_with_its_voxels_and_its_place(headle
 
 @pytest.mark.parametrize("extension", [".nii.gz", ".nrrd"])
 @pytest.mark.parametrize("seed", [0, 3, 5])
-def test_a_volume_read_by_slicer_lies_where_simpleitk_says(headless, tmp_path, seed, extension):
-    """Slicer turns some left-handed files round; the anatomy has to stay where it is."""
+def test_a_volume_read_by_slicer_has_the_position_that_simpleitk_reads(headless, tmp_path, seed, extension):
+    """Slicer reverses an axis of some left-handed files; the anatomy must keep its position."""
     image = phantoms.head(phantoms.random_geometry(seed, size=(18, 20, 22)))
     write_image(image, tmp_path / f"v{extension}")
     read = imageFromVolumeNode(headless.loadVolume(tmp_path / f"v{extension}"))
-    seen = sitk.Resample(read, image, sitk.Transform(), sitk.sitkLinear)
-    difference = np.abs(sitk.GetArrayFromImage(seen) - sitk.GetArrayFromImage(image))[1:-1, 1:-1, 1:-1]
+    resampled = sitk.Resample(read, image, sitk.Transform(), sitk.sitkLinear)
+    difference = np.abs(sitk.GetArrayFromImage(resampled) - sitk.GetArrayFromImage(image))[1:-1, 1:-1, 1:-1]
     assert difference.max() < 0.5
 
 
@@ -74,9 +74,9 @@ def test_the_transform_node_moves_points_as_the_engine_does(headless, random_reg
     assert np.linalg.norm(forward - moved(registration.transform, points), axis=1).max() < 0.01
     affine = movedByNode(result.affine.GetTransformFromParent(), points)
     assert np.linalg.norm(affine - moved(registration.affine, points), axis=1).max() < 1e-6
-    there = moved(registration.transform, points)
-    back = movedByNode(result.inverse.GetTransformFromParent(), there)
-    assert np.linalg.norm(back - moved(registration.inverse, there), axis=1).max() < 0.01
+    inMoving = moved(registration.transform, points)
+    back = movedByNode(result.inverse.GetTransformFromParent(), inMoving)
+    assert np.linalg.norm(back - moved(registration.inverse, inMoving), axis=1).max() < 0.01
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -93,7 +93,7 @@ def test_a_file_read_by_the_scene_moves_points_as_the_engine_does(headless, rand
 
 
 def test_hardening_the_transform_on_the_moving_volume_gives_the_warped_one(headless, registered):
-    """What Slicer itself makes of the node: under it, the moving volume lies on the fixed one."""
+    """As Slicer applies the node: the moving volume under it is aligned with the fixed one."""
     registration, result, _fixedNode, movingNode = registered
     node = addVolume(headless, registration.moving, "copy")
     node.SetAndObserveTransformNodeID(result.transform.GetID())
@@ -105,7 +105,7 @@ def test_hardening_the_transform_on_the_moving_volume_gives_the_warped_one(headl
     assert movingNode.GetParentTransformNode() is None
 
 
-def test_the_volumes_lie_on_the_fixed_lattice_and_hold_the_engines_voxels(registered):
+def test_the_volumes_have_the_fixed_geometry_and_the_voxels_of_the_engine(registered):
     registration, result, _fixedNode, _movingNode = registered
     for node, image in ((result.warped, registration.warped), (result.jacobian, registration.jacobian)):
         back = imageFromVolumeNode(node)
@@ -116,7 +116,7 @@ def test_the_volumes_lie_on_the_fixed_lattice_and_hold_the_engines_voxels(regist
     assert not sitk.GetArrayFromImage(imageFromVolumeNode(result.folding)).any()
 
 
-def test_every_node_names_its_volumes_and_is_stored_from_parent(registered):
+def test_every_node_refers_to_its_volumes_and_is_stored_from_parent(registered):
     _registration, result, fixedNode, movingNode = registered
     assert len(result.all()) == len(ALL_OUTPUTS)
     for node in result.all():
@@ -129,7 +129,7 @@ def test_every_node_names_its_volumes_and_is_stored_from_parent(registered):
     assert (stored.GetInverseFlag(), derived.GetInverseFlag()) == (0, 1)
 
 
-def test_the_nodes_lie_beside_the_fixed_volume(headless, random_registration):
+def test_the_nodes_are_in_the_folder_of_the_fixed_volume(headless, random_registration):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(headless.scene)
     study = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Study")
     registration = random_registration(1)
@@ -141,7 +141,7 @@ def test_the_nodes_lie_beside_the_fixed_volume(headless, random_registration):
         assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
 
 
-def test_only_what_is_asked_for_is_made(headless, random_registration):
+def test_only_requested_outputs_are_created(headless, random_registration):
     registration = random_registration(1)
     fixedNode = addVolume(headless, registration.fixed, "F")
     result = addRegistrationToScene(registration, fixedNode, fixedNode, ("warped",))
@@ -149,7 +149,7 @@ def test_only_what_is_asked_for_is_made(headless, random_registration):
     assert headless.scene.GetNumberOfNodesByClass("vtkMRMLTransformNode") == 0
 
 
-def test_nodes_that_are_given_are_filled_anew(headless, random_registration, registered):
+def test_given_nodes_are_filled_again(headless, random_registration, registered):
     _registration, first, fixedNode, movingNode = registered
     again = random_registration(3)
     count = headless.scene.GetNumberOfNodes()
@@ -177,7 +177,7 @@ def test_the_inputs_are_not_changed(headless, random_registration):
 
 
 @pytest.mark.parametrize("step", ["inverse", "updateVolumeNodeFromImage", "placeInFolderOf"])
-def test_a_failure_midway_leaves_the_scene_as_it_was(headless, random_registration, monkeypatch, step):
+def test_a_failure_midway_leaves_the_scene_unchanged(headless, random_registration, monkeypatch, step):
     registration = random_registration(1)
     fixedNode = addVolume(headless, registration.fixed, "F")
     scene = headless.scene
@@ -195,7 +195,7 @@ def test_a_failure_midway_leaves_the_scene_as_it_was(headless, random_registrati
     assert sorted(scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())) == before
 
 
-def test_a_linear_parent_transform_is_folded_in(headless):
+def test_a_linear_parent_transform_is_included(headless):
     image = phantoms.head(phantoms.random_geometry(4, size=(18, 20, 22)))
     node = addVolume(headless, image, "volume")
     parent = headless.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "parent")
@@ -240,7 +240,7 @@ def test_volumes_without_voxels_or_with_color_are_refused(headless):
         imageFromVolumeNode(empty)
 
 
-def test_a_bundle_read_back_holds_the_whole_result(headless, registered, tmp_path):
+def test_a_bundle_read_again_contains_the_whole_result(headless, registered, tmp_path):
     registration, result, fixedNode, _movingNode = registered
     from WaveMorphRegistrationLib.results.display import showResult
 
@@ -267,7 +267,7 @@ def test_a_bundle_read_back_holds_the_whole_result(headless, registered, tmp_pat
         other.close()
 
 
-def test_files_that_are_no_volume_transform_or_scene_are_refused(headless, tmp_path, capfd):
+def test_files_that_are_not_a_volume_transform_or_scene_are_refused(headless, tmp_path, capfd):
     folder = os.getcwd()
     (tmp_path / "bad.nrrd").write_text("nothing")
     (tmp_path / "bad.h5").write_text("nothing")
