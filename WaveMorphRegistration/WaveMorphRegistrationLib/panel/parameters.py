@@ -1,4 +1,4 @@
-"""What the user chose, kept in the scene: the parameter node of the module."""
+"""The parameter node of the module: the choices of the user, stored in the scene."""
 
 from __future__ import annotations
 
@@ -7,47 +7,50 @@ import enum
 from slicer import vtkMRMLDisplayableNode, vtkMRMLScalarVolumeNode, vtkMRMLTransformNode
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
-from .translation import _
+from ..translation import _
 
 
 class Preset(enum.Enum):
-    """Stored by name: never rename a member."""
+    """Speed and accuracy. Members are stored by name and must not be renamed."""
 
     Instant = "Instant"
     Balanced = "Balanced"
     Precise = "Precise"
 
     def label(self) -> str:
+        """The text in the panel."""
         return {
-            Preset.Instant: _("Instant (network alone)"),
+            Preset.Instant: _("Instant (network only)"),
             Preset.Balanced: _("Balanced"),
             Preset.Precise: _("Precise (longer)"),
         }[self]
 
 
 class Contrast(enum.Enum):
-    """Stored by name: never rename a member. The values are those of the engine's settings."""
+    """Contrast of the pair; values as in the engine's settings. Members are stored by name and must not be renamed."""
 
     Automatic = "auto"
     Same = "same"
     Different = "different"
 
     def label(self) -> str:
+        """The text in the panel."""
         return {
-            Contrast.Automatic: _("Measure it"),
-            Contrast.Same: _("Same (such as T1 with T1)"),
-            Contrast.Different: _("Different (such as T1 with T2)"),
+            Contrast.Automatic: _("Automatic (measured)"),
+            Contrast.Same: _("Same (for example T1 and T1)"),
+            Contrast.Different: _("Different (for example T1 and T2)"),
         }[self]
 
 
 class Device(enum.Enum):
-    """Stored by name: never rename a member. The values are those of the engine's settings."""
+    """Device; values as in the engine's settings. Members are stored by name and must not be renamed."""
 
     Automatic = "auto"
     Gpu = "cuda"
     Cpu = "cpu"
 
     def label(self) -> str:
+        """The text in the panel."""
         return {
             Device.Automatic: _("Automatic"),
             Device.Gpu: _("GPU (CUDA)"),
@@ -60,14 +63,14 @@ class WaveMorphParameters:
     """
     The parameters of the module.
 
-    fixedVolume - The volume that stays.
+    fixedVolume - The volume that is not moved.
     movingVolume - The volume that is aligned to it.
-    fixedMask, movingMask - Segmentation or label map: compare only inside.
-    initialTransform - Where to start, put on the moving volume as Slicer puts transforms.
-    aligned - The pair lies well already: skip the affine stage.
+    fixedMask, movingMask - Segmentation or label map; only voxels inside are compared.
+    initialTransform - Transform that, applied to the moving volume, brings it near the fixed one.
+    aligned - The pair is already aligned: skip the affine stage.
     preset, contrast, device, model - How to register.
-    wantTransform, wantWarped, wantJacobian, wantInverse - Which outputs to make.
-    outputTransform, outputWarped, outputJacobian, outputInverse - Into which nodes; none: new ones.
+    wantTransform, wantWarped, wantJacobian, wantInverse - Which outputs to create.
+    outputTransform, outputWarped, outputJacobian, outputInverse - Nodes to fill; None creates new ones.
     """
 
     fixedVolume: vtkMRMLScalarVolumeNode

@@ -1,4 +1,4 @@
-"""The panel's behaviour while a registration is chosen and runs. What is shown afterwards is in resultPanel.py."""
+"""The controls from the choice of volumes to Register and its progress; those of a result are in resultPanel.py."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import slicer
 from wavemorph.errors import WaveMorphError
 from wavemorph.weights import list_models
 
-from .dependencies import ensureDependencies
-from .job import JobState
-from .registrationLogic import OUTPUTS, RegistrationChoice, missingChoice
+from ..engine.dependencies import ensureDependencies
+from ..engine.job import JobState
+from ..engine.registrationChoice import OUTPUTS, RegistrationChoice, missingInput
+from ..results.resultNodes import FIXED_ROLE, MOVING_ROLE
+from ..translation import _
 from .resultPanel import ResultPanel
-from .scene import FIXED_ROLE, MOVING_ROLE
-from .translation import _
 
 POLL_MS = 100
-_OUTPUT_NAMES = {
+_WIDGET_NAMES = {  # output: how the names of its widgets and parameters end
     "transform": "Transform",
     "warped": "Warped",
     "jacobian": "Jacobian",
@@ -28,55 +28,52 @@ _OUTPUT_NAMES = {
 class Panel:
     """Connects the widgets of the .ui file with the parameter node and the logic.
 
-    getParameterNode() gives a new wrapper around the module's node; the wrapper is renewed at each `bind`, because one
-    that has seen its scene close keeps reading what is no longer there.
+    getParameterNode: returns a new wrapper around the module's node. The wrapper is renewed at each `bind`, because one
+    whose scene was closed continues to return the values of before.
     """
 
     def __init__(self, ui, logic, getParameterNode):
         self.ui, self.logic, self._getParameterNode = ui, logic, getParameterNode
         self.parameters = self._guiTag = None
-        self._preparing, self._said, self._closed = False, "", False
+        self._preparing, self._message, self._closed = False, "", False
         self.result = ResultPanel(ui)
         self._timer = qt.QTimer()
         self._timer.interval = POLL_MS
         self._timer.timeout.connect(self._onTimer)
         logic.onChanged = self.update
         logic.onFinished = self._onFinished
-        logic.onFailed = self._onFailed
-        logic.onCancelled = self._onCancelled
+        logic.onFailed = self._showError
+        logic.onCanceled = self._onCanceled
         self._connect()
 
     def bind(self) -> None:
-        """Show the parameter node of the scene, and follow it."""
+        """Show the parameter node of the scene, and connect the widgets with it."""
         self.unbind()
         self.parameters = self._getParameterNode()
-        named = {
+        widgets = {
             widget.property("SlicerParameterName"): widget
             for widget in vars(self.ui).values()
             if widget.property("SlicerParameterName")
         }
-        self._guiTag = self.parameters.connectParametersToGui(named)
+        self._guiTag = self.parameters.connectParametersToGui(widgets)
         for selector, name in self._maskSelectors():
             selector.setCurrentNode(getattr(self.parameters, name))
         self._fillModels()
         self.update()
 
-    def bindAgain(self) -> None:
-        """After a scene was closed or read: now, and once the selectors know its nodes, which they learn last."""
+    def bindAfterSceneChange(self) -> None:
+        """Bind now, and again when the selectors, which are the last to be notified, know the nodes of the scene."""
         self.bind()
-        qt.QTimer.singleShot(0, self._onSettled)
-
-    def _onSettled(self) -> None:
-        if self.parameters is not None and not self._closed:
-            self.bind()
+        qt.QTimer.singleShot(0, self._onSelectorsUpdated)
 
     def unbind(self) -> None:
+        """Disconnect the widgets from the parameter node."""
         if self.parameters is not None and self._guiTag is not None:
             self.parameters.disconnectGui(self._guiTag)
         self.parameters = self._guiTag = None
 
     def close(self) -> None:
-        """The panel goes away: nothing may be left running."""
+        """Stop timers, job and worker: the widgets are about to be destroyed."""
         self._closed = True
         self._timer.stop()
         self.result.close()
@@ -84,57 +81,60 @@ class Panel:
         self.logic.close()
 
     def onSceneClosing(self) -> None:
-        """The nodes are about to go: so does what shows them, and a job that reads them."""
+        """Stop what uses the nodes of the scene: they are about to be removed."""
         self.result.close()
         self.logic.cancel()
         self.unbind()
 
     def update(self) -> None:
-        """Texts, enabled states and progress as things stand."""
+        """Set texts, enabled states and progress to the current state."""
         if self._closed:
             return
         job, ui = self.logic.job, self.ui
         active = job.active or self._preparing
-        missing = self._missing()
+        missing = self._missingInput()
         ui.registerButton.text = _("Cancel") if active else missing or _("Register")
         ui.registerButton.toolTip = (
-            _("Stop the registration; the scene stays as it was.") if active else missing or self._intention()
+            _("Stop the registration; the scene is not changed.") if active else missing or self._plannedRegistration()
         )
-        ui.registerButton.enabled = job.state is not JobState.Cancelling and (
+        ui.registerButton.enabled = job.state is not JobState.Canceling and (
             job.active or (not self._preparing and not missing)
         )
         for section in (ui.inputsSection, ui.methodSection, ui.outputsSection):
             section.enabled = not active
         ui.progressBar.visible = active
         ui.progressBar.value = round(100 * job.fraction)
-        ui.statusLabel.text = job.status if job.active else self._said or self._intention()
+        ui.statusLabel.text = job.status if job.active else self._message or self._plannedRegistration()
         ui.logText.plainText = "\n".join(job.log)
         ui.deviceLabel.text = _("Found: {device}").format(device=job.device) if job.device else ""
 
     def onRegister(self) -> None:
-        """Begin, or cancel what runs."""
+        """Start a registration, or cancel the running one."""
         if self.logic.job.active:
             self.logic.cancel()
             return
-        self._preparing, self._said = True, ""
+        self._preparing, self._message = True, ""
         self.update()
         try:
             ensureDependencies()
             self.logic.start(self._choice())
             self._timer.start()
         except WaveMorphError as error:
-            self._complain(str(error))
+            self._showError(str(error))
         except Exception as error:
-            logging.exception("WaveMorph could not begin")
-            self._complain(_("The registration could not begin ({gist}); the application log says where.").format(
-                gist=f"{type(error).__name__}: {error}"
-            ))  # fmt: skip
+            logging.exception("WaveMorph could not start a registration")
+            reason = f"{type(error).__name__}: {error}"
+            self._showError(
+                _("The registration could not start ({reason}); the application log has the details.").format(
+                    reason=reason
+                )
+            )
         finally:
             self._preparing = False
             self.update()
 
     def onSwap(self) -> None:
-        """Fixed becomes moving and moving fixed, with their masks."""
+        """Exchange the fixed and the moving volume, with their masks."""
         p = self.parameters
         p.fixedVolume, p.movingVolume = p.movingVolume, p.fixedVolume
         masks = p.movingMask, p.fixedMask
@@ -152,25 +152,29 @@ class Panel:
         for selector in (ui.fixedSelector, ui.movingSelector):
             selector.currentNodeChanged.connect(lambda node: self._onChoice())
         for output in OUTPUTS:
-            getattr(ui, f"want{_OUTPUT_NAMES[output]}CheckBox").toggled.connect(lambda on: self._onChoice())
+            getattr(ui, f"want{_WIDGET_NAMES[output]}CheckBox").toggled.connect(lambda on: self._onChoice())
+
+    def _onSelectorsUpdated(self) -> None:
+        if self.parameters is not None and not self._closed:
+            self.bind()
 
     def _onChoice(self) -> None:
-        """The parameter node is written by its own connection, at this event or just after."""
-        qt.QTimer.singleShot(0, self._onChosen)
+        """Continue in the next event: a connection of its own writes the parameter node, before or after this one."""
+        qt.QTimer.singleShot(0, self._onParametersWritten)
 
-    def _onChosen(self) -> None:
+    def _onParametersWritten(self) -> None:
         if self._closed:
             return
-        self._said = ""
-        self._releaseOutputs()
+        self._message = ""
+        self._clearOutputsOfOtherPairs()
         self.update()
 
-    def _releaseOutputs(self) -> None:
-        """Nodes that hold the result of another pair are not to be filled with that of this one."""
+    def _clearOutputsOfOtherPairs(self) -> None:
+        """Deselect output nodes that hold the result of another pair, so that they are not overwritten."""
         p = self.parameters
         if p is None or self.logic.job.active:
             return
-        for name in _OUTPUT_NAMES.values():
+        for name in _WIDGET_NAMES.values():
             node = getattr(p, f"output{name}")
             if node is None:
                 continue
@@ -179,7 +183,7 @@ class Panel:
                 setattr(p, f"output{name}", None)
 
     def _maskSelectors(self) -> tuple:
-        """Two classes of nodes may be masks, and the connection of a parameter to a selector would allow one only."""
+        """(selector, parameter) of the masks, which `bind` connects: a parameter's own connection allows one class."""
         return (self.ui.fixedMaskSelector, "fixedMask"), (self.ui.movingMaskSelector, "movingMask")
 
     def _onMask(self, name: str, node) -> None:
@@ -195,23 +199,23 @@ class Panel:
         box.blockSignals(True)
         box.clear()
         models = [model.name for model in list_models()]
-        box.addItem(_("Default model") if models else _("None installed: refinement alone"), "auto")
+        box.addItem(_("Default model") if models else _("None installed: refinement only"), "auto")
         for name in models:
             box.addItem(name, name)
         if models:
-            box.addItem(_("None: refinement alone"), "none")
+            box.addItem(_("None: refinement only"), "none")
         box.setCurrentIndex(max(0, box.findData(self.parameters.model)))
         box.blockSignals(False)
 
     def _outputs(self) -> tuple[str, ...]:
         p = self.parameters
-        return tuple(output for output in OUTPUTS if getattr(p, f"want{_OUTPUT_NAMES[output]}"))
+        return tuple(output for output in OUTPUTS if getattr(p, f"want{_WIDGET_NAMES[output]}"))
 
-    def _missing(self) -> str | None:
+    def _missingInput(self) -> str | None:
         p = self.parameters
-        return _("The scene is closed") if p is None else missingChoice(p.fixedVolume, p.movingVolume, self._outputs())
+        return _("The scene is closed") if p is None else missingInput(p.fixedVolume, p.movingVolume, self._outputs())
 
-    def _intention(self) -> str:
+    def _plannedRegistration(self) -> str:
         p = self.parameters
         if p is None or p.fixedVolume is None or p.movingVolume is None or p.fixedVolume is p.movingVolume:
             return ""
@@ -235,38 +239,35 @@ class Panel:
             p.movingMask,
             p.initialTransform,
             self._outputs(),
-            {output: getattr(p, f"output{_OUTPUT_NAMES[output]}") for output in OUTPUTS},
+            {output: getattr(p, f"output{_WIDGET_NAMES[output]}") for output in OUTPUTS},
         )
 
     def _onTimer(self) -> None:
         self.logic.poll()
         if self.logic.job.active:
-            self.update()  # the time left runs on between two events
+            self.update()  # the remaining time changes without an event
         else:
             self._timer.stop()
 
     def _onFinished(self, outcome) -> None:
         if self.parameters is not None:
-            for output, name in _OUTPUT_NAMES.items():
+            for output, name in _WIDGET_NAMES.items():
                 node = getattr(outcome.nodes, output)
                 if node is not None:
                     setattr(self.parameters, f"output{name}", node)
         self.result.show(outcome)
         report = outcome.report
-        self._said = _("Done in {seconds:.0f} s; {folded} folded voxels.").format(
+        self._message = _("Done in {seconds:.0f} s; {folded} folded voxels.").format(
             seconds=report["seconds"]["total"], folded=report["folding"]["central_voxels"]
         )
         if report["warnings"]:
-            self._said += " " + _("Read the warning below before you use it.")
+            self._message += " " + _("Read the warning below before you use the result.")
 
-    def _onFailed(self, sentence: str) -> None:
-        self._complain(sentence)
-
-    def _onCancelled(self) -> None:
-        self._said = _("Cancelled; the scene is as it was.")
+    def _onCanceled(self) -> None:
+        self._message = _("Canceled; the scene was not changed.")
         self.update()
 
-    def _complain(self, sentence: str) -> None:
-        self._said = sentence
+    def _showError(self, message: str) -> None:
+        self._message = message
         self.update()
-        slicer.util.errorDisplay(sentence)
+        slicer.util.errorDisplay(message)

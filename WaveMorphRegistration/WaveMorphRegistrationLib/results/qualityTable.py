@@ -1,4 +1,4 @@
-"""How well structures and landmarks agree after a registration, and how their volumes differ, as table nodes."""
+"""Agreement of structures and landmarks after a registration, and differences of volume, as table nodes."""
 
 from __future__ import annotations
 
@@ -7,30 +7,37 @@ import SimpleITK as sitk
 from wavemorph import evaluation
 from wavemorph.errors import InputError
 
+from ..scene.landmarks import landmarksFromNode
+from ..scene.segmentations import labelsFromNode, segmentNames
+from ..scene.transforms import transformFromNode
+from ..scene.volumes import imageFromVolumeNode
+from ..translation import _
 from .reportTable import fillTable
-from .scene import imageFromVolumeNode, labelsFromNode, landmarksFromNode, placeBeside, segmentNames, transformFromNode
-from .translation import _
+from .resultNodes import placeInFolderOf
 
 
 def addOverlapTable(transformNode, fixedNode, movingNode, fixedSegmentation, movingSegmentation):
-    """Dice and HD95 of each structure of the same name in both, before and after. Raises InputError."""
+    """A table of Dice and HD95 (mm), before and after, of each structure that both segmentations name.
+
+    Raises InputError where a segmentation cannot be read.
+    """
     names = segmentNames(fixedSegmentation)
     fixed = labelsFromNode(fixedSegmentation, fixedNode, _("fixed segmentation"))
     moving = labelsFromNode(movingSegmentation, movingNode, _("moving segmentation"))
-    moving = _renumbered(moving, segmentNames(movingSegmentation), names)
+    moving = _withFixedLabels(moving, segmentNames(movingSegmentation), names)
     transform = transformFromNode(transformNode, fixed)
     report = evaluation.label_report(fixed, moving, transform)
-    rows = [
-        (names.get(int(label), str(label)), *_cells(measure))
-        for label, measure in [*report["labels"].items()]
-    ]
-    rows.append((_("mean"), *_cells(report["mean"])))
+    rows = [(names.get(int(label), str(label)), *_overlapCells(measure)) for label, measure in report["labels"].items()]
+    rows.append((_("mean"), *_overlapCells(report["mean"])))
     header = (_("Structure"), _("Dice before"), _("Dice after"), _("HD95 before, mm"), _("HD95 after, mm"))
-    return _table(_("overlap"), fixedNode, movingNode, header, rows)
+    return _addTable(_("overlap"), fixedNode, movingNode, header, rows)
 
 
 def addLandmarkTable(transformNode, fixedNode, movingNode, fixedPoints, movingPoints):
-    """Distance between corresponding landmarks before and after, point by point. Raises InputError."""
+    """A table of the distance (mm) between corresponding control points, before and after.
+
+    Raises InputError where the two lists do not correspond.
+    """
     fixed, moving = landmarksFromNode(fixedPoints), landmarksFromNode(movingPoints)
     transform = transformFromNode(transformNode, imageFromVolumeNode(fixedNode))
     before = evaluation.target_registration_error_mm(sitk.Transform(), fixed, moving)
@@ -41,11 +48,14 @@ def addLandmarkTable(transformNode, fixedNode, movingNode, fixedPoints, movingPo
     ]
     rows.append((_("mean"), f"{before.mean():.2f}", f"{after.mean():.2f}"))
     header = (_("Landmark"), _("Before, mm"), _("After, mm"))
-    return _table(_("landmarks"), fixedNode, movingNode, header, rows)
+    return _addTable(_("landmarks"), fixedNode, movingNode, header, rows)
 
 
 def addVolumeTable(jacobianNode, fixedNode, movingNode, fixedSegmentation):
-    """The volume of each structure drawn on the fixed volume, and of the same tissue in the moving one, in ml."""
+    """A table of the volume (ml) of each structure of the fixed volume, and of the same tissue in the moving volume.
+
+    Raises InputError where the segmentation has no voxels.
+    """
     names = segmentNames(fixedSegmentation)
     labels = labelsFromNode(fixedSegmentation, fixedNode, _("fixed segmentation"))
     jacobian = sitk.GetArrayFromImage(sitk.Resample(imageFromVolumeNode(jacobianNode), labels))
@@ -62,33 +72,33 @@ def addVolumeTable(jacobianNode, fixedNode, movingNode, fixedSegmentation):
     if not rows:
         raise InputError(_("The segmentation {name} has no voxels.").format(name=fixedSegmentation.GetName()))
     header = (_("Structure"), _("Fixed, ml"), _("Moving, ml"), _("Moving larger by, %"))
-    return _table(_("volumes"), fixedNode, movingNode, header, rows)
+    return _addTable(_("volumes"), fixedNode, movingNode, header, rows)
 
 
-def _renumbered(moving: sitk.Image, movingNames: dict[int, str], fixedNames: dict[int, str]) -> sitk.Image:
-    """Structures are the same where their names are; where no name is shared, where their numbers are."""
-    numbers = {name: number for number, name in fixedNames.items()}
-    shared = {own: numbers[name] for own, name in movingNames.items() if name in numbers}
+def _withFixedLabels(moving: sitk.Image, movingNames: dict[int, str], fixedNames: dict[int, str]) -> sitk.Image:
+    """Label structures of the moving image like those of the same name in fixed; unchanged where no name is shared."""
+    fixedLabels = {name: label for label, name in fixedNames.items()}
+    shared = {label: fixedLabels[name] for label, name in movingNames.items() if name in fixedLabels}
     if not shared:
         return moving
     array = sitk.GetArrayFromImage(moving)
-    renumbered = np.zeros(array.shape, np.int16)
-    for own, number in shared.items():
-        renumbered[array == own] = number
-    image = sitk.GetImageFromArray(renumbered)
+    relabeled = np.zeros(array.shape, np.int16)
+    for movingLabel, fixedLabel in shared.items():
+        relabeled[array == movingLabel] = fixedLabel
+    image = sitk.GetImageFromArray(relabeled)
     image.CopyInformation(moving)
     return image
 
 
-def _cells(measure: dict) -> list[str]:
+def _overlapCells(measure: dict) -> list[str]:
     keys = (("dice_before", ".3f"), ("dice_after", ".3f"), ("hd95_before_mm", ".2f"), ("hd95_after_mm", ".2f"))
     return [format(measure[key], form) if measure[key] is not None else "-" for key, form in keys]
 
 
-def _table(kind: str, fixedNode, movingNode, header, rows):
+def _addTable(kind: str, fixedNode, movingNode, header, rows):
     scene = fixedNode.GetScene()
     name = _("{moving} to {fixed} {kind}").format(moving=movingNode.GetName(), fixed=fixedNode.GetName(), kind=kind)
     node = scene.GetFirstNode(name, "vtkMRMLTableNode") or scene.AddNewNodeByClass("vtkMRMLTableNode", name)
     fillTable(node, header, rows)
-    placeBeside(fixedNode, node, scene)
+    placeInFolderOf(fixedNode, node)
     return node

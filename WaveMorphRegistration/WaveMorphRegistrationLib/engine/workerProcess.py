@@ -1,4 +1,4 @@
-"""The worker process and the pipes to it. Nothing here waits, and nothing here needs Qt."""
+"""The worker process and its pipes. No call here blocks for long, and none needs Qt."""
 
 from __future__ import annotations
 
@@ -14,23 +14,28 @@ import sys
 import threading
 from pathlib import Path
 
-_ENGINE = Path(__file__).resolve().parent.parent  # the folder that holds the package wavemorph
-_CLOSING_SECONDS = 2.0
+_ENGINE_PATH = Path(__file__).resolve().parents[2]  # the folder that contains the package wavemorph
+_CLOSE_TIMEOUT_SECONDS = 2.0
+_MAX_ERROR_LINES = 100
+_NO_CONSOLE_WINDOW = 0x08000000  # CREATE_NO_WINDOW of Windows
 
 
 class WorkerProcess:
-    """One `wavemorph.worker`. Start it, `send` messages, and take what has arrived from `events` now and then."""
+    """A process that runs `wavemorph.worker`: messages go to it by `send`, and `events` returns what has arrived.
+
+    executable: the Python interpreter; None takes `pythonExecutable`.
+    """
 
     def __init__(self, executable: str | None = None):
         self._executable = executable
         self._process: subprocess.Popen | None = None
         self._events: queue.SimpleQueue = queue.SimpleQueue()
-        self._printed: collections.deque = collections.deque(maxlen=100)
+        self._errorLines: collections.deque = collections.deque(maxlen=_MAX_ERROR_LINES)
 
     def start(self) -> None:
-        """Raises OSError where there is no interpreter to run."""
+        """Start the process. Raises OSError where there is no interpreter."""
         command = [self._executable or pythonExecutable(), "-m", "wavemorph.worker"]
-        options = {"start_new_session": True} if os.name != "nt" else {"creationflags": 0x08000000}  # no console window
+        options = {"start_new_session": True} if os.name != "nt" else {"creationflags": _NO_CONSOLE_WINDOW}
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -42,29 +47,31 @@ class WorkerProcess:
             bufsize=1,
             **options,
         )
-        for target in (self._readEvents, self._readPrinted):
+        for target in (self._readEvents, self._readStandardError):
             threading.Thread(target=target, args=(self._process,), daemon=True).start()
 
     @property
     def running(self) -> bool:
+        """Whether the process has started and not ended."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def processId(self) -> int | None:
+        """The process ID; None before `start`."""
         return self._process.pid if self._process is not None else None
 
     @property
     def exitCode(self) -> int | None:
-        """None while it runs. A launcher may stand between, so only 0 and not 0 mean something."""
+        """None while the process runs. Slicer's launcher changes the value, so only zero or not zero has a meaning."""
         return self._process.poll() if self._process is not None else None
 
     @property
-    def printed(self) -> str:
-        """The last lines that the worker wrote to standard error."""
-        return "\n".join(self._printed)
+    def standardError(self) -> str:
+        """The last lines that the process wrote to standard error."""
+        return "\n".join(self._errorLines)
 
     def send(self, message: dict) -> bool:
-        """False where the worker is gone."""
+        """Write one message as a line of JSON; False where the process has ended."""
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
@@ -73,7 +80,7 @@ class WorkerProcess:
         return True
 
     def events(self) -> list[dict]:
-        """What has arrived since the last call."""
+        """The events that have arrived since the last call."""
         arrived = []
         while True:
             try:
@@ -82,7 +89,7 @@ class WorkerProcess:
                 return arrived
 
     def kill(self) -> None:
-        """At once, with everything that it started: the interpreter of Slicer is a launcher with a child."""
+        """End the process and its children at once: Slicer's interpreter is a launcher that starts a child."""
         if not self.running:
             return
         if os.name == "nt":
@@ -90,20 +97,20 @@ class WorkerProcess:
         else:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-        self._reap()
+        self._waitForExit()
 
     def close(self) -> None:
-        """Closing its input makes the worker leave; should it not, it is killed."""
+        """Close the input, at which the worker ends; kill it where it does not."""
         if self._process is None:
             return
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        if not self._reap():
+        if not self._waitForExit():
             self.kill()
 
-    def _reap(self) -> bool:
+    def _waitForExit(self) -> bool:
         try:
-            self._process.wait(_CLOSING_SECONDS)
+            self._process.wait(_CLOSE_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             return False
         return True
@@ -113,18 +120,18 @@ class WorkerProcess:
             try:
                 event = json.loads(line)
             except ValueError:
-                self._printed.append(line.rstrip())
+                self._errorLines.append(line.rstrip())
                 continue
             if isinstance(event, dict):
                 self._events.put(event)
 
-    def _readPrinted(self, process: subprocess.Popen) -> None:
+    def _readStandardError(self, process: subprocess.Popen) -> None:
         for line in process.stderr:
-            self._printed.append(line.rstrip())
+            self._errorLines.append(line.rstrip())
 
 
 def pythonExecutable() -> str:
-    """Slicer's Python interpreter, and outside Slicer the one that runs."""
+    """The path of Slicer's Python interpreter; outside Slicer, of the running one. Raises OSError where none exists."""
     name = "PythonSlicer.exe" if os.name == "nt" else "PythonSlicer"
     candidates = [shutil.which("PythonSlicer"), sys.executable]
     with contextlib.suppress(ImportError, AttributeError):
@@ -139,8 +146,8 @@ def pythonExecutable() -> str:
 
 def _environment() -> dict[str, str]:
     environment = dict(os.environ)
-    known = environment.get("PYTHONPATH")
-    environment["PYTHONPATH"] = os.pathsep.join([str(_ENGINE), *([known] if known else [])])
+    inherited = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = os.pathsep.join([str(_ENGINE_PATH), *([inherited] if inherited else [])])
     environment["PYTHONUTF8"] = "1"
     environment["PYTHONIOENCODING"] = "utf-8"
     return environment

@@ -1,27 +1,27 @@
-"""The numbers of a registration as a table node: what was measured, its value, and what it means."""
+"""The report of a registration as a table node: measure, value, and what the value means."""
 
 from __future__ import annotations
 
 import vtk
 
-from .scene import FIXED_ROLE, MOVING_ROLE, placeBeside
-from .translation import _
+from ..translation import _
+from .resultNodes import FIXED_ROLE, MOVING_ROLE, placeInFolderOf
 
 
 def addReportTable(report: dict, fixedNode, movingNode):
-    """A new vtkMRMLTableNode for a report, beside the fixed volume."""
+    """The vtkMRMLTableNode of a report, in the folder of the fixed volume; one of the same name is filled again."""
     scene = fixedNode.GetScene()
     name = _("{moving} to {fixed} report").format(moving=movingNode.GetName(), fixed=fixedNode.GetName())
     node = scene.GetFirstNode(name, "vtkMRMLTableNode") or scene.AddNewNodeByClass("vtkMRMLTableNode", name)
     fillTable(node, (_("Measure"), _("Value"), _("Meaning")), reportRows(report))
     node.SetNodeReferenceID(FIXED_ROLE, fixedNode.GetID())
     node.SetNodeReferenceID(MOVING_ROLE, movingNode.GetID())
-    placeBeside(fixedNode, node, scene)
+    placeInFolderOf(fixedNode, node)
     return node
 
 
 def fillTable(node, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Replace what the table node holds by columns of text."""
+    """Replace the content of a table node by columns of text."""
     table = vtk.vtkTable()
     for column, title in enumerate(header):
         values = vtk.vtkStringArray()
@@ -35,9 +35,9 @@ def fillTable(node, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Non
 
 
 def reportRows(report: dict) -> list[tuple[str, str, str]]:
-    """(measure, value, meaning) for a person; warnings first."""
+    """(measure, value, meaning) of a report, warnings first."""
     similarity, folding, jacobian = report["similarity"], report["folding"], report["jacobian"]
-    moved, inverse = report["displacement_mm"], report["inverse_consistency_mm"]
+    displacement, consistency = report["displacement_mm"], report["inverse_consistency_mm"]
     rows = [(_("Warning"), "!", sentence) for sentence in report["warnings"]]
     rows += [
         (
@@ -49,28 +49,32 @@ def reportRows(report: dict) -> list[tuple[str, str, str]]:
         (
             _("Folded voxels"),
             f"{folding['central_voxels']} / {folding['strict_voxels']}",
-            _("By central differences / by the strict test of eight corners; 0 is right."),
+            _("By central differences / by one-sided differences at the eight corners of a voxel; 0 is best."),
         ),
         (
             _("Jacobian"),
             _("{low:.2f} to {high:.2f}").format(low=jacobian["min"], high=jacobian["max"]),
-            _("Volume of moving tissue over fixed tissue; 1 is unchanged."),
+            _("Volume of moving tissue divided by that of fixed tissue; 1 is unchanged."),
         ),
-        (_("Spread of log Jacobian"), f"{jacobian['sd_log']:.3f}", _("How unevenly volumes change; less is smoother.")),
+        (
+            _("Spread of log Jacobian"),
+            f"{jacobian['sd_log']:.3f}",
+            _("Standard deviation; a smaller value is a smoother deformation."),
+        ),
         (
             _("Displacement"),
-            _("mean {mean:.1f} mm, largest {max:.1f} mm").format(**moved),
-            _("Beyond the affine part."),
+            _("mean {mean:.1f} mm, largest {max:.1f} mm").format(**displacement),
+            _("In addition to the affine transform."),
         ),
         (
-            _("There and back"),
-            _("mean {mean:.3f} mm, largest {max:.3f} mm").format(**inverse),
-            _("How far forward and inverse miss the point they started from.")
-            if inverse["inverse"] == "fields"
-            else _("No inverse was asked for; inverted point by point, as Slicer does on demand."),
+            _("Inverse consistency"),
+            _("mean {mean:.3f} mm, largest {max:.3f} mm").format(**consistency),
+            _("Distance of a point from where forward and inverse transform return it.")
+            if consistency["inverse"] == "fields"
+            else _("Inverted point by point, as Slicer does on demand; no inverse was requested."),
         ),
         (_("Time"), f"{report['seconds']['total']:.1f} s", report["device"]["name"] or report["device"]["type"]),
-        (_("Peak memory"), f"{report['peak_memory_mb']['process']:.0f} MB", _("Of the engine's process.")),
+        (_("Peak memory"), f"{report['peak_memory_mb']['process']:.0f} MB", _("Of the registration process.")),
     ]
     return rows
 
@@ -78,5 +82,5 @@ def reportRows(report: dict) -> list[tuple[str, str, str]]:
 def _structuresRow(anatomy: dict | None) -> list[tuple[str, str, str]]:
     if anatomy is None:
         return []
-    meaning = _("Overlap of eleven structures as a network sees them, before and after the deformation; 1 is best.")
+    meaning = _("Overlap of eleven structures segmented by a network, before and after the deformation; 1 is best.")
     return [(_("Brain structures"), f"{anatomy['before']:.3f} -> {anatomy['after']:.3f}", meaning)]

@@ -1,11 +1,14 @@
-"""Pairs in the module Sample Data: volumes that Slicer hosts already, and one that is made here."""
+"""Pairs in the module Sample Data: volumes that Slicer hosts, and a synthetic pair."""
 
 from __future__ import annotations
 
 import os
 
+import slicer
+
+from ..scene.volumes import updateVolumeNodeFromImage
+from ..translation import _
 from .syntheticPair import SyntheticPair
-from .translation import _
 
 CATEGORY = "WaveMorph"
 _HOSTED = "https://github.com/Slicer/SlicerTestingData/releases/download/SHA256/"
@@ -25,7 +28,10 @@ SYNTHETIC = "SyntheticPair"
 
 
 def registerPairs(iconsPath: str) -> None:
-    """Called once Slicer has started; nothing is downloaded until a pair is clicked."""
+    """Register the pairs, once Slicer has started; a pair is downloaded when it is clicked.
+
+    iconsPath: the folder of the thumbnail.
+    """
     from SampleData import SampleDataLogic
 
     SampleDataLogic.registerCustomSampleDataCategory(CATEGORY, title=_("WaveMorph"))
@@ -49,11 +55,7 @@ def registerPairs(iconsPath: str) -> None:
 
 
 def addSyntheticPair(oblique: bool = True) -> list:
-    """Two volume nodes, fixed and moving, made on the spot."""
-    import slicer
-
-    from .scene import updateVolumeNodeFromImage
-
+    """Create a `SyntheticPair` in the scene, and return its volume nodes, fixed and moving."""
     pair, nodes = SyntheticPair(oblique=oblique), []
     for name, image in ((_("Synthetic fixed"), pair.fixed), (_("Synthetic moving"), pair.moving)):
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)

@@ -1,4 +1,4 @@
-"""A MRML scene with the logics that reading, saving and drawing need, without the Slicer application."""
+"""A MRML scene with the logics for reading, saving and drawing, without the Slicer application."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import slicer
 import vtk
 from wavemorph.errors import InputError, OutputError
 
-from . import scene as nodes
+from ..scene.transforms import interpolateLinearly
 
 _LOGICS = {
     "Colors": "vtkSlicerColorLogic",
@@ -22,7 +22,7 @@ _LOGICS = {
 
 
 class HeadlessScene:
-    """One scene in a temporary folder of its own; `close` removes both."""
+    """A scene with a temporary folder. `close` removes both."""
 
     def __init__(self):
         self._folder = tempfile.TemporaryDirectory(prefix="wavemorph-")
@@ -43,39 +43,49 @@ class HeadlessScene:
         self._addDataInput(home)
 
     def loadVolume(self, path: str | os.PathLike, name: str = "", label: bool = False):
-        """A volume node by Slicer's own readers. Raises InputError."""
-        name = name or _stem(path)
+        """Read a volume with Slicer's readers, and return its node. Raises InputError.
+
+        name: of the node; by default that of the file. label: read as a label map.
+        """
+        name = name or _nameWithoutExtension(path)
         node = self.logics["Volumes"].AddArchetypeVolume(str(path), name, int(label))
         if node is None:
             raise InputError(f'"{path}" cannot be read as a volume by Slicer; save it as .nrrd or .nii.gz.')
         return node
 
     def loadTransform(self, path: str | os.PathLike):
-        """A transform node by Slicer's own readers, interpolated linearly as ITK does. Raises InputError."""
+        """Read a transform with Slicer's readers, set it to linear interpolation as in ITK, and return its node.
+
+        Raises InputError.
+        """
         node = self.logics["Transforms"].AddTransform(str(path), self.scene)
         if node is None:
             raise InputError(f'"{path}" cannot be read as a transform by Slicer.')
-        nodes.interpolateLinearly(node)
+        interpolateLinearly(node)
         return node
 
     def saveBundle(self, path: str | os.PathLike, name: str = "") -> None:
-        """Write the scene as .mrb; `name` is what its folder is called when it is unpacked. Raises OutputError."""
+        """Write the scene as .mrb. Raises OutputError.
+
+        name: of the folder in the archive; by default that of the file.
+        """
         with tempfile.TemporaryDirectory(dir=Path(path).parent, prefix=".mrb-") as folder:
             bundle = Path(folder) / f"{name or Path(path).stem}.mrb"
             if not self.scene.WriteToMRB(str(bundle)) or not bundle.is_file():
-                raise OutputError(f'The scene "{path}" could not be written; is the disk full?')
+                raise OutputError(f'The scene "{path}" could not be written; check the free space of the disk.')
             os.replace(bundle, path)
 
     def loadBundle(self, path: str | os.PathLike) -> None:
-        """Replace the scene by that of an .mrb file. Raises InputError."""
-        whereWeWere = os.getcwd()
+        """Replace the scene by that of a .mrb file. Raises InputError."""
+        workingFolder = os.getcwd()
         try:
             if not self.scene.ReadFromMRB(str(Path(path).absolute())):
                 raise InputError(f'"{path}" cannot be read as a Slicer scene.')
         finally:
-            os.chdir(whereWeWere)  # an archive that cannot be read leaves the process in a folder that is then removed
+            os.chdir(workingFolder)  # a failed reading leaves the process in a folder that is then removed
 
     def close(self) -> None:
+        """Clear the scene and remove its folder."""
         self.scene.Clear(1)
         self._folder.cleanup()
 
@@ -94,7 +104,7 @@ class HeadlessScene:
         return logic
 
     def _addDataInput(self, home: Path) -> None:
-        """Reading a bundle asks for a cache folder, although nothing is ever downloaded."""
+        """Reading a .mrb file needs a cache folder, although nothing is downloaded."""
         cache = home / "cache"
         cache.mkdir()
         remote = slicer.vtkMRMLRemoteIOLogic()
@@ -110,7 +120,7 @@ class HeadlessScene:
 
 
 def _writeShare(home: Path) -> str:
-    """The scene core ships without Slicer's colour files; label maps look for this one."""
+    """Write the color file that label maps need: the slicer-core package has none. Returns the folder's name."""
     folder = home / "share" / "ColorFiles"
     folder.mkdir(parents=True)
     lines = ["0 background 0 0 0 0"]
@@ -121,7 +131,7 @@ def _writeShare(home: Path) -> str:
     return "share"
 
 
-def _stem(path: str | os.PathLike) -> str:
+def _nameWithoutExtension(path: str | os.PathLike) -> str:
     name = Path(path).name
     for extension in (".nii.gz", *Path(path).suffixes[-1:]):
         if name.lower().endswith(extension.lower()):

@@ -1,7 +1,7 @@
-"""The packages that the engine needs beyond Slicer's own, asked for on a click and never at import.
+"""The packages that the engine needs in addition to Slicer's own; installed on a click, never at import.
 
-PyTorch comes through the PyTorch extension, which picks the build for the machine; safetensors through pip. Torch is
-looked for without being imported: it belongs into the worker's process only.
+PyTorch is installed by the PyTorch extension, which selects the build for the computer; safetensors by pip. Whether
+torch is installed is found out without importing it: only the worker process imports it.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pathlib import Path
 import slicer
 from wavemorph.errors import WaveMorphError
 
-from .translation import _
+from ..translation import _
 
-REQUIREMENTS = Path(__file__).resolve().parent.parent / "Resources" / "requirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt"
 TORCH_REQUIREMENT = ">=2.1"
 _REQUESTER = "WaveMorph"
 
 
 class DependencyError(WaveMorphError):
-    """A package is missing and was not installed; one sentence says what to do."""
+    """A package is missing and was not installed; the message says what to do."""
 
 
 def ensureDependencies() -> None:
-    """Return when the worker can run; install what is missing, if the user agrees. Raises DependencyError."""
+    """Install missing packages if the user agrees. Raises DependencyError where the worker cannot run afterwards."""
     _ensureTorch()
-    missing = missingRequirements(_read(REQUIREMENTS))
+    missing = missingRequirements(_readRequirements(REQUIREMENTS))
     if missing:
         _install(missing)
 
 
 def missingRequirements(requirements: list[str]) -> list[str]:
-    """Those that no installed package satisfies; nothing is imported."""
+    """The requirements that no installed package satisfies; no package is imported."""
     return [text for text in requirements if not _isSatisfied(text)]
 
 
@@ -54,9 +54,9 @@ def _ensureTorch() -> None:
         installed = PyTorchUtils.PyTorchUtilsLogic().installTorch(
             askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT
         )
-    except Exception as error:  # pip, the network, the disk: whatever it is, the user gets one sentence
+    except Exception as error:  # the installation raises many kinds; the user gets one message
         raise DependencyError(
-            _("PyTorch could not be installed ({reason}). Try it in the module PyTorch Utils.").format(
+            _("PyTorch could not be installed ({reason}). Install it in the module PyTorch Utils.").format(
                 reason=" ".join(str(error).split())[:200]
             )
         ) from error
@@ -65,7 +65,7 @@ def _ensureTorch() -> None:
 
 
 def _torchProblem() -> str | None:
-    """One sentence, or None where torch looks usable."""
+    """What is wrong with the installation of torch, as one sentence; None where it looks usable."""
     if importlib.util.find_spec("torch") is None:
         return _("PyTorch is not installed.")
     try:
@@ -73,10 +73,10 @@ def _torchProblem() -> str | None:
     except importlib.metadata.PackageNotFoundError:
         version = None
     if not version:
-        return _("PyTorch is installed only in part; uninstall it in the module PyTorch Utils.")
+        return _("PyTorch is only partly installed; uninstall it in the module PyTorch Utils.")
     if not _isSatisfied("torch" + TORCH_REQUIREMENT):
-        return _("PyTorch {version} is too old; WaveMorph needs {needed}.").format(
-            version=version, needed=TORCH_REQUIREMENT.replace(">=", "")
+        return _("PyTorch {version} is too old; WaveMorph needs {minimum} or later.").format(
+            version=version, minimum=TORCH_REQUIREMENT.replace(">=", "")
         )
     return None
 
@@ -85,34 +85,34 @@ def _install(missing: list[str]) -> None:
     names = ", ".join(missing)
     try:
         try:
-            from slicer.packaging import pip_ensure  # Slicer 5.12: asks, and shows how far it is
+            from slicer.packaging import pip_ensure  # Slicer 5.12 and later: asks, and shows progress
         except ImportError:
             if not slicer.util.confirmOkCancelDisplay(_("WaveMorph needs {names}. Install now?").format(names=names)):
-                raise DependencyError(_declined(names)) from None
+                raise DependencyError(_notInstalledMessage(names)) from None
             slicer.util.pip_install(missing)
         else:
             pip_ensure(missing, requester=_REQUESTER)
     except DependencyError:
         raise
     except Exception as error:  # refused, offline, no space: pip raises many kinds
-        raise DependencyError(_declined(names)) from error
+        raise DependencyError(_notInstalledMessage(names)) from error
     if missingRequirements(missing):
-        raise DependencyError(_declined(names))
+        raise DependencyError(_notInstalledMessage(names))
 
 
-def _declined(names: str) -> str:
-    return _("WaveMorph needs the package {names}, which was not installed; press Register again to try.").format(
+def _notInstalledMessage(names: str) -> str:
+    return _("WaveMorph needs the package {names}, which was not installed; press Register to try again.").format(
         names=names
     )
 
 
-def _read(path: Path) -> list[str]:
+def _readRequirements(path: Path) -> list[str]:
     lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line]
 
 
 def _isSatisfied(text: str) -> bool:
-    from packaging.requirements import Requirement  # part of Slicer's Python, needed only on a click
+    from packaging.requirements import Requirement  # part of Slicer's Python; imported only when it is used
 
     requirement = Requirement(text)
     try:

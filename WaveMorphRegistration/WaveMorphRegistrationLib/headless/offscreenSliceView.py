@@ -1,4 +1,4 @@
-"""A slice view that draws into memory, by the displayable managers that draw Slicer's own."""
+"""A slice view that is drawn into memory, by the same displayable managers as in Slicer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
-if sys.platform.startswith("linux"):  # read by VTK when the first window is made: no display is needed then
+if sys.platform.startswith("linux"):  # read by VTK when it creates the first window; needs no display
     os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
 _MANAGERS = (
@@ -23,7 +23,10 @@ _MANAGERS = (
 
 
 class OffscreenSliceView:
-    """One slice node with its logic and window. `size` is width and height in pixels."""
+    """A slice node with its logic and window.
+
+    orientation: "Axial", "Coronal" or "Sagittal". size: (width, height) in pixels.
+    """
 
     def __init__(self, scene, applicationLogic, name: str, orientation: str, size: tuple[int, int]):
         self._renderer = vtk.vtkRenderer()
@@ -33,7 +36,7 @@ class OffscreenSliceView:
         self._window.SetMultiSamples(4)
         self._window.SetSize(*size)
         self._window.AddRenderer(self._renderer)
-        self._interactor = vtk.vtkRenderWindowInteractor()  # some managers ask for it
+        self._interactor = vtk.vtkRenderWindowInteractor()  # some displayable managers need it
         self._interactor.SetRenderWindow(self._window)
         self._group = _managers(applicationLogic, self._renderer)
         self._addImageLayer()
@@ -49,14 +52,14 @@ class OffscreenSliceView:
         self._group.SetMRMLDisplayableNode(self.node)
 
     def lookAt(self, volumeNode, pointRas) -> None:
-        """The volume alone, as large as the view, the point in the middle."""
+        """Show the volume alone, fitted to the view, in the slice through a point (RAS mm) at the center."""
         self.composite.SetBackgroundVolumeID(volumeNode.GetID())
         self.composite.SetForegroundVolumeID(None)
         self._logic.FitSliceToBackground()
         self.node.JumpSliceByCentering(*pointRas)
 
     def image(self) -> np.ndarray:
-        """What is seen: (height, width, 3) uint8, the first row on top."""
+        """The drawn view: (height, width, 3) uint8, first row at the top."""
         connection = self._logic.GetImageDataConnection()
         self._mapper.SetInputConnection(connection)
         self._actor.SetVisibility(connection is not None)
@@ -71,11 +74,12 @@ class OffscreenSliceView:
         return numpy_support.vtk_to_numpy(output.GetPointData().GetScalars()).reshape(height, width, 3)[::-1].copy()
 
     def close(self) -> None:
+        """Release the window."""
         self._group.SetMRMLDisplayableNode(None)
         self._window.Finalize()
 
     def _addImageLayer(self) -> None:
-        """The slice logic blends all layers into one image; this shows it behind everything else."""
+        """Show the image into which the slice logic blends all layers, behind everything else."""
         self._mapper = vtk.vtkImageMapper()
         self._mapper.SetColorWindow(255)
         self._mapper.SetColorLevel(127.5)

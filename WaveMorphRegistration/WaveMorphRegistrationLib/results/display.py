@@ -1,16 +1,16 @@
-"""How a result is shown: slice layers, Jacobian colours, deformation grid; works on nodes, with or without views."""
+"""Display of a result: slice layers, Jacobian colors and legend, deformation grid, folding; views are optional."""
 
 from __future__ import annotations
 
 import slicer
 
-from .scene import FIXED_ROLE, MOVING_ROLE
-from .translation import _
+from ..translation import _
+from .resultNodes import FIXED_ROLE, MOVING_ROLE
 
 JACOBIAN_WINDOW = (0.25, 1.75)
 GRID_SPACING_MM = 10.0
-_COLOURS_NAME = "WaveMorph Jacobian"
-_COLOURS = (  # Jacobian, red, green, blue: moving tissue smaller, equal, larger than the fixed
+_COLORS_NAME = "WaveMorph Jacobian"
+_COLORS = (  # Jacobian, red, green, blue: moving tissue smaller, equal, larger than the fixed tissue
     (0.25, 0.02, 0.19, 0.58),
     (0.65, 0.26, 0.58, 0.86),
     (1.0, 0.97, 0.97, 0.97),
@@ -19,8 +19,17 @@ _COLOURS = (  # Jacobian, red, green, blue: moving tissue smaller, equal, larger
 )
 
 
+def showResult(nodes, fixedNode) -> None:
+    """Layers, colors and grid for the `ResultNodes` of one registration."""
+    if nodes.jacobian is not None:
+        showJacobian(nodes.jacobian)
+    if nodes.transform is not None:
+        showGrid(nodes.transform, fixedNode)
+    showOverlay(fixedNode, nodes.warped)
+
+
 def showOverlay(fixedNode, warpedNode, opacity: float = 0.5) -> None:
-    """All slice views: the fixed volume behind, the warped one before it."""
+    """In all slice views: the fixed volume as background, the warped one as foreground (None: no foreground)."""
     scene = fixedNode.GetScene()
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
         composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
@@ -30,32 +39,32 @@ def showOverlay(fixedNode, warpedNode, opacity: float = 0.5) -> None:
 
 
 def showJacobian(jacobianNode) -> None:
-    """A diverging colour map, white at 1, over a fixed window, so that two cases can be compared by eye."""
+    """A diverging color map, white at 1, over a constant window, so that two cases can be compared visually."""
     jacobianNode.CreateDefaultDisplayNodes()
     displayNode = jacobianNode.GetDisplayNode()
-    displayNode.SetAndObserveColorNodeID(jacobianColours(jacobianNode.GetScene()).GetID())
+    displayNode.SetAndObserveColorNodeID(jacobianColors(jacobianNode.GetScene()).GetID())
     displayNode.AutoWindowLevelOff()
     displayNode.SetWindowLevelMinMax(*JACOBIAN_WINDOW)
     displayNode.SetInterpolate(True)
 
 
-def jacobianColours(scene):
-    """The colour node for Jacobians; made at the first call, and stored with the scene."""
-    node = scene.GetFirstNode(_COLOURS_NAME, "vtkMRMLProceduralColorNode")
+def jacobianColors(scene):
+    """The color node for Jacobians; created at the first call, and stored with the scene."""
+    node = scene.GetFirstNode(_COLORS_NAME, "vtkMRMLProceduralColorNode")
     if node is None:
         node = slicer.vtkMRMLProceduralColorNode()
-        node.SetName(_COLOURS_NAME)
-        node.SetDescription(_("Blue where the moving tissue is smaller than the fixed, red where it is larger."))
+        node.SetName(_COLORS_NAME)
+        node.SetDescription(_("Blue where the moving tissue is smaller than the fixed tissue, red where it is larger."))
         function = node.GetColorTransferFunction()
         function.RemoveAllPoints()
-        for point in _COLOURS:
+        for point in _COLORS:
             function.AddRGBPoint(*point)
         node = scene.AddNode(node)
     return node
 
 
 def showLegend(jacobianNode, colorLogic, visible: bool = True):
-    """The colour legend of a Jacobian in the slice views; its display node."""
+    """Show or hide the color legend of a Jacobian in the slice views; returns the legend's display node."""
     legend = colorLogic.GetColorLegendDisplayNode(jacobianNode)
     if legend is None:
         legend = colorLogic.AddDefaultColorLegendDisplayNode(jacobianNode)
@@ -72,9 +81,10 @@ def showLegend(jacobianNode, colorLogic, visible: bool = True):
 def showGrid(
     transformNode, regionNode, spacingMm: float = GRID_SPACING_MM, visible: bool = True, visible3D: bool = False
 ) -> None:
-    """The deformation grid in the slice views. It shows where moving anatomy goes, as Slicer draws all transforms.
+    """Show or hide the deformation grid, which is drawn from the moving side, as for all transforms in Slicer.
 
-    regionNode bounds the grid in 3D views, where it stays off until asked for, because it is slow to draw.
+    regionNode: bounds the grid in 3D views; drawing it there is slow, so it is off by default.
+    spacingMm: distance between the lines of the grid.
     """
     transformNode.CreateDefaultDisplayNodes()
     displayNode = transformNode.GetDisplayNode()
@@ -89,7 +99,7 @@ def showGrid(
 
 
 def foldingSegmentation(labelNode):
-    """A segmentation in place of a label map of folded voxels, in red; the label map is removed."""
+    """Replace a label map of folded voxels by a segmentation with one red segment; returns the segmentation node."""
     scene, name = labelNode.GetScene(), labelNode.GetName()
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labelNode, node)
@@ -99,15 +109,6 @@ def foldingSegmentation(labelNode):
     for role in (FIXED_ROLE, MOVING_ROLE):
         node.SetNodeReferenceID(role, labelNode.GetNodeReferenceID(role))
     node.CreateDefaultDisplayNodes()
-    for old in (labelNode, labelNode.GetDisplayNode()):
-        scene.RemoveNode(old)
+    for replaced in (labelNode, labelNode.GetDisplayNode()):
+        scene.RemoveNode(replaced)
     return node
-
-
-def showResult(nodes, fixedNode) -> None:
-    """Layers, colours and grid for the nodes of one registration."""
-    if nodes.jacobian is not None:
-        showJacobian(nodes.jacobian)
-    if nodes.transform is not None:
-        showGrid(nodes.transform, fixedNode)
-    showOverlay(fixedNode, nodes.warped)
