@@ -15,7 +15,7 @@ from wavemorph import Settings, register
 
 torch.set_num_threads(1)
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-QUICK = Settings(spacing_mm=4.0, weights="none", affine=False)
+QUICK = Settings(spacing_mm=4.0, weights="none", affine=False, inverse=True)
 
 
 def known_affine(seed: int) -> sitk.AffineTransform:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import phantoms
 import SimpleITK as sitk
-from wavemorph import cli, demo
-from wavemorph.outputs import write_image
-from wavemorph.synthetic import Difference, make_pair
+from wavemorph.cli import demo
+from wavemorph.cli.main import main
+from wavemorph.io.outputs import write_image
+from wavemorph.training.known_deformation import Difference, make_pair
 
 
 def test_the_demo_prints_its_true_error_and_writes_everything(tmp_path, monkeypatch, capsys):
@@ -17,7 +18,7 @@ def test_the_demo_prints_its_true_error_and_writes_everything(tmp_path, monkeypa
         return make_pair(phantoms.head(phantoms.regular(), (0.0, 0.0, 0.0)), Difference(deformation_mm=2.0))
 
     monkeypatch.setattr(demo, "built_in_pair", small_pair)
-    assert cli.main(["demo", "--output", str(tmp_path / "out"), "--spacing", "2", "--quiet"]) == 0
+    assert main(["demo", "--output", str(tmp_path / "out"), "--spacing", "2", "--quiet"]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"fixed.nii.gz", "moving.nii.gz", "scene.mrb", *demo._FILES.values()} == names
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  a")]
@@ -30,7 +31,7 @@ def test_the_demo_runs_on_a_pair_of_the_user(tmp_path, tiny_pair, capsys):
     for name, image in zip(("fixed", "moving"), tiny_pair):
         write_image(image, tmp_path / f"{name}.nii.gz")
     pair = ["--fixed", str(tmp_path / "fixed.nii.gz"), "--moving", str(tmp_path / "moving.nii.gz")]
-    assert cli.main(["demo", *pair, "--output", str(tmp_path / "own"), "--spacing", "4", "--quiet"]) == 0
+    assert main(["demo", *pair, "--output", str(tmp_path / "own"), "--spacing", "4", "--quiet"]) == 0
     assert (tmp_path / "own" / "picture.png").is_file()
     assert not (tmp_path / "own" / "fixed.nii.gz").exists()
     assert "true error" not in capsys.readouterr().out

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import SimpleITK as sitk
 from processes import isRunning
-from wavemorph import demo
-from wavemorph.synthetic import Difference, make_pair
+from wavemorph.cli import demo
+from wavemorph.training.known_deformation import Difference, make_pair
 from WaveMorphRegistrationLib.engine.job import JobState
 from WaveMorphRegistrationLib.scene.transforms import transformFromNode
 

@@ -23,7 +23,7 @@ import vtk
 from PIL import Image, ImageChops
 from sceneVolumes import addVolume
 from vtk.util import numpy_support
-from wavemorph.demo import built_in_pair
+from wavemorph.cli.demo import built_in_pair
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 from WaveMorphRegistrationLib.headless.offscreenSliceView import OffscreenSliceView
 

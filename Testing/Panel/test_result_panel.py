@@ -252,7 +252,7 @@ def test_an_initial_transform_may_be_a_grid_or_a_composite(headless):
     composite = headless.scene.AddNewNodeByClass("vtkMRMLTransformNode")
     composite.SetAndObserveTransformFromParent(whole)
     flip = np.array([-1.0, -1.0, 1.0])
-    center = phantoms.centre_of(fixed)
+    center = phantoms.center_of(fixed)
     for node, tolerance in ((grid, 1e-4), (composite, 0.02)):
         made = transformFromNode(node, fixed)
         for point in center + np.random.default_rng(1).uniform(-20, 20, (30, 3)):

@@ -13,7 +13,7 @@ import vtk
 from sceneVolumes import addVolume
 from vtk.util import numpy_support
 from wavemorph.errors import InputError
-from wavemorph.outputs import write_image
+from wavemorph.io.outputs import write_image
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 from WaveMorphRegistrationLib.results import resultNodes
 from WaveMorphRegistrationLib.results.resultNodes import ALL_OUTPUTS, FIXED_ROLE, MOVING_ROLE, addRegistrationToScene
@@ -81,7 +81,7 @@ def test_the_transform_node_moves_points_as_the_engine_does(headless, random_reg
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_file_read_by_the_scene_moves_points_as_the_engine_does(headless, random_registration, seed, tmp_path):
-    from wavemorph.outputs import write_transform
+    from wavemorph.io.outputs import write_transform
 
     registration = random_registration(seed)
     points = pointsOf(registration.fixed)
@@ -99,7 +99,7 @@ def test_hardening_the_transform_on_the_moving_volume_gives_the_warped_one(headl
     node.SetAndObserveTransformNodeID(result.transform.GetID())
     toWorld = vtk.vtkGeneralTransform()
     result.transform.GetTransformToWorld(toWorld)
-    point = np.array(phantoms.centre_of(registration.fixed))
+    point = np.array(phantoms.center_of(registration.fixed))
     inMoving = np.array(registration.transform.TransformPoint(point.tolist()))
     assert np.linalg.norm(movedByNode(toWorld, inMoving[None])[0] - point) < 0.1
     assert movingNode.GetParentTransformNode() is None

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
-from wavemorph import cli
-from wavemorph.outputs import write_image
+from wavemorph.cli.main import main
+from wavemorph.io.outputs import write_image
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 
 
@@ -27,7 +27,7 @@ def test_scene_writes_a_bundle_a_picture_and_all_that_is_asked_for(folder):
     arguments += ["--output", out / "case.mrb", "--with-inverse", "--spacing", "4", "--quiet"]
     for name in ("transform.h5", "inverse.h5", "warped.nii.gz", "jacobian.nii.gz", "report.json"):
         arguments += [f"--{name.split('.')[0]}", out / name]
-    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert main([str(argument) for argument in arguments]) == 0
     names = {path.name for path in out.iterdir()}
     assert names == {
         "case.mrb", "case.png", "transform.h5", "inverse.h5", "warped.nii.gz", "jacobian.nii.gz", "report.json",
@@ -51,10 +51,10 @@ def test_a_registration_that_fails_leaves_no_file(folder, monkeypatch, capsys):
     def fail(*_, **__):
         raise RuntimeError("midway")
 
-    monkeypatch.setattr("wavemorph.registration.register", fail)
+    monkeypatch.setattr("wavemorph.registration.pipeline.register", fail)
     out = folder / "out"
     out.mkdir()
     pair = ["--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz")]
-    assert cli.main(["scene", *pair, "--output", str(out / "case.mrb"), "--quiet"]) == 1
+    assert main(["scene", *pair, "--output", str(out / "case.mrb"), "--quiet"]) == 1
     assert "midway" in capsys.readouterr().err
     assert list(out.iterdir()) == []

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Callable
 
-from wavemorph.progress import spoken
-from wavemorph.result import Registration
+from wavemorph.cli.progress import format_duration
+from wavemorph.io.result import Registration
 
 from ..translation import _
 from .jobRequest import JobRequest
@@ -75,7 +75,7 @@ class RegistrationJob:
             parts.append(f"{100 * self.fraction:.0f} %")
         elapsed = time.monotonic() - self._startTime
         if self.fraction > 0.1 and elapsed > 2:
-            parts.append(_("{time} left").format(time=spoken(elapsed / self.fraction - elapsed)))
+            parts.append(_("{time} left").format(time=format_duration(elapsed / self.fraction - elapsed)))
         return ", ".join(parts)
 
     def start(self, request: JobRequest) -> None:

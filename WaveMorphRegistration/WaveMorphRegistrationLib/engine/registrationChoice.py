@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from wavemorph.errors import InputError, SettingsError
-from wavemorph.images import validate_image, validate_mask
+from wavemorph.io.images import validate_image, validate_mask
 from wavemorph.settings import Settings
 
 from ..scene.segmentations import labelsFromNode

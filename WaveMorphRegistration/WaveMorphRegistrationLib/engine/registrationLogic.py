@@ -8,7 +8,7 @@ from typing import Any
 
 import slicer
 from wavemorph.errors import Cancelled, InputError, WaveMorphError
-from wavemorph.result import Registration
+from wavemorph.io.result import Registration
 
 from ..results.display import foldingSegmentation
 from ..results.reportTable import addReportTable

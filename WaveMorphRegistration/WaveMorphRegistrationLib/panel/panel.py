@@ -7,7 +7,7 @@ import logging
 import qt
 import slicer
 from wavemorph.errors import WaveMorphError
-from wavemorph.weights import list_models
+from wavemorph.models.weights import list_models
 
 from ..engine.dependencies import ensureDependencies
 from ..engine.job import JobState
@@ -199,11 +199,10 @@ class Panel:
         box.blockSignals(True)
         box.clear()
         models = [model.name for model in list_models()]
-        box.addItem(_("Default model") if models else _("None installed: refinement only"), "auto")
+        box.addItem(_("Default model") if models else _("Default model (missing)"), "auto")
         for name in models:
             box.addItem(name, name)
-        if models:
-            box.addItem(_("None: refinement only"), "none")
+        box.addItem(_("None: refinement only"), "none")
         box.setCurrentIndex(max(0, box.findData(self.parameters.model)))
         box.blockSignals(False)
 

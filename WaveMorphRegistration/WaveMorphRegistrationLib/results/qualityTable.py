@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
-from wavemorph import evaluation
 from wavemorph.errors import InputError
+from wavemorph.evaluation import metrics
 
 from ..scene.landmarks import landmarksFromNode
 from ..scene.segmentations import labelsFromNode, segmentNames
@@ -26,7 +26,7 @@ def addOverlapTable(transformNode, fixedNode, movingNode, fixedSegmentation, mov
     moving = labelsFromNode(movingSegmentation, movingNode, _("moving segmentation"))
     moving = _withFixedLabels(moving, segmentNames(movingSegmentation), names)
     transform = transformFromNode(transformNode, fixed)
-    report = evaluation.label_report(fixed, moving, transform)
+    report = metrics.label_report(fixed, moving, transform)
     rows = [(names.get(int(label), str(label)), *_overlapCells(measure)) for label, measure in report["labels"].items()]
     rows.append((_("mean"), *_overlapCells(report["mean"])))
     header = (_("Structure"), _("Dice before"), _("Dice after"), _("HD95 before, mm"), _("HD95 after, mm"))
@@ -40,8 +40,8 @@ def addLandmarkTable(transformNode, fixedNode, movingNode, fixedPoints, movingPo
     """
     fixed, moving = landmarksFromNode(fixedPoints), landmarksFromNode(movingPoints)
     transform = transformFromNode(transformNode, imageFromVolumeNode(fixedNode))
-    before = evaluation.target_registration_error_mm(sitk.Transform(), fixed, moving)
-    after = evaluation.target_registration_error_mm(transform, fixed, moving)
+    before = metrics.target_registration_error_mm(sitk.Transform(), fixed, moving)
+    after = metrics.target_registration_error_mm(transform, fixed, moving)
     rows = [
         (fixedPoints.GetNthControlPointLabel(index), f"{pair[0]:.2f}", f"{pair[1]:.2f}")
         for index, pair in enumerate(zip(before, after))

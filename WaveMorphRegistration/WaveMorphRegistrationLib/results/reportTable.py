@@ -45,7 +45,7 @@ def reportRows(report: dict) -> list[tuple[str, str, str]]:
             f"{similarity['before']:.3f} -> {similarity['after']:.3f}",
             _("Squared local correlation before and after the deformation; 1 is best."),
         ),
-        *_structuresRow(report["anatomy"]),
+        *_segmentationRow(report["segmentation"]),
         (
             _("Folded voxels"),
             f"{folding['central_voxels']} / {folding['strict_voxels']}",
@@ -79,8 +79,8 @@ def reportRows(report: dict) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _structuresRow(anatomy: dict | None) -> list[tuple[str, str, str]]:
-    if anatomy is None:
+def _segmentationRow(segmentation: dict | None) -> list[tuple[str, str, str]]:
+    if segmentation is None:
         return []
     meaning = _("Overlap of eleven structures segmented by a network, before and after the deformation; 1 is best.")
-    return [(_("Brain structures"), f"{anatomy['before']:.3f} -> {anatomy['after']:.3f}", meaning)]
+    return [(_("Brain structures"), f"{segmentation['before']:.3f} -> {segmentation['after']:.3f}", meaning)]

@@ -8,8 +8,8 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
-from wavemorph.outputs import field_lattice, flattened_field
-from wavemorph.result import Registration
+from wavemorph.io.outputs import field_lattice, flattened_field
+from wavemorph.io.result import Registration
 
 from ..scene.coordinates import vtkMatrix
 from ..scene.transforms import affineMatrix, gridTransform

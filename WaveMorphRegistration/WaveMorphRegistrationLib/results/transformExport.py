@@ -6,7 +6,7 @@ import os
 
 import slicer
 from wavemorph.errors import OutputError
-from wavemorph.outputs import IMAGE_EXTENSIONS, TRANSFORM_EXTENSIONS, Outputs, write_image
+from wavemorph.io.outputs import IMAGE_EXTENSIONS, TRANSFORM_EXTENSIONS, Outputs, write_image
 
 from ..scene.transforms import sampledDisplacement, storedDisplacement
 from ..scene.volumes import imageFromVolumeNode

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 import SimpleITK as sitk
-from wavemorph.result import Registration
+from wavemorph.io.result import Registration
 
-from .headless.headlessScene import HeadlessScene
-from .headless.resultPicture import ResultPicture
-from .results.display import showResult
-from .results.resultNodes import ALL_OUTPUTS, addRegistrationToScene
-from .scene.volumes import imageFromVolumeNode
+from ..results.display import showResult
+from ..results.resultNodes import ALL_OUTPUTS, addRegistrationToScene
+from ..scene.volumes import imageFromVolumeNode
+from .headlessScene import HeadlessScene
+from .resultPicture import ResultPicture
 
 
 class SceneCommand:
