@@ -1,7 +1,9 @@
 # make demo       register a real brain and look at the result:  make demo [FIXED=a.nii.gz MOVING=b.nii.gz]
-# make test       everything that is tested
+# make test       everything that is checked: style, types, documentation, tests
+# make test-fast  the same without documentation and without the slow ring of tests (whole registrations, trainings)
+# make docs       the documentation site in build/site
 # make benchmark  the table of Testing/Benchmarks, its peers included:  make benchmark [BENCHMARK='--fixed a --moving b']
-# make train      the default model, in slices: repeat until it is written:  make train [MINUTES=30]
+# make train      the default model, in several runs: repeat until it is written:  make train [MINUTES=30]
 # make setup      only the environment in .venv
 # PYTHON=python3.12 chooses the interpreter (3.11 to 3.13).
 
@@ -13,7 +15,7 @@ MINUTES ?= 30
 PRESET ?= Balanced
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test benchmark train clean
+.PHONY: setup demo test test-fast check docs benchmark train clean
 
 setup: $(VENV)/ready
 
@@ -25,9 +27,21 @@ demo: setup
 	$(BIN)/wavemorph demo --output "$(OUTPUT)" --preset $(PRESET) \
 	    $(if $(FIXED),--fixed "$(FIXED)") $(if $(MOVING),--moving "$(MOVING)")
 
-test: setup
+# two workers of one thread each; a file's tests run in one worker, so that its fixtures are made once
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: check docs
+	$(PYTEST)
+
+test-fast: check
+	$(PYTEST) Testing/Unit Testing/Scene Testing/Panel
+
+check: setup
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f Documentation/mkdocs.yml
 
 benchmark: setup
 	$(BIN)/python -m pip install -q -c Testing/constraints.txt -e '.[benchmark]'
