@@ -1,12 +1,12 @@
 """What the network is worth, in tables: the start it gives, other contrasts, its parts, its peers, its speed.
 
-    network_benchmark.py start [--fixed F --moving M --fixed-labels FL --moving-labels ML] [--pairs 18] [--spacing 1.5]
-    network_benchmark.py contrast --fixed T1 --moving PD [--pairs 5]
-    network_benchmark.py orientation --fixed F --moving M
-    network_benchmark.py ablation [--fixed ... as above] [--pairs 60]
-    network_benchmark.py peers [--fixed ... as above] [--pairs 60]
-    network_benchmark.py throughput [--device cuda]
-    network_benchmark.py gpu
+network_benchmark.py start [--fixed F --moving M --fixed-labels FL --moving-labels ML] [--pairs 18] [--spacing 1.5]
+network_benchmark.py contrast --fixed T1 --moving PD [--pairs 5]
+network_benchmark.py orientation --fixed F --moving M
+network_benchmark.py ablation [--fixed ... as above] [--pairs 60]
+network_benchmark.py peers [--fixed ... as above] [--pairs 60]
+network_benchmark.py throughput [--device cuda]
+network_benchmark.py gpu
 """
 
 from __future__ import annotations
@@ -70,7 +70,11 @@ def start(options: argparse.Namespace) -> None:
     information takes long, by Precise; from zero by so many more iterations than Balanced's as take that long.
     """
     across, balanced = registration._PLANS_ACROSS_CONTRASTS, registration._PLANS["Balanced"]
-    longer = {"Balanced": dataclasses.replace(across["Balanced"], levels=(PyramidLevel(4, 80), PyramidLevel(2, 90)), tolerance=0.0)}
+    longer = {
+        "Balanced": dataclasses.replace(
+            across["Balanced"], levels=(PyramidLevel(4, 80), PyramidLevel(2, 90)), tolerance=0.0
+        )
+    }
     template = sitk.Cast(read(str(demo.template_path())), sitk.sitkFloat32)
     cases = []
     if options.fixed:
@@ -277,6 +281,7 @@ def _parameters(model: torch.nn.Module) -> int:
 
 def _brains_at_training_spacing(options: argparse.Namespace) -> list:
     """Two aligned volumes on one 1 mm lattice, both ways: images at half the resolution, labels at the whole."""
+
     def tensor(image):
         return tensor_from_array(sitk.GetArrayFromImage(image))[None, None]
 

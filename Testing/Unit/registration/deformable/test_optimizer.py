@@ -55,7 +55,9 @@ def test_a_known_displacement_is_found(pair):
 
 def test_the_displacement_ends_where_the_lattice_ends(pair):
     fixed, moving, _ = pair
-    found = optimize(fixed, moving, torch.ones_like(fixed), OptimizationSchedule(levels=(PyramidLevel(1, 10),)), make_similarity)
+    found = optimize(
+        fixed, moving, torch.ones_like(fixed), OptimizationSchedule(levels=(PyramidLevel(1, 10),)), make_similarity
+    )
     for axis in (2, 3, 4):
         assert found.select(axis, 0).abs().max() == 0
         assert found.select(axis, -1).abs().max() == 0
@@ -119,7 +121,9 @@ def test_tissues_count_at_their_levels_and_only_where_the_two_are_not_alike(pair
 def test_tissues_that_pull_against_the_images_are_left_out(pair):
     fixed, moving, truth = pair
     misleading = unlike_tissues()
-    plan = OptimizationSchedule(levels=(PyramidLevel(2, 40), PyramidLevel(2, 8, tissues=True)), alike=1.1, segmentation_weight=1e4)
+    plan = OptimizationSchedule(
+        levels=(PyramidLevel(2, 40), PyramidLevel(2, 8, tissues=True)), alike=1.1, segmentation_weight=1e4
+    )
     errors = []
     for tissues, max_similarity_drop in ((None, 0.01), (misleading, 0.01), (misleading, 9.0)):
         chosen = dataclasses.replace(plan, max_similarity_drop=max_similarity_drop)
@@ -131,10 +135,14 @@ def test_tissues_that_pull_against_the_images_are_left_out(pair):
 
 def test_a_small_fall_of_similarity_does_not_put_tissues_aside(pair):
     fixed, moving, _ = pair
-    plan = OptimizationSchedule(levels=(PyramidLevel(2, 40), PyramidLevel(2, 8, tissues=True)), alike=1.1, segmentation_weight=5.0)
+    plan = OptimizationSchedule(
+        levels=(PyramidLevel(2, 40), PyramidLevel(2, 8, tissues=True)), alike=1.1, segmentation_weight=5.0
+    )
     found = []
     for tissues, max_similarity_drop in ((None, 0.0), (unlike_tissues(), 0.0), (unlike_tissues(), 0.5)):
-        chosen = dataclasses.replace(plan, max_similarity_drop=max_similarity_drop, same_subject_sigmas=(plan.force_sigma, plan.elastic_sigma))
+        chosen = dataclasses.replace(
+            plan, max_similarity_drop=max_similarity_drop, same_subject_sigmas=(plan.force_sigma, plan.elastic_sigma)
+        )
         found.append(optimize(fixed, moving, torch.ones_like(fixed), chosen, make_similarity, tissues=tissues))
     assert torch.allclose(found[0], found[1], atol=1e-6)
     assert not torch.allclose(found[0], found[2], atol=0.05)
@@ -152,7 +160,9 @@ def test_both_ways_the_finest_level_begins_with_the_mean_of_the_map_and_of_the_i
     pooled = [torch.nn.functional.avg_pool3d(image, 2) for image in (fixed, moving, weight)]
     at_half = dataclasses.replace(one_way, levels=(PyramidLevel(1, 10),))
     there = optimize(*pooled, at_half, make_similarity, start, tissues=tissues)
-    back = optimize(pooled[1], pooled[0], pooled[2], at_half, make_similarity, field.invert(start), tissues=tissues[::-1])
+    back = optimize(
+        pooled[1], pooled[0], pooled[2], at_half, make_similarity, field.invert(start), tissues=tissues[::-1]
+    )
     expected = field.resize((there + field.invert(back)) / 2, SIZE)
     assert torch.allclose(both, expected, atol=1e-5)
     assert (both - truth).norm(dim=1).mean() < (0.5 * truth).norm(dim=1).mean()

@@ -81,18 +81,6 @@ def affine_of(angles, scales, shift) -> sitk.AffineTransform:
     return affine
 
 
-def test_a_resized_grid_covers_the_same_box_as_simpleitk_says():
-    image = phantom(size=(30, 34, 28), spacing=(1.1, 0.9, 1.3))
-    grid = make_working_grid(image, (np.zeros(3), np.array(image.GetSize()) - 1), 1.0, 2.0)
-    half = grid.resized(tuple(n // 2 for n in grid.shape))
-    shrunk = sitk.BinShrink(image_from_tensor(torch.zeros(grid.shape), grid), [2, 2, 2])
-    np.testing.assert_allclose(half.origin, shrunk.GetOrigin(), atol=1e-6)
-    np.testing.assert_allclose(half.spacing, shrunk.GetSpacing())
-    assert half.size == shrunk.GetSize()
-    expected = shrunk.TransformIndexToPhysicalPoint((3, 5, 7))
-    np.testing.assert_allclose((half.matrix @ [3, 5, 7, 1])[:3], expected, atol=1e-5)
-
-
 def test_structures_seen_through_an_affine_are_those_that_simpleitk_resamples():
     source = blobs(lattice())
     target = lattice(size=(30, 32, 28), spacing=3.0)
