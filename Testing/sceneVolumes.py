@@ -1,13 +1,13 @@
-"""Volumes of a test put into a MRML scene."""
+"""Images of a test as volume nodes."""
 
 from __future__ import annotations
 
 import SimpleITK as sitk
-from WaveMorphRegistrationLib import scene as nodes
+from WaveMorphRegistrationLib.scene.volumes import updateVolumeNodeFromImage
 
 
 def addVolume(headless, image: sitk.Image, name: str, className: str = "vtkMRMLScalarVolumeNode"):
     node = headless.scene.AddNewNodeByClass(className, name)
-    nodes.updateVolumeNodeFromImage(image, node)
+    updateVolumeNodeFromImage(image, node)
     node.CreateDefaultDisplayNodes()
     return node

@@ -1,4 +1,4 @@
-"""The module WaveMorph Registration: what Slicer loads. What it does is in WaveMorphRegistrationLib."""
+"""The module WaveMorph Registration, as Slicer loads it. Its behavior is in WaveMorphRegistrationLib."""
 
 import os
 
@@ -15,7 +15,7 @@ from slicer.util import VTKObservationMixin
 
 
 class WaveMorphRegistration(ScriptedLoadableModule):
-    """Title, category and help, as Slicer shows them."""
+    """Title, category and help text."""
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
@@ -24,9 +24,9 @@ class WaveMorphRegistration(ScriptedLoadableModule):
         self.parent.dependencies = []
         self.parent.contributors = ["The WaveMorph authors"]
         self.parent.helpText = _(
-            "Deformable registration of two volumes in seconds to a minute, without folding. Choose the volume that "
-            "stays (fixed) and the one that is aligned to it (moving), and press Register. The deformation grid shows "
-            "where moving anatomy goes; in the Jacobian, red is moving tissue that is larger."
+            "Deformable registration of two volumes in seconds to a minute, without folding. Select the fixed volume "
+            "and the moving volume, which is aligned to it, and press Register. The deformation grid shows how the "
+            "moving anatomy is displaced; in the Jacobian, red is moving tissue that is larger than the fixed tissue."
         )
         self.parent.acknowledgementText = _(
             "The network follows Zhang et al., Wavelet-Guided Multi-Scale ConvNeXt for Unsupervised Medical Image "
@@ -36,14 +36,14 @@ class WaveMorphRegistration(ScriptedLoadableModule):
 
 
 def registerSampleData() -> None:
-    """Pairs to try the module with, in the module Sample Data."""
-    from WaveMorphRegistrationLib.sampleData import registerPairs
+    """Add pairs of volumes to the module Sample Data."""
+    from WaveMorphRegistrationLib.samples.sampleData import registerPairs
 
     registerPairs(os.path.join(os.path.dirname(__file__), "Resources", "Icons"))
 
 
 class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Loads the .ui file and hands it to the panel; follows the scene as it closes and opens."""
+    """Loads the .ui file for the panel, and notifies the panel when the scene is closed or read."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -53,7 +53,7 @@ class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def setup(self):
         """Called when the user opens the module for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
-        from WaveMorphRegistrationLib.panel import Panel
+        from WaveMorphRegistrationLib.panel.panel import Panel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/WaveMorphRegistration.ui"))
         self.layout.addWidget(uiWidget)
@@ -80,12 +80,12 @@ class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self.panel.bind()
 
     def exit(self):
-        """Called each time the user opens another module; a registration goes on."""
+        """Called each time the user opens another module; a running registration continues."""
         if self.panel is not None:
             self.panel.unbind()
 
     def onReload(self):
-        """Developer mode: the library beside this file is loaded anew, too."""
+        """Developer mode: reload the library beside this file, too."""
         import sys
 
         for name in [name for name in sys.modules if name.split(".")[0] in ("WaveMorphRegistrationLib", "wavemorph")]:
@@ -93,12 +93,12 @@ class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneStartClose(self, caller=None, event=None):
-        """The parameter node is about to be reset."""
+        """The nodes of the scene are about to be removed."""
         self.panel.onSceneClosing()
 
     def onSceneChanged(self, caller=None, event=None):
-        """A new wrapper around the parameter node: the old one would go on reading what has gone."""
-        self.panel.bindAgain()
+        """Replace the wrapper around the parameter node: the old one continues to return values of the former scene."""
+        self.panel.bindAfterSceneChange()
 
 
 class WaveMorphRegistrationLogic(ScriptedLoadableModuleLogic):
@@ -111,22 +111,22 @@ class WaveMorphRegistrationLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
-        from WaveMorphRegistrationLib.registrationLogic import RegistrationLogic
+        from WaveMorphRegistrationLib.engine.registrationLogic import RegistrationLogic
 
         self.registration = RegistrationLogic()
 
     def getParameterNode(self):
         """A new wrapper around the module's parameter node."""
-        from WaveMorphRegistrationLib.parameters import WaveMorphParameters
+        from WaveMorphRegistrationLib.panel.parameters import WaveMorphParameters
 
         return WaveMorphParameters(super().getParameterNode())
 
     def process(self, fixedVolume, movingVolume, **choices):
-        """`RegistrationLogic.process`: register, wait, and return the outcome."""
+        """Register, wait, and return the outcome; the choices are those of `RegistrationLogic.process`."""
         return self.registration.process(fixedVolume, movingVolume, **choices)
 
     def close(self):
-        """Stop the worker process."""
+        """Stop the job and the worker process."""
         self.registration.close()
 
 
@@ -137,8 +137,8 @@ class WaveMorphRegistrationTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        """Every part in turn; nothing is left out by a flag."""
-        from WaveMorphRegistrationLib.selfTest import SelfTest
+        """Run all parts of the self-test."""
+        from WaveMorphRegistrationLib.samples.selfTest import SelfTest
 
         self.setUp()
         SelfTest(WaveMorphRegistrationLogic, self.delayDisplay).run()

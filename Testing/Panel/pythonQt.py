@@ -1,11 +1,12 @@
 """The modules `qt` and `ctk`, and the qMRML widgets of the panel, on PySide6: for tests only.
 
 In PythonQt every Qt property is an attribute, new attributes on C++ objects are refused, and a slot gets as many of a
-signal's arguments as it takes. Widgets behave here as they were seen to behave in Slicer; what is drawn differs.
+signal's arguments as it takes. The behavior of the widgets was observed in Slicer; their drawing differs.
 """
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import os
 import sys
@@ -121,7 +122,7 @@ class qMRMLWidget(QtWidgets.QWidget):
 
 
 class qMRMLNodeComboBox(QtWidgets.QWidget):
-    """Follows the scene; when its node is removed it takes a neighbour, as the real one does."""
+    """Follows the scene; when its node is removed it selects the next one, as the real one does."""
 
     currentNodeChanged = Signal(object)
     currentNodeIDChanged = Signal(str)
@@ -343,10 +344,17 @@ class _UiLoader(QtUiTools.QUiLoader):
             _UiLoader.busy = False
 
 
+def _keepNoneAlive() -> None:
+    """PySide6 6.12 returns None from many methods without a new reference, which ends Python before 3.12 at exit."""
+    if sys.version_info < (3, 12):
+        ctypes.c_ssize_t.from_address(id(None)).value += 10**9
+
+
 def install():
     """Put `qt` and `ctk` among the modules and the qMRML classes into `slicer`; the running QApplication."""
     if "qt" in sys.modules:
         return QtWidgets.QApplication.instance()
+    _keepNoneAlive()
     QtCore.qInstallMessageHandler(lambda *_: None)  # a .ui file names signals with vtk pointers, unknown here
     qt, ctk = types.ModuleType("qt"), types.ModuleType("ctk")
     for module in (QtCore, QtGui, QtWidgets, QtUiTools):

@@ -23,9 +23,9 @@ import vtk
 from PIL import Image, ImageChops
 from sceneVolumes import addVolume
 from vtk.util import numpy_support
-from wavemorph.demo import built_in_pair
-from WaveMorphRegistrationLib.headlessScene import HeadlessScene
-from WaveMorphRegistrationLib.offscreenSliceView import OffscreenSliceView
+from wavemorph.cli.demo import built_in_pair
+from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
+from WaveMorphRegistrationLib.headless.offscreenSliceView import OffscreenSliceView
 
 TILE = (460, 400)
 MANAGERS_3D = (

@@ -20,13 +20,13 @@ def parameterNodeWrapper(cls):
     hints = typing.get_type_hints(cls)
     defaults = {name: getattr(cls, name) for name in hints if hasattr(cls, name)}
 
-    def initialise(self, node):
+    def initialize(self, node):
         object.__setattr__(self, "parameterNode", node)
         object.__setattr__(self, "_connections", {})
 
     body = {name: _parameter(name, kind, defaults.get(name)) for name, kind in hints.items()}
     body.update(
-        __init__=initialise,
+        __init__=initialize,
         connectParametersToGui=_connectParametersToGui,
         disconnectGui=_disconnectGui,
         _kinds=hints,
@@ -167,7 +167,7 @@ class ScriptedLoadableModuleLogic:
 
 class ScriptedLoadableModuleTest:
     def delayDisplay(self, message):
-        self.said = [*getattr(self, "said", []), message]
+        self.messages = [*getattr(self, "messages", []), message]
 
 
 class Application:

@@ -1,4 +1,4 @@
-"""The module as Slicer loads it: its self-test, its sample data, its use from a script, its packages."""
+"""The module as Slicer loads it: its sample data, its use from a script, its packages."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ import types
 import pytest
 import slicer
 from wavemorph.errors import InputError, WaveMorphError
-from WaveMorphRegistrationLib import dependencies, sampleData
-
-
-def test_the_self_test_of_the_module_passes(headless):
-    import WaveMorphRegistration
-
-    test = WaveMorphRegistration.WaveMorphRegistrationTest()
-    test.runTest()
-    assert test.said[-1] == "All parts passed."
-    assert len(test.said) == 5
+from WaveMorphRegistrationLib.engine import dependencies
+from WaveMorphRegistrationLib.samples import sampleData
 
 
 def test_loading_the_module_imports_nothing_heavy(headless):
@@ -31,7 +23,7 @@ def test_loading_the_module_imports_nothing_heavy(headless):
     assert slicer.app.connected["startupCompleted()"] is WaveMorphRegistration.registerSampleData
 
 
-def test_sample_data_are_registered_with_checksums_and_made_on_the_spot(headless, monkeypatch):
+def test_sample_data_are_registered_with_checksums_or_computed(headless, monkeypatch):
     import WaveMorphRegistration
 
     sources = []
@@ -53,7 +45,7 @@ def test_sample_data_are_registered_with_checksums_and_made_on_the_spot(headless
     assert [node.GetClassName() for node in nodes] == ["vtkMRMLScalarVolumeNode"] * 2
 
 
-def test_a_script_registers_without_a_panel(headless, tiny_pair):
+def test_a_script_registers_without_a_panel(headless, fakeWorker, tiny_pair):
     from sceneVolumes import addVolume
 
     import WaveMorphRegistration
@@ -61,7 +53,7 @@ def test_a_script_registers_without_a_panel(headless, tiny_pair):
     fixed, moving = (addVolume(headless, image, name) for image, name in zip(tiny_pair, "FM"))
     logic = WaveMorphRegistration.WaveMorphRegistrationLogic()
     try:
-        outcome = logic.process(fixed, moving, outputs=("warped",), spacing_mm=4.0, weights="none")
+        outcome = logic.process(fixed, moving, outputs=("warped",), spacing_mm=4.0, threads=1)
         assert [node.GetName() for node in outcome.nodes.all()] == ["M registered"]
         with pytest.raises(InputError, match="must not be the same"):
             logic.process(fixed, fixed)
@@ -74,38 +66,40 @@ def test_a_script_registers_without_a_panel(headless, tiny_pair):
 
 
 class PyTorchUtils(types.ModuleType):
-    """The logic of the PyTorch extension, as far as it is asked; `answer` is what installing does."""
+    """The part of the PyTorch extension that the module calls; `answer` is what installing does."""
 
     def __init__(self, answer):
         super().__init__("PyTorchUtils")
-        self.asked = []
+        self.calls = []
 
         def installTorch(logic, **arguments):
-            self.asked.append(arguments)
+            self.calls.append(arguments)
             return answer()
 
         self.PyTorchUtilsLogic = type("PyTorchUtilsLogic", (), {"installTorch": installTorch})
 
 
-def failing():
+def fail():
     raise RuntimeError("[WinError 206] The filename or extension is too long")
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
-    [(failing, "could not be installed .*WinError 206"), (lambda: None, "WaveMorph needs PyTorch; press Register")],
+    [(fail, "could not be installed .*WinError 206"), (lambda: None, "WaveMorph needs PyTorch; press Register")],
 )
-def test_torch_is_offered_through_its_extension_and_a_refusal_is_a_sentence(monkeypatch, answer, words):
+def test_torch_is_installed_by_its_extension_and_a_refusal_is_a_message(monkeypatch, answer, words):
     utils = PyTorchUtils(answer)
     monkeypatch.setitem(sys.modules, "PyTorchUtils", utils)
     monkeypatch.setattr(dependencies.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(dependencies.DependencyError, match=words):
         dependencies.ensureDependencies()
-    assert utils.asked == [{"askConfirmation": True, "torchVersionRequirement": ">=2.1"}]
+    assert utils.calls == [{"askConfirmation": True, "torchVersionRequirement": ">=2.1"}]
 
 
-@pytest.mark.parametrize(("version", "words"), [(None, "only in part"), ("1.13.1", "1.13.1 is too old; .* 2.1")])
-def test_a_torch_that_cannot_do_is_named(monkeypatch, version, words):
+@pytest.mark.parametrize(
+    ("version", "words"), [(None, "only partly installed"), ("1.13.1", "1.13.1 is too old; .* 2.1 or later")]
+)
+def test_an_unsuitable_torch_is_reported(monkeypatch, version, words):
     real = importlib.metadata.version
     monkeypatch.setattr(
         dependencies.importlib.metadata, "version", lambda name: version if name == "torch" else real(name)
@@ -115,9 +109,9 @@ def test_a_torch_that_cannot_do_is_named(monkeypatch, version, words):
         dependencies.ensureDependencies()
 
 
-def test_missing_packages_are_asked_for_and_a_refusal_is_a_sentence(monkeypatch):
+def test_missing_packages_are_installed_after_a_question_and_a_refusal_is_a_message(monkeypatch):
     installed = []
-    monkeypatch.setattr(dependencies, "_read", lambda path: ["surely-not-installed>=3"])
+    monkeypatch.setattr(dependencies, "_readRequirements", lambda path: ["surely-not-installed>=3"])
     monkeypatch.setattr(slicer.util, "pip_install", installed.append, raising=False)
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: False, raising=False)
     with pytest.raises(dependencies.DependencyError, match="surely-not-installed>=3, which was not installed"):
@@ -129,5 +123,5 @@ def test_missing_packages_are_asked_for_and_a_refusal_is_a_sentence(monkeypatch)
     assert installed == [["surely-not-installed>=3"]]
 
 
-def test_what_is_there_is_not_asked_for():
+def test_nothing_is_asked_where_nothing_is_missing():
     dependencies.ensureDependencies()

@@ -1,4 +1,4 @@
-"""What can be done with a result: look at it, judge it, use it elsewhere, without touching the inputs."""
+"""View, measure, apply and export a result, without changing the inputs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import SimpleITK as sitk
 import slicer
 from sceneVolumes import addVolume
 from wavemorph.errors import InputError, OutputError
-from WaveMorphRegistrationLib import scene as nodes
-from WaveMorphRegistrationLib.applying import applyTransform, exportTransform
+from WaveMorphRegistrationLib.results.transformApplication import applyTransform
+from WaveMorphRegistrationLib.results.transformExport import exportTransform
+from WaveMorphRegistrationLib.scene.coordinates import vtkMatrix
+from WaveMorphRegistrationLib.scene.transforms import gridTransform, transformFromNode
 
 SHIFT_RAS = np.array([-4.0, 0.0, 3.0])  # of the tiny pair, fixed -> moving
 
 
 @pytest.fixture
 def done(opened, tiny_pair):
-    """A finished registration, with a slice composite node to look through."""
+    """A finished registration, with a slice composite node as every slice view has one."""
     opened.scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode").SetLayoutName("Red")
     opened.choose(*tiny_pair)
     opened.ui.wantInverseCheckBox.checked = True
-    opened.turn()
+    opened.processEvents()
     opened.register()
     assert opened.dialogs == []
     opened.outcome = opened.logic.outcome
-    opened.ui.measureBox.collapsed = opened.ui.useBox.collapsed = False
+    opened.ui.measureBox.collapsed = opened.ui.applyBox.collapsed = False
     return opened
 
 
@@ -45,11 +47,11 @@ def rowsOf(tableNode):
 def test_flickering_shows_the_moving_volume_before_and_after(done):
     ui, outcome = done.ui, done.outcome
     ui.flickerButton.checked = True
-    seen = set()
+    shown = set()
     for _ in range(2):
         done.panel.result._onFlicker()
-        seen.add((layers(done)[1].GetName(), ui.flickerButton.text))
-    assert seen == {("Atlas", "Before / after: before"), ("Atlas registered", "Before / after: after")}
+        shown.add((layers(done)[1].GetName(), ui.flickerButton.text))
+    assert shown == {("Atlas", "Before / after: before"), ("Atlas registered", "Before / after: after")}
     ui.flickerButton.checked = False
     assert layers(done)[1] is outcome.nodes.warped
 
@@ -59,7 +61,7 @@ def test_the_opacity_slider_goes_to_the_slices(done):
     assert layers(done)[2].GetForegroundOpacity() == pytest.approx(0.2)
 
 
-def test_the_checkerboard_holds_both_volumes_and_goes_away_again(done):
+def test_the_checkerboard_contains_both_volumes_and_is_removed_again(done):
     before = done.nodeIds()
     done.ui.checkerboardCheckBox.checked = True
     board, _none, _composite = layers(done)
@@ -76,7 +78,7 @@ def test_the_warp_slider_goes_from_the_moving_volume_to_the_registered_one(done)
     transform = done.outcome.nodes.transform.GetTransformFromParent()
     placed = []
     for value in (0.0, 50.0):
-        done.ui.morphSlider.value = value
+        done.ui.warpSlider.value = value
         shown = layers(done)[1]
         on = shown.GetParentTransformNode().GetTransformFromParent()
         placed.append(np.array(on.TransformPoint((0.0, 0.0, 0.0))))
@@ -84,7 +86,7 @@ def test_the_warp_slider_goes_from_the_moving_volume_to_the_registered_one(done)
     assert np.allclose(placed[0], 0, atol=1e-6)
     assert np.allclose(placed[1], 0.5 * np.array(transform.TransformPoint((0.0, 0.0, 0.0))), atol=1e-3)
     assert done.outcome.movingNode.GetParentTransformNode() is None
-    done.ui.morphSlider.value = 100.0
+    done.ui.warpSlider.value = 100.0
     assert layers(done)[1] is done.outcome.nodes.warped
 
 
@@ -100,7 +102,7 @@ def test_the_grid_goes_on_and_off_in_2d_and_3d_with_its_spacing(done):
     assert not shown.GetVisibility()
 
 
-def test_the_jacobian_comes_in_front_with_a_legend_and_goes_again(done):
+def test_the_jacobian_is_shown_in_front_with_a_legend_and_hidden_again(done):
     jacobian = done.outcome.nodes.jacobian
     done.ui.jacobianCheckBox.checked = True
     done.ui.jacobianOpacitySlider.value = 0.4
@@ -144,12 +146,12 @@ def test_structures_landmarks_and_volumes_are_measured(done, tiny_pair):
     assert abs(float(volumes[0][3])) < 8.0
 
 
-def test_measuring_nothing_says_what_to_choose(done):
+def test_measuring_without_a_selection_says_what_to_choose(done):
     done.ui.measureButton.click()
     assert "Choose a segmentation" in done.dialogs[0]
 
 
-def test_ticked_nodes_are_put_under_the_transform_and_hardened(done, tiny_pair):
+def test_checked_nodes_are_put_under_the_transform_and_hardened(done, tiny_pair):
     points = done.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Landmarks on the atlas")
     points.AddControlPointWorld(*SHIFT_RAS)
     ui = done.ui
@@ -167,7 +169,7 @@ def test_ticked_nodes_are_put_under_the_transform_and_hardened(done, tiny_pair):
     assert np.linalg.norm(place) < 1.0
 
 
-def test_nodes_in_the_fixed_space_are_carried_the_other_way(done):
+def test_nodes_in_the_fixed_space_are_transformed_in_the_other_direction(done):
     points = done.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Landmarks on the patient")
     points.AddControlPointWorld(0.0, 0.0, 0.0)
     ui = done.ui
@@ -181,18 +183,18 @@ def test_nodes_in_the_fixed_space_are_carried_the_other_way(done):
     assert np.linalg.norm(np.array(place) - SHIFT_RAS) < 1.0
 
 
-def test_a_node_under_another_transform_is_refused_before_anything_is_touched(done):
+def test_a_node_under_another_transform_is_refused_before_any_node_is_changed(done):
     other = done.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Other")
     free, bound = (done.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name) for name in ("free", "bound"))
     bound.SetAndObserveTransformNodeID(other.GetID())
-    with pytest.raises(InputError, match="bound lies under the transform Other"):
+    with pytest.raises(InputError, match="bound is under the transform Other"):
         applyTransform(done.outcome.nodes.transform, [free, bound])
     assert free.GetParentTransformNode() is None
 
 
 @pytest.mark.parametrize("extension", [".h5", ".tfm", ".nii.gz", ".nrrd", ".mha"])
 @pytest.mark.parametrize("inverse", [False, True])
-def test_what_is_exported_moves_points_for_simpleitk_as_in_the_scene(done, tmp_path, extension, inverse):
+def test_an_exported_transform_moves_points_in_simpleitk_as_in_the_scene(done, tmp_path, extension, inverse):
     outcome = done.outcome
     node, over = (
         (outcome.nodes.inverse, outcome.movingNode) if inverse else (outcome.nodes.transform, outcome.fixedNode)
@@ -204,7 +206,7 @@ def test_what_is_exported_moves_points_for_simpleitk_as_in_the_scene(done, tmp_p
     else:
         read = sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
     flip = np.array([-1.0, -1.0, 1.0])
-    # the inverse has three parts, which one field over the moving volume's voxels of 1.8 mm can only sample
+    # the inverse has three parts, which a displacement field on voxels of 1.8 mm only approximates
     tolerance = 0.05 if inverse and extension not in (".h5", ".tfm") else 0.01
     inScene = node.GetTransformFromParent()
     for point in np.random.default_rng(0).uniform(-25, 25, (50, 3)):
@@ -213,25 +215,25 @@ def test_what_is_exported_moves_points_for_simpleitk_as_in_the_scene(done, tmp_p
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_an_export_that_cannot_be_written_is_one_sentence(done, tmp_path):
+def test_an_export_that_cannot_be_written_is_a_message(done, tmp_path):
     with pytest.raises(OutputError, match="must end in one of"):
         exportTransform(done.outcome.nodes.transform, tmp_path / "t.xyz")
-    with pytest.raises(OutputError, match="needs a volume to lie over"):
+    with pytest.raises(OutputError, match="sampled on the voxels of a volume"):
         exportTransform(done.outcome.nodes.inverse, tmp_path / "t.nrrd")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leaving_takes_away_everything_that_only_served_to_look(done):
+def test_closing_the_result_removes_the_nodes_created_for_viewing(done):
     before = done.nodeIds()
     done.ui.checkerboardCheckBox.checked = True
-    done.ui.morphSlider.value = 30.0
+    done.ui.warpSlider.value = 30.0
     assert done.nodeIds() > before
     done.panel.result.close()
     assert done.nodeIds() == before
 
 
-def test_a_bent_transform_of_any_kind_can_be_where_it_starts(headless):
-    """A composite is sampled; a grid is taken as it is; both move points as the node does."""
+def test_an_initial_transform_may_be_a_grid_or_a_composite(headless):
+    """A grid is exact and a composite is sampled; both move points as the node does."""
     import vtk
 
     fixed = phantoms.head(phantoms.random_geometry(3))
@@ -241,18 +243,18 @@ def test_a_bent_transform_of_any_kind_can_be_where_it_starts(headless):
     field.CopyInformation(fixed)
     field = sitk.SmoothingRecursiveGaussian(field, 8.0)
     grid = headless.scene.AddNewNodeByClass("vtkMRMLGridTransformNode")
-    grid.SetAndObserveTransformFromParent(nodes.gridTransform(field))
+    grid.SetAndObserveTransformFromParent(gridTransform(field))
     whole = vtk.vtkGeneralTransform()
-    whole.Concatenate(nodes.gridTransform(field))
+    whole.Concatenate(gridTransform(field))
     matrix = np.eye(4)
     matrix[:3, :3] = phantoms.rotation((0, 0, 10))
-    whole.Concatenate(nodes.vtkMatrix(matrix))
+    whole.Concatenate(vtkMatrix(matrix))
     composite = headless.scene.AddNewNodeByClass("vtkMRMLTransformNode")
     composite.SetAndObserveTransformFromParent(whole)
     flip = np.array([-1.0, -1.0, 1.0])
-    centre = phantoms.centre_of(fixed)
+    center = phantoms.center_of(fixed)
     for node, tolerance in ((grid, 1e-4), (composite, 0.02)):
-        made = nodes.transformFromNode(node, fixed)
-        for point in centre + np.random.default_rng(1).uniform(-20, 20, (30, 3)):
+        made = transformFromNode(node, fixed)
+        for point in center + np.random.default_rng(1).uniform(-20, 20, (30, 3)):
             expected = np.array(node.GetTransformFromParent().TransformPoint(point * flip)) * flip
             assert np.linalg.norm(np.subtract(made.TransformPoint(point.tolist()), expected)) < tolerance

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from sceneVolumes import addVolume
-from WaveMorphRegistrationLib import scene as nodes
-from WaveMorphRegistrationLib.headlessScene import HeadlessScene
+from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
+from WaveMorphRegistrationLib.results.resultNodes import ALL_OUTPUTS, addRegistrationToScene
 
 
 @pytest.fixture
@@ -21,5 +21,5 @@ def registered(headless, random_registration):
     registration = random_registration(1)
     fixedNode = addVolume(headless, registration.fixed, "Patient")
     movingNode = addVolume(headless, registration.moving, "Atlas")
-    result = nodes.addRegistrationToScene(registration, fixedNode, movingNode, nodes.OUTPUTS)
+    result = addRegistrationToScene(registration, fixedNode, movingNode, ALL_OUTPUTS)
     return registration, result, fixedNode, movingNode

@@ -1,4 +1,4 @@
-"""What a viewer sees: layers, colours, grid and the picture, drawn by Slicer's own displayable managers."""
+"""Layers, colors, grid and picture, drawn by Slicer's own displayable managers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 from sceneVolumes import addVolume
-from WaveMorphRegistrationLib import display
-from WaveMorphRegistrationLib import scene as nodes
-from WaveMorphRegistrationLib.offscreenSliceView import OffscreenSliceView
-from WaveMorphRegistrationLib.resultPicture import ResultPicture
+from WaveMorphRegistrationLib.headless.offscreenSliceView import OffscreenSliceView
+from WaveMorphRegistrationLib.headless.resultPicture import ResultPicture
+from WaveMorphRegistrationLib.results import display
+from WaveMorphRegistrationLib.results.resultNodes import FIXED_ROLE, ResultNodes, addRegistrationToScene
+from WaveMorphRegistrationLib.scene.segmentations import labelsFromNode
+from WaveMorphRegistrationLib.scene.volumes import imageFromVolumeNode
 
 
 def nodeIds(scene):
@@ -36,20 +38,20 @@ def test_jacobians_are_white_at_one_blue_below_and_red_above_in_a_fixed_window(r
     shown = jacobian.GetDisplayNode()
     assert (shown.GetWindowLevelMin(), shown.GetWindowLevelMax()) == display.JACOBIAN_WINDOW
     assert not shown.GetAutoWindowLevel()
-    colours = display.jacobianColours(jacobian.GetScene())
-    assert shown.GetColorNode() is colours
-    smaller, equal, larger = (colours.GetColorTransferFunction().GetColor(value) for value in (0.4, 1.0, 1.6))
+    colors = display.jacobianColors(jacobian.GetScene())
+    assert shown.GetColorNode() is colors
+    smaller, equal, larger = (colors.GetColorTransferFunction().GetColor(value) for value in (0.4, 1.0, 1.6))
     assert max(equal) - min(equal) < 0.01 and min(equal) > 0.9
     assert smaller[2] > smaller[0] + 0.3
     assert larger[0] > larger[2] + 0.3
 
 
-def test_two_results_share_one_set_of_colours(headless, registered):
-    first = display.jacobianColours(headless.scene)
-    assert display.jacobianColours(headless.scene) is first
+def test_two_results_share_one_color_node(headless, registered):
+    first = display.jacobianColors(headless.scene)
+    assert display.jacobianColors(headless.scene) is first
 
 
-def test_slices_show_the_fixed_volume_with_the_registered_one_before_it_and_the_grid(registered, view):
+def test_slices_show_the_registered_volume_over_the_fixed_one_and_the_grid(registered, view):
     _registration, result, fixedNode, _movingNode = registered
     display.showResult(result, fixedNode)
     assert view.composite.GetBackgroundVolumeID() == fixedNode.GetID()
@@ -63,12 +65,12 @@ def test_slices_show_the_fixed_volume_with_the_registered_one_before_it_and_the_
 
 def test_a_result_without_a_warped_volume_shows_the_fixed_one_alone(registered, view):
     fixedNode = registered[2]
-    display.showResult(nodes.ResultNodes(), fixedNode)
+    display.showResult(ResultNodes(), fixedNode)
     assert view.composite.GetBackgroundVolumeID() == fixedNode.GetID()
     assert view.composite.GetForegroundVolumeID() is None
 
 
-def test_the_grid_is_drawn_and_can_be_taken_away(registered, view):
+def test_the_grid_is_drawn_and_can_be_hidden(registered, view):
     _registration, result, fixedNode, _movingNode = registered
     view.lookAt(fixedNode, (0.0, 0.0, 0.0))
     plain = view.image()
@@ -79,15 +81,15 @@ def test_the_grid_is_drawn_and_can_be_taken_away(registered, view):
     assert np.array_equal(view.image(), plain)
 
 
-def test_a_slice_view_puts_right_left_and_front_where_a_radiologist_expects_them(headless, view):
+def test_a_slice_view_shows_right_on_the_left_and_anterior_at_the_top(headless, view):
     """A bright corner at right, anterior, superior (RAS): in an axial view it appears on the left, on top."""
     array = np.zeros((20, 20, 20), np.float32)
     array[12:, :8, :8] = 100.0  # k up (superior), low j (LPS: anterior), low i (LPS: right)
     node = addVolume(headless, sitk.GetImageFromArray(array), "corner")
     view.lookAt(node, (-9.5, -9.5, 16.0))
-    seen = view.image().mean(axis=2)
-    half = seen.shape[0] // 2
-    quarters = [q.mean() for q in (seen[:half, :half], seen[:half, half:], seen[half:, :half], seen[half:, half:])]
+    brightness = view.image().mean(axis=2)
+    half = brightness.shape[0] // 2
+    quarters = [part.mean() for rows in np.split(brightness, [half]) for part in np.split(rows, [half], axis=1)]
     assert quarters[0] > 5 * max(quarters[1:]) + 5
 
 
@@ -100,30 +102,30 @@ def picture(headless, registered):
     picture.close()
 
 
-def test_the_picture_has_six_columns_and_gives_the_display_back(headless, registered, picture, tmp_path):
+def test_the_picture_has_six_columns_and_restores_the_display(headless, registered, picture, tmp_path):
     _registration, result, fixedNode, movingNode = registered
     volumes = (fixedNode, movingNode, result.warped, result.jacobian)
     before = nodeIds(headless.scene), displayState(*volumes), result.transform.GetDisplayNode().GetVisibility2D()
     picture.write(str(tmp_path / "p.png"))
     after = nodeIds(headless.scene), displayState(*volumes), result.transform.GetDisplayNode().GetVisibility2D()
     assert before == after
-    seen = np.asarray(Image.open(tmp_path / "p.png")).astype(float)
-    width, height = seen.shape[1], seen.shape[0]
+    pixels = np.asarray(Image.open(tmp_path / "p.png")).astype(float)
+    width, height = pixels.shape[1], pixels.shape[0]
     assert width > 1.8 * height
-    columns = np.array_split(seen[60:], 6, axis=1)
+    columns = np.array_split(pixels[60:], 6, axis=1)
     assert all(column.std() > 10 for column in columns)
 
-    def colourfulness(column):
+    def colorfulness(column):
         return np.abs(column[..., 0] - column[..., 1]).mean()
 
     fixed, _moving, unaligned, aligned, jacobian, grid = columns
-    assert colourfulness(fixed) < 1
-    assert colourfulness(aligned) < 0.8 * colourfulness(unaligned)
-    assert colourfulness(jacobian) > 1
+    assert colorfulness(fixed) < 1
+    assert colorfulness(aligned) < 0.8 * colorfulness(unaligned)
+    assert colorfulness(jacobian) > 1
     assert np.abs(grid - fixed).mean() > 1
 
 
-def test_what_has_been_folded_is_marked_in_the_folding_map(headless, random_registration):
+def test_folded_voxels_are_marked_in_the_folding_map(headless, random_registration):
     registration = random_registration(1)
     array = sitk.GetArrayFromImage(registration.working_jacobian)
     middle = tuple(slice(n // 2 - 1, n // 2 + 2) for n in array.shape)
@@ -131,15 +133,15 @@ def test_what_has_been_folded_is_marked_in_the_folding_map(headless, random_regi
     folded = sitk.GetImageFromArray(array)
     folded.CopyInformation(registration.working_jacobian)
     fixedNode = addVolume(headless, registration.fixed, "F")
-    result = nodes.addRegistrationToScene(
+    result = addRegistrationToScene(
         replace(registration, working_jacobian=folded), fixedNode, fixedNode, ("jacobian", "folding")
     )
-    jacobian = sitk.GetArrayFromImage(nodes.imageFromVolumeNode(result.jacobian))
-    marked = sitk.GetArrayFromImage(nodes.imageFromVolumeNode(result.folding))
+    jacobian = sitk.GetArrayFromImage(imageFromVolumeNode(result.jacobian))
+    marked = sitk.GetArrayFromImage(imageFromVolumeNode(result.folding))
     assert marked.any()
     assert np.array_equal(marked != 0, jacobian <= 0)
     segmentation = display.foldingSegmentation(result.folding)
-    assert segmentation.GetNodeReference(nodes.FIXED_ROLE) is fixedNode
+    assert segmentation.GetNodeReference(FIXED_ROLE) is fixedNode
     assert result.folding.GetScene() is None
-    drawn = sitk.GetArrayFromImage(nodes.labelsFromNode(segmentation, fixedNode))
+    drawn = sitk.GetArrayFromImage(labelsFromNode(segmentation, fixedNode))
     assert np.array_equal(drawn != 0, jacobian <= 0)

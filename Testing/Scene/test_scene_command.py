@@ -1,18 +1,16 @@
-"""`wavemorph scene` and `wavemorph demo`, from files to files."""
+"""The command `wavemorph scene`, from files to files."""
 
 from __future__ import annotations
 
 import json
 
 import numpy as np
-import phantoms
 import pytest
 import SimpleITK as sitk
 from PIL import Image
-from wavemorph import cli, demo
-from wavemorph.outputs import write_image
-from wavemorph.synthetic import Difference, make_pair
-from WaveMorphRegistrationLib.headlessScene import HeadlessScene
+from wavemorph.cli.main import main
+from wavemorph.io.outputs import write_image
+from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 
 
 @pytest.fixture
@@ -26,10 +24,10 @@ def test_scene_writes_a_bundle_a_picture_and_all_that_is_asked_for(folder):
     out = folder / "out"
     out.mkdir()
     arguments = ["scene", "--fixed", folder / "fixed.nii.gz", "--moving", folder / "moving.nii.gz"]
-    arguments += ["--output", out / "case.mrb", "--with-inverse", "--spacing", "3", "--quiet"]
+    arguments += ["--output", out / "case.mrb", "--with-inverse", "--spacing", "4", "--quiet"]
     for name in ("transform.h5", "inverse.h5", "warped.nii.gz", "jacobian.nii.gz", "report.json"):
         arguments += [f"--{name.split('.')[0]}", out / name]
-    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert main([str(argument) for argument in arguments]) == 0
     names = {path.name for path in out.iterdir()}
     assert names == {
         "case.mrb", "case.png", "transform.h5", "inverse.h5", "warped.nii.gz", "jacobian.nii.gz", "report.json",
@@ -53,41 +51,10 @@ def test_a_registration_that_fails_leaves_no_file(folder, monkeypatch, capsys):
     def fail(*_, **__):
         raise RuntimeError("midway")
 
-    monkeypatch.setattr("wavemorph.registration.register", fail)
+    monkeypatch.setattr("wavemorph.registration.pipeline.register", fail)
     out = folder / "out"
     out.mkdir()
     pair = ["--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz")]
-    assert cli.main(["scene", *pair, "--output", str(out / "case.mrb"), "--quiet"]) == 1
+    assert main(["scene", *pair, "--output", str(out / "case.mrb"), "--quiet"]) == 1
     assert "midway" in capsys.readouterr().err
     assert list(out.iterdir()) == []
-
-
-def test_the_demo_prints_its_true_error_and_writes_everything(tmp_path, monkeypatch, capsys):
-    """The road of the demo on a small head, in place of the template."""
-
-    def small_pair():
-        return make_pair(phantoms.head(phantoms.regular(), (0.0, 0.0, 0.0)), Difference(deformation_mm=2.0))
-
-    monkeypatch.setattr(demo, "built_in_pair", small_pair)
-    assert cli.main(["demo", "--output", str(tmp_path / "out"), "--spacing", "2", "--quiet"]) == 0
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"fixed.nii.gz", "moving.nii.gz", "scene.mrb", *demo._FILES.values()} == names
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  a")]
-    means = [float(row[-3]) for row in rows]
-    assert len(means) == 3
-    assert means[2] < means[1] < means[0]
-
-
-def test_the_demo_runs_on_a_pair_of_ones_own(folder, capsys):
-    pair = ["--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz")]
-    assert cli.main(["demo", *pair, "--output", str(folder / "own"), "--spacing", "3", "--quiet"]) == 0
-    assert (folder / "own" / "picture.png").is_file()
-    assert not (folder / "own" / "fixed.nii.gz").exists()
-    assert "true error" not in capsys.readouterr().out
-
-
-def test_the_template_of_the_demo_is_a_brain_at_one_millimetre():
-    template = sitk.ReadImage(str(demo.template_path()))
-    assert np.allclose(template.GetSpacing(), 1.0)
-    brain = sitk.GetArrayViewFromImage(template) > 0
-    assert 1.5e6 < brain.sum() < 2.5e6

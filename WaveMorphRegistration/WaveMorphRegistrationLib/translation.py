@@ -1,10 +1,10 @@
-"""Slicer's translation of what a user reads, and the text itself where Slicer is not there."""
+"""Slicer's translation of user-visible text; the text itself where Slicer's translation is not available."""
 
 from __future__ import annotations
 
 try:
     from slicer.i18n import tr as _
-except ImportError:  # the scene core alone has no translations
+except ImportError:  # the slicer-core package has no translation
 
     def _(text: str) -> str:
         return text

@@ -1,0 +1,44 @@
+"""The command `wavemorph demo`, from files to files."""
+
+from __future__ import annotations
+
+import numpy as np
+import phantoms
+import SimpleITK as sitk
+from wavemorph.cli import demo
+from wavemorph.cli.main import main
+from wavemorph.io.outputs import write_image
+from wavemorph.training.known_deformation import Difference, make_pair
+
+
+def test_the_demo_prints_its_true_error_and_writes_everything(tmp_path, monkeypatch, capsys):
+    """The demo on a small head, in place of the template."""
+
+    def small_pair():
+        return make_pair(phantoms.head(phantoms.regular(), (0.0, 0.0, 0.0)), Difference(deformation_mm=2.0))
+
+    monkeypatch.setattr(demo, "built_in_pair", small_pair)
+    assert main(["demo", "--output", str(tmp_path / "out"), "--spacing", "2", "--quiet"]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"fixed.nii.gz", "moving.nii.gz", "scene.mrb", *demo._FILES.values()} == names
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  a")]
+    means = [float(row[-3]) for row in rows]
+    assert len(means) == 3
+    assert means[2] < means[1] < means[0]
+
+
+def test_the_demo_runs_on_a_pair_of_the_user(tmp_path, tiny_pair, capsys):
+    for name, image in zip(("fixed", "moving"), tiny_pair):
+        write_image(image, tmp_path / f"{name}.nii.gz")
+    pair = ["--fixed", str(tmp_path / "fixed.nii.gz"), "--moving", str(tmp_path / "moving.nii.gz")]
+    assert main(["demo", *pair, "--output", str(tmp_path / "own"), "--spacing", "4", "--quiet"]) == 0
+    assert (tmp_path / "own" / "picture.png").is_file()
+    assert not (tmp_path / "own" / "fixed.nii.gz").exists()
+    assert "true error" not in capsys.readouterr().out
+
+
+def test_the_template_of_the_demo_is_a_brain_at_one_millimeter():
+    template = sitk.ReadImage(str(demo.template_path()))
+    assert np.allclose(template.GetSpacing(), 1.0)
+    brain = sitk.GetArrayViewFromImage(template) > 0
+    assert 1.5e6 < brain.sum() < 2.5e6

@@ -1,0 +1,114 @@
+"""The choice of a user: which nodes to register and how; its checks, and the job that it becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from wavemorph.errors import InputError, SettingsError
+from wavemorph.io.images import validate_image, validate_mask
+from wavemorph.settings import Settings
+
+from ..scene.segmentations import labelsFromNode
+from ..scene.transforms import transformFromNode
+from ..scene.volumes import imageFromVolumeNode
+from ..translation import _
+from .jobRequest import JobRequest
+
+OUTPUTS = ("transform", "warped", "jacobian", "inverse")
+_MIN_EXTENT_MM, _MAX_EXTENT_MM = 15.0, 2500.0
+
+
+@dataclass
+class RegistrationChoice:
+    """Nodes, settings of the engine, and requested outputs (names of OUTPUTS).
+
+    into: output name -> existing node to fill instead of a new one.
+    """
+
+    fixedNode: Any
+    movingNode: Any
+    settings: dict[str, Any] = field(default_factory=dict)
+    fixedMaskNode: Any = None
+    movingMaskNode: Any = None
+    initialTransformNode: Any = None
+    outputs: tuple[str, ...] = ("transform", "warped", "jacobian")
+    into: dict[str, Any] = field(default_factory=dict)
+
+    def request(self) -> JobRequest:
+        """Check the choice and copy it out of the scene. Raises InputError or SettingsError."""
+        missing = missingInput(self.fixedNode, self.movingNode, self.outputs)
+        if missing:
+            raise InputError(missing + ".")
+        unknown = [output for output in self.outputs if output not in OUTPUTS]
+        if unknown:
+            known = ", ".join(OUTPUTS)
+            raise SettingsError(_("Unknown output {name}; choose from {known}.").format(name=unknown[0], known=known))
+        settings = Settings.from_dict({**self.settings, "inverse": "inverse" in self.outputs}).to_dict()
+        fixed, moving = _image(self.fixedNode, _("fixed volume")), _image(self.movingNode, _("moving volume"))
+        return JobRequest(
+            fixed,
+            moving,
+            settings,
+            _mask(self.fixedMaskNode, self.fixedNode, fixed),
+            _mask(self.movingMaskNode, self.movingNode, moving),
+            self._initialTransform(fixed),
+            context=self,
+        )
+
+    def _initialTransform(self, fixed: sitk.Image) -> sitk.Transform | None:
+        node = self.initialTransformNode
+        if node is None:
+            return None
+        parent = self.movingNode.GetParentTransformNode()
+        if parent is not None and (parent is node or parent.IsTransformNodeMyParent(node)):
+            raise InputError(
+                _(
+                    "The moving volume is already under {transform}; clear the initial transform or remove the volume "
+                    "from {transform}."
+                ).format(transform=node.GetName())
+            )
+        return transformFromNode(node, fixed)
+
+
+def missingInput(fixedNode, movingNode, outputs) -> str | None:
+    """What the user has yet to select, as text of the button; None where nothing is missing."""
+    if fixedNode is None and movingNode is None:
+        return _("Select fixed and moving volumes")
+    if fixedNode is None:
+        return _("Select a fixed volume")
+    if movingNode is None:
+        return _("Select a moving volume")
+    if fixedNode is movingNode:
+        return _("Fixed and moving volume must not be the same")
+    if not outputs:
+        return _("Select at least one output")
+    return None
+
+
+def _image(node, name: str) -> sitk.Image:
+    if node.IsA("vtkMRMLLabelMapVolumeNode") or not node.IsA("vtkMRMLVolumeNode"):
+        raise InputError(
+            _("{node} is a segmentation or label map, not an image; choose the volume that it segments.").format(
+                node=node.GetName()
+            )
+        )
+    image = imageFromVolumeNode(node, name)
+    validate_image(image, name)
+    extent = np.array(image.GetSize()) * np.array(image.GetSpacing())
+    if extent.max() > _MAX_EXTENT_MM or extent.max() < _MIN_EXTENT_MM:
+        raise InputError(
+            _(
+                "The {name} is {size} mm large; its longest side must be {min:.0f} to {max:.0f} mm. Correct its "
+                "spacing in the module Volumes."
+            ).format(
+                name=name, size=" x ".join(f"{side:.4g}" for side in extent), min=_MIN_EXTENT_MM, max=_MAX_EXTENT_MM
+            )
+        )
+    return image
+
+
+def _mask(node, volumeNode, image: sitk.Image) -> sitk.Image | None:
+    return None if node is None else validate_mask(labelsFromNode(node, volumeNode, _("mask")), image, _("mask"))

@@ -1,0 +1,137 @@
+"""From chosen nodes to a job, and from its result to nodes; for the panel and for scripts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import slicer
+from wavemorph.errors import Cancelled, InputError, WaveMorphError
+from wavemorph.io.result import Registration
+
+from ..results.display import foldingSegmentation
+from ..results.reportTable import addReportTable
+from ..results.resultNodes import ResultNodes, addRegistrationToScene
+from ..translation import _
+from .job import RegistrationJob
+from .registrationChoice import RegistrationChoice
+
+_POLL_SECONDS = 0.05
+
+
+@dataclass
+class Outcome:
+    """What a finished job added to the scene, and its report."""
+
+    nodes: ResultNodes
+    tableNode: Any
+    report: dict
+    fixedNode: Any
+    movingNode: Any
+
+
+class RegistrationLogic:
+    """Registers nodes of the scene: `process` waits for the result; `start` returns at once, and `poll` is called then.
+
+    `poll` calls onFinished(outcome), onFailed(message), onCanceled() and onChanged().
+    """
+
+    def __init__(self, job: RegistrationJob | None = None):
+        self.job = job if job is not None else RegistrationJob()
+        self.job.onResult = self._import
+        self.job.onFailed = lambda message: self.onFailed(message)
+        self.job.onCanceled = lambda: self.onCanceled()
+        self.job.onChanged = lambda: self.onChanged()
+        self.onFinished = self.onFailed = self.onCanceled = self.onChanged = lambda *arguments: None
+        self.outcome: Outcome | None = None
+        self._sceneObserver: tuple[Any, int] | None = None
+
+    def process(
+        self,
+        fixedVolume,
+        movingVolume,
+        *,
+        fixedMask=None,
+        movingMask=None,
+        initialTransform=None,
+        outputs=("transform", "warped", "jacobian"),
+        waitForCompletion: bool = True,
+        **settings,
+    ) -> Outcome | None:
+        """Register movingVolume to fixedVolume, and return the outcome.
+
+        fixedMask, movingMask: segmentation or label map nodes; only voxels inside are compared.
+        initialTransform: transform node that, applied to the moving volume, brings it near the fixed one.
+        outputs: names of `registrationChoice.OUTPUTS`.
+        waitForCompletion: False returns None at once; `poll` must then be called until the job is not active.
+        settings: those of `wavemorph.Settings`.
+        Raises InputError, SettingsError or WaveMorphError.
+
+        >>> outcome = logic.process(fixedNode, movingNode, preset="Precise")
+        >>> print(outcome.report["folding"], outcome.nodes.transform.GetName())
+        """
+        self.start(
+            RegistrationChoice(
+                fixedVolume, movingVolume, settings, fixedMask, movingMask, initialTransform, tuple(outputs)
+            )
+        )
+        if not waitForCompletion:
+            return None
+        while self.job.active:
+            self.job.poll()
+            slicer.app.processEvents()
+            time.sleep(_POLL_SECONDS)
+        if self.job.error:
+            raise WaveMorphError(self.job.error)
+        if self.outcome is None:
+            raise Cancelled(_("Canceled."))
+        return self.outcome
+
+    def start(self, choice: RegistrationChoice) -> None:
+        """Check the choice, copy it out of the scene and start the job. Raises InputError or SettingsError."""
+        request = choice.request()
+        self.outcome = None
+        self._observeScene(choice.fixedNode.GetScene())
+        self.job.start(request)
+
+    def poll(self) -> None:
+        """Handle what has arrived from the worker."""
+        self.job.poll()
+
+    def cancel(self) -> None:
+        """Cancel the job."""
+        self.job.cancel()
+
+    def close(self) -> None:
+        """Stop the job and the worker, and stop observing the scene."""
+        self._observeScene(None)
+        self.job.close()
+
+    def _observeScene(self, scene) -> None:
+        """Cancel the job when the scene closes: the inputs are removed, and their IDs are given to other nodes."""
+        if self._sceneObserver is not None:
+            observed, tag = self._sceneObserver
+            observed.RemoveObserver(tag)
+            self._sceneObserver = None
+        if scene is not None:
+            self._sceneObserver = (scene, scene.AddObserver(scene.StartCloseEvent, lambda *_: self.cancel()))
+
+    def _import(self, registration: Registration, choice: RegistrationChoice) -> None:
+        for node, name in ((choice.fixedNode, _("fixed")), (choice.movingNode, _("moving"))):
+            if node.GetScene() is None:
+                raise InputError(
+                    _("the {name} volume was deleted during the registration, so its result was discarded").format(
+                        name=name
+                    )
+                )
+        into = {output: node for output, node in choice.into.items() if node is not None and node.GetScene()}
+        outputs = list(choice.outputs)
+        if "jacobian" in outputs and registration.report["folding"]["central_voxels"]:
+            outputs.append("folding")
+        nodes = addRegistrationToScene(registration, choice.fixedNode, choice.movingNode, outputs, into)
+        if nodes.folding is not None:
+            nodes.folding = foldingSegmentation(nodes.folding)
+        tableNode = addReportTable(registration.report, choice.fixedNode, choice.movingNode)
+        self.outcome = Outcome(nodes, tableNode, registration.report, choice.fixedNode, choice.movingNode)
+        self.onFinished(self.outcome)

@@ -1,0 +1,272 @@
+"""The controls from the choice of volumes to Register and its progress; those of a result are in resultPanel.py."""
+
+from __future__ import annotations
+
+import logging
+
+import qt
+import slicer
+from wavemorph.errors import WaveMorphError
+from wavemorph.models.weights import list_models
+
+from ..engine.dependencies import ensureDependencies
+from ..engine.job import JobState
+from ..engine.registrationChoice import OUTPUTS, RegistrationChoice, missingInput
+from ..results.resultNodes import FIXED_ROLE, MOVING_ROLE
+from ..translation import _
+from .resultPanel import ResultPanel
+
+POLL_MS = 100
+_WIDGET_NAMES = {  # output: how the names of its widgets and parameters end
+    "transform": "Transform",
+    "warped": "Warped",
+    "jacobian": "Jacobian",
+    "inverse": "Inverse",
+}
+
+
+class Panel:
+    """Connects the widgets of the .ui file with the parameter node and the logic.
+
+    getParameterNode: returns a new wrapper around the module's node. The wrapper is renewed at each `bind`, because one
+    whose scene was closed continues to return the values of before.
+    """
+
+    def __init__(self, ui, logic, getParameterNode):
+        self.ui, self.logic, self._getParameterNode = ui, logic, getParameterNode
+        self.parameters = self._guiTag = None
+        self._preparing, self._message, self._closed = False, "", False
+        self.result = ResultPanel(ui)
+        self._timer = qt.QTimer()
+        self._timer.interval = POLL_MS
+        self._timer.timeout.connect(self._onTimer)
+        logic.onChanged = self.update
+        logic.onFinished = self._onFinished
+        logic.onFailed = self._showError
+        logic.onCanceled = self._onCanceled
+        self._connect()
+
+    def bind(self) -> None:
+        """Show the parameter node of the scene, and connect the widgets with it."""
+        self.unbind()
+        self.parameters = self._getParameterNode()
+        widgets = {
+            widget.property("SlicerParameterName"): widget
+            for widget in vars(self.ui).values()
+            if widget.property("SlicerParameterName")
+        }
+        self._guiTag = self.parameters.connectParametersToGui(widgets)
+        for selector, name in self._maskSelectors():
+            selector.setCurrentNode(getattr(self.parameters, name))
+        self._fillModels()
+        self.update()
+
+    def bindAfterSceneChange(self) -> None:
+        """Bind now, and again when the selectors, which are the last to be notified, know the nodes of the scene."""
+        self.bind()
+        qt.QTimer.singleShot(0, self._onSelectorsUpdated)
+
+    def unbind(self) -> None:
+        """Disconnect the widgets from the parameter node."""
+        if self.parameters is not None and self._guiTag is not None:
+            self.parameters.disconnectGui(self._guiTag)
+        self.parameters = self._guiTag = None
+
+    def close(self) -> None:
+        """Stop timers, job and worker: the widgets are about to be destroyed."""
+        self._closed = True
+        self._timer.stop()
+        self.result.close()
+        self.unbind()
+        self.logic.close()
+
+    def onSceneClosing(self) -> None:
+        """Stop what uses the nodes of the scene: they are about to be removed."""
+        self.result.close()
+        self.logic.cancel()
+        self.unbind()
+
+    def update(self) -> None:
+        """Set texts, enabled states and progress to the current state."""
+        if self._closed:
+            return
+        job, ui = self.logic.job, self.ui
+        active = job.active or self._preparing
+        missing = self._missingInput()
+        ui.registerButton.text = _("Cancel") if active else missing or _("Register")
+        ui.registerButton.toolTip = (
+            _("Stop the registration; the scene is not changed.") if active else missing or self._plannedRegistration()
+        )
+        ui.registerButton.enabled = job.state is not JobState.Canceling and (
+            job.active or (not self._preparing and not missing)
+        )
+        for section in (ui.inputsSection, ui.methodSection, ui.outputsSection):
+            section.enabled = not active
+        ui.progressBar.visible = active
+        ui.progressBar.value = round(100 * job.fraction)
+        ui.statusLabel.text = job.status if job.active else self._message or self._plannedRegistration()
+        ui.logText.plainText = "\n".join(job.log)
+        ui.deviceLabel.text = _("Found: {device}").format(device=job.device) if job.device else ""
+
+    def onRegister(self) -> None:
+        """Start a registration, or cancel the running one."""
+        if self.logic.job.active:
+            self.logic.cancel()
+            return
+        self._preparing, self._message = True, ""
+        self.update()
+        try:
+            ensureDependencies()
+            self.logic.start(self._choice())
+            self._timer.start()
+        except WaveMorphError as error:
+            self._showError(str(error))
+        except Exception as error:
+            logging.exception("WaveMorph could not start a registration")
+            reason = f"{type(error).__name__}: {error}"
+            self._showError(
+                _("The registration could not start ({reason}); the application log has the details.").format(
+                    reason=reason
+                )
+            )
+        finally:
+            self._preparing = False
+            self.update()
+
+    def onSwap(self) -> None:
+        """Exchange the fixed and the moving volume, with their masks."""
+        p = self.parameters
+        p.fixedVolume, p.movingVolume = p.movingVolume, p.fixedVolume
+        masks = p.movingMask, p.fixedMask
+        for (selector, _name), mask in zip(self._maskSelectors(), masks):
+            selector.setCurrentNode(mask)
+        self.update()
+
+    def _connect(self) -> None:
+        ui = self.ui
+        ui.registerButton.clicked.connect(lambda: self.onRegister())
+        ui.swapButton.clicked.connect(lambda: self.onSwap())
+        ui.modelComboBox.currentIndexChanged.connect(lambda index: self._onModel(index))
+        for selector, name in self._maskSelectors():
+            selector.currentNodeChanged.connect(lambda node, name=name: self._onMask(name, node))
+        for selector in (ui.fixedSelector, ui.movingSelector):
+            selector.currentNodeChanged.connect(lambda node: self._onChoice())
+        for output in OUTPUTS:
+            getattr(ui, f"want{_WIDGET_NAMES[output]}CheckBox").toggled.connect(lambda on: self._onChoice())
+
+    def _onSelectorsUpdated(self) -> None:
+        if self.parameters is not None and not self._closed:
+            self.bind()
+
+    def _onChoice(self) -> None:
+        """Continue in the next event: a connection of its own writes the parameter node, before or after this one."""
+        qt.QTimer.singleShot(0, self._onParametersWritten)
+
+    def _onParametersWritten(self) -> None:
+        if self._closed:
+            return
+        self._message = ""
+        self._clearOutputsOfOtherPairs()
+        self.update()
+
+    def _clearOutputsOfOtherPairs(self) -> None:
+        """Deselect output nodes that hold the result of another pair, so that they are not overwritten."""
+        p = self.parameters
+        if p is None or self.logic.job.active:
+            return
+        for name in _WIDGET_NAMES.values():
+            node = getattr(p, f"output{name}")
+            if node is None:
+                continue
+            fixed, moving = node.GetNodeReference(FIXED_ROLE), node.GetNodeReference(MOVING_ROLE)
+            if fixed is not None and (fixed is not p.fixedVolume or moving is not p.movingVolume):
+                setattr(p, f"output{name}", None)
+
+    def _maskSelectors(self) -> tuple:
+        """(selector, parameter) of the masks, which `bind` connects: a parameter's own connection allows one class."""
+        return (self.ui.fixedMaskSelector, "fixedMask"), (self.ui.movingMaskSelector, "movingMask")
+
+    def _onMask(self, name: str, node) -> None:
+        if self.parameters is not None:
+            setattr(self.parameters, name, node)
+
+    def _onModel(self, index: int) -> None:
+        if self.parameters is not None and index >= 0:
+            self.parameters.model = str(self.ui.modelComboBox.itemData(index))
+
+    def _fillModels(self) -> None:
+        box = self.ui.modelComboBox
+        box.blockSignals(True)
+        box.clear()
+        models = [model.name for model in list_models()]
+        box.addItem(_("Default model") if models else _("Default model (missing)"), "auto")
+        for name in models:
+            box.addItem(name, name)
+        box.addItem(_("None: refinement only"), "none")
+        box.setCurrentIndex(max(0, box.findData(self.parameters.model)))
+        box.blockSignals(False)
+
+    def _outputs(self) -> tuple[str, ...]:
+        p = self.parameters
+        return tuple(output for output in OUTPUTS if getattr(p, f"want{_WIDGET_NAMES[output]}"))
+
+    def _missingInput(self) -> str | None:
+        p = self.parameters
+        return _("The scene is closed") if p is None else missingInput(p.fixedVolume, p.movingVolume, self._outputs())
+
+    def _plannedRegistration(self) -> str:
+        p = self.parameters
+        if p is None or p.fixedVolume is None or p.movingVolume is None or p.fixedVolume is p.movingVolume:
+            return ""
+        return _("{moving} will be aligned to {fixed}.").format(
+            moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName()
+        )
+
+    def _choice(self) -> RegistrationChoice:
+        p = self.parameters
+        return RegistrationChoice(
+            p.fixedVolume,
+            p.movingVolume,
+            {
+                "preset": p.preset.value,
+                "contrast": p.contrast.value,
+                "device": p.device.value,
+                "weights": p.model,
+                "affine": not p.aligned,
+            },
+            p.fixedMask,
+            p.movingMask,
+            p.initialTransform,
+            self._outputs(),
+            {output: getattr(p, f"output{_WIDGET_NAMES[output]}") for output in OUTPUTS},
+        )
+
+    def _onTimer(self) -> None:
+        self.logic.poll()
+        if self.logic.job.active:
+            self.update()  # the remaining time changes without an event
+        else:
+            self._timer.stop()
+
+    def _onFinished(self, outcome) -> None:
+        if self.parameters is not None:
+            for output, name in _WIDGET_NAMES.items():
+                node = getattr(outcome.nodes, output)
+                if node is not None:
+                    setattr(self.parameters, f"output{name}", node)
+        self.result.show(outcome)
+        report = outcome.report
+        self._message = _("Done in {seconds:.0f} s; {folded} folded voxels.").format(
+            seconds=report["seconds"]["total"], folded=report["folding"]["central_voxels"]
+        )
+        if report["warnings"]:
+            self._message += " " + _("Read the warning below before you use the result.")
+
+    def _onCanceled(self) -> None:
+        self._message = _("Canceled; the scene was not changed.")
+        self.update()
+
+    def _showError(self, message: str) -> None:
+        self._message = message
+        self.update()
+        slicer.util.errorDisplay(message)

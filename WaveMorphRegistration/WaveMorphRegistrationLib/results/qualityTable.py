@@ -1,0 +1,104 @@
+"""Agreement of structures and landmarks after a registration, and differences of volume, as table nodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+from wavemorph.errors import InputError
+from wavemorph.evaluation import metrics
+
+from ..scene.landmarks import landmarksFromNode
+from ..scene.segmentations import labelsFromNode, segmentNames
+from ..scene.transforms import transformFromNode
+from ..scene.volumes import imageFromVolumeNode
+from ..translation import _
+from .reportTable import fillTable
+from .resultNodes import placeInFolderOf
+
+
+def addOverlapTable(transformNode, fixedNode, movingNode, fixedSegmentation, movingSegmentation):
+    """A table of Dice and HD95 (mm), before and after, of each structure that both segmentations name.
+
+    Raises InputError where a segmentation cannot be read.
+    """
+    names = segmentNames(fixedSegmentation)
+    fixed = labelsFromNode(fixedSegmentation, fixedNode, _("fixed segmentation"))
+    moving = labelsFromNode(movingSegmentation, movingNode, _("moving segmentation"))
+    moving = _withFixedLabels(moving, segmentNames(movingSegmentation), names)
+    transform = transformFromNode(transformNode, fixed)
+    report = metrics.label_report(fixed, moving, transform)
+    rows = [(names.get(int(label), str(label)), *_overlapCells(measure)) for label, measure in report["labels"].items()]
+    rows.append((_("mean"), *_overlapCells(report["mean"])))
+    header = (_("Structure"), _("Dice before"), _("Dice after"), _("HD95 before, mm"), _("HD95 after, mm"))
+    return _addTable(_("overlap"), fixedNode, movingNode, header, rows)
+
+
+def addLandmarkTable(transformNode, fixedNode, movingNode, fixedPoints, movingPoints):
+    """A table of the distance (mm) between corresponding control points, before and after.
+
+    Raises InputError where the two lists do not correspond.
+    """
+    fixed, moving = landmarksFromNode(fixedPoints), landmarksFromNode(movingPoints)
+    transform = transformFromNode(transformNode, imageFromVolumeNode(fixedNode))
+    before = metrics.target_registration_error_mm(sitk.Transform(), fixed, moving)
+    after = metrics.target_registration_error_mm(transform, fixed, moving)
+    rows = [
+        (fixedPoints.GetNthControlPointLabel(index), f"{pair[0]:.2f}", f"{pair[1]:.2f}")
+        for index, pair in enumerate(zip(before, after))
+    ]
+    rows.append((_("mean"), f"{before.mean():.2f}", f"{after.mean():.2f}"))
+    header = (_("Landmark"), _("Before, mm"), _("After, mm"))
+    return _addTable(_("landmarks"), fixedNode, movingNode, header, rows)
+
+
+def addVolumeTable(jacobianNode, fixedNode, movingNode, fixedSegmentation):
+    """A table of the volume (ml) of each structure of the fixed volume, and of the same tissue in the moving volume.
+
+    Raises InputError where the segmentation has no voxels.
+    """
+    names = segmentNames(fixedSegmentation)
+    labels = labelsFromNode(fixedSegmentation, fixedNode, _("fixed segmentation"))
+    jacobian = sitk.GetArrayFromImage(sitk.Resample(imageFromVolumeNode(jacobianNode), labels))
+    array = sitk.GetArrayFromImage(labels)
+    voxelMl = float(np.prod(labels.GetSpacing())) / 1000
+    rows = []
+    for label in np.unique(array[array > 0]):
+        inside = array == label
+        fixed = inside.sum() * voxelMl
+        moving = float(jacobian[inside].sum()) * voxelMl
+        rows.append(
+            (names.get(int(label), str(label)), f"{fixed:.2f}", f"{moving:.2f}", f"{100 * (moving / fixed - 1):+.1f}")
+        )
+    if not rows:
+        raise InputError(_("The segmentation {name} has no voxels.").format(name=fixedSegmentation.GetName()))
+    header = (_("Structure"), _("Fixed, ml"), _("Moving, ml"), _("Moving larger by, %"))
+    return _addTable(_("volumes"), fixedNode, movingNode, header, rows)
+
+
+def _withFixedLabels(moving: sitk.Image, movingNames: dict[int, str], fixedNames: dict[int, str]) -> sitk.Image:
+    """Label structures of the moving image like those of the same name in fixed; unchanged where no name is shared."""
+    fixedLabels = {name: label for label, name in fixedNames.items()}
+    shared = {label: fixedLabels[name] for label, name in movingNames.items() if name in fixedLabels}
+    if not shared:
+        return moving
+    array = sitk.GetArrayFromImage(moving)
+    relabeled = np.zeros(array.shape, np.int16)
+    for movingLabel, fixedLabel in shared.items():
+        relabeled[array == movingLabel] = fixedLabel
+    image = sitk.GetImageFromArray(relabeled)
+    image.CopyInformation(moving)
+    return image
+
+
+def _overlapCells(measure: dict) -> list[str]:
+    keys = (("dice_before", ".3f"), ("dice_after", ".3f"), ("hd95_before_mm", ".2f"), ("hd95_after_mm", ".2f"))
+    return [format(measure[key], form) if measure[key] is not None else "-" for key, form in keys]
+
+
+def _addTable(kind: str, fixedNode, movingNode, header, rows):
+    scene = fixedNode.GetScene()
+    name = _("{moving} to {fixed} {kind}").format(moving=movingNode.GetName(), fixed=fixedNode.GetName(), kind=kind)
+    node = scene.GetFirstNode(name, "vtkMRMLTableNode") or scene.AddNewNodeByClass("vtkMRMLTableNode", name)
+    fillTable(node, header, rows)
+    placeInFolderOf(fixedNode, node)
+    return node

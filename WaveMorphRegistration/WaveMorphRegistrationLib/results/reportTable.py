@@ -1,0 +1,86 @@
+"""The report of a registration as a table node: measure, value, and what the value means."""
+
+from __future__ import annotations
+
+import vtk
+
+from ..translation import _
+from .resultNodes import FIXED_ROLE, MOVING_ROLE, placeInFolderOf
+
+
+def addReportTable(report: dict, fixedNode, movingNode):
+    """The vtkMRMLTableNode of a report, in the folder of the fixed volume; one of the same name is filled again."""
+    scene = fixedNode.GetScene()
+    name = _("{moving} to {fixed} report").format(moving=movingNode.GetName(), fixed=fixedNode.GetName())
+    node = scene.GetFirstNode(name, "vtkMRMLTableNode") or scene.AddNewNodeByClass("vtkMRMLTableNode", name)
+    fillTable(node, (_("Measure"), _("Value"), _("Meaning")), reportRows(report))
+    node.SetNodeReferenceID(FIXED_ROLE, fixedNode.GetID())
+    node.SetNodeReferenceID(MOVING_ROLE, movingNode.GetID())
+    placeInFolderOf(fixedNode, node)
+    return node
+
+
+def fillTable(node, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Replace the content of a table node by columns of text."""
+    table = vtk.vtkTable()
+    for column, title in enumerate(header):
+        values = vtk.vtkStringArray()
+        values.SetName(title)
+        for row in rows:
+            values.InsertNextValue(row[column])
+        table.AddColumn(values)
+    node.SetAndObserveTable(table)
+    node.SetUseColumnTitleAsColumnHeader(True)
+    node.SetLocked(True)
+
+
+def reportRows(report: dict) -> list[tuple[str, str, str]]:
+    """(measure, value, meaning) of a report, warnings first."""
+    similarity, folding, jacobian = report["similarity"], report["folding"], report["jacobian"]
+    displacement, consistency = report["displacement_mm"], report["inverse_consistency_mm"]
+    rows = [(_("Warning"), "!", sentence) for sentence in report["warnings"]]
+    rows += [
+        (
+            _("Similarity"),
+            f"{similarity['before']:.3f} -> {similarity['after']:.3f}",
+            _("Squared local correlation before and after the deformation; 1 is best."),
+        ),
+        *_segmentationRow(report["segmentation"]),
+        (
+            _("Folded voxels"),
+            f"{folding['central_voxels']} / {folding['strict_voxels']}",
+            _("By central differences / by one-sided differences at the eight corners of a voxel; 0 is best."),
+        ),
+        (
+            _("Jacobian"),
+            _("{low:.2f} to {high:.2f}").format(low=jacobian["min"], high=jacobian["max"]),
+            _("Volume of moving tissue divided by that of fixed tissue; 1 is unchanged."),
+        ),
+        (
+            _("Spread of log Jacobian"),
+            f"{jacobian['sd_log']:.3f}",
+            _("Standard deviation; a smaller value is a smoother deformation."),
+        ),
+        (
+            _("Displacement"),
+            _("mean {mean:.1f} mm, largest {max:.1f} mm").format(**displacement),
+            _("In addition to the affine transform."),
+        ),
+        (
+            _("Inverse consistency"),
+            _("mean {mean:.3f} mm, largest {max:.3f} mm").format(**consistency),
+            _("Distance of a point from where forward and inverse transform return it.")
+            if consistency["inverse"] == "fields"
+            else _("Inverted point by point, as Slicer does on demand; no inverse was requested."),
+        ),
+        (_("Time"), f"{report['seconds']['total']:.1f} s", report["device"]["name"] or report["device"]["type"]),
+        (_("Peak memory"), f"{report['peak_memory_mb']['process']:.0f} MB", _("Of the registration process.")),
+    ]
+    return rows
+
+
+def _segmentationRow(segmentation: dict | None) -> list[tuple[str, str, str]]:
+    if segmentation is None:
+        return []
+    meaning = _("Overlap of eleven structures segmented by a network, before and after the deformation; 1 is best.")
+    return [(_("Brain structures"), f"{segmentation['before']:.3f} -> {segmentation['after']:.3f}", meaning)]

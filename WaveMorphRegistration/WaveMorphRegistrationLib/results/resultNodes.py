@@ -1,0 +1,156 @@
+"""The nodes of one registration, and how they are created in the scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from wavemorph.io.outputs import field_lattice, flattened_field
+from wavemorph.io.result import Registration
+
+from ..scene.coordinates import vtkMatrix
+from ..scene.transforms import affineMatrix, gridTransform
+from ..scene.volumes import updateVolumeNodeFromImage
+from ..translation import _
+
+FIXED_ROLE = "spatialRegistrationFixed"
+MOVING_ROLE = "spatialRegistrationMoving"
+ALL_OUTPUTS = ("transform", "affine", "inverse", "warped", "jacobian", "folding")
+
+
+@dataclass
+class ResultNodes:
+    """The nodes of one registration; None where an output was not requested.
+
+    transform: vtkMRMLGridTransformNode, the whole map, affine included, on a grid that covers the fixed volume.
+    affine: vtkMRMLLinearTransformNode, its affine part. inverse: vtkMRMLTransformNode, moving points -> fixed points.
+    warped, jacobian: scalar volumes on the voxels of the fixed one. folding: label map, 1 where the Jacobian is <= 0.
+    """
+
+    transform: object = None
+    affine: object = None
+    inverse: object = None
+    warped: object = None
+    jacobian: object = None
+    folding: object = None
+
+    def all(self) -> list:
+        """The nodes that exist, in the order of the fields."""
+        return [node for f in fields(self) if (node := getattr(self, f.name)) is not None]
+
+
+def addRegistrationToScene(
+    registration: Registration,
+    fixedNode,
+    movingNode,
+    outputs=("transform", "affine", "warped", "jacobian", "folding"),
+    into: dict | None = None,
+) -> ResultNodes:
+    """Create the nodes of a registration in the scene of the fixed node, or none at all where anything fails.
+
+    outputs: which nodes, names of ALL_OUTPUTS.
+    into: output name -> existing node to fill instead of a new one.
+    Each node refers to the fixed and the moving volume and is in the folder of the fixed one.
+    """
+    scene = fixedNode.GetScene()
+    before = _nodeIds(scene)
+    try:
+        return _createNodes(registration, fixedNode, movingNode, outputs, into or {}, scene)
+    except BaseException:
+        for nodeId in _nodeIds(scene) - before:
+            scene.RemoveNode(scene.GetNodeByID(nodeId))
+        raise
+
+
+def placeInFolderOf(referenceNode, node) -> None:
+    """Move the node into the subject hierarchy folder of the reference node."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(referenceNode.GetScene())
+    if hierarchy is None:
+        return
+    referenceItem = hierarchy.GetItemByDataNode(referenceNode)
+    parent = hierarchy.GetItemParent(referenceItem) if referenceItem else hierarchy.GetSceneItemID()
+    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(parent, node)
+    hierarchy.SetItemParent(item, parent)
+
+
+def _createNodes(registration, fixedNode, movingNode, outputs, into, scene) -> ResultNodes:
+    contents = {output: _CONTENTS[output](registration) for output in ALL_OUTPUTS if output in outputs}
+    names = {"fixed": fixedNode.GetName(), "moving": movingNode.GetName()}
+    nodes = ResultNodes()
+    for output, content in contents.items():
+        node = into.get(output)
+        if node is None:
+            node = scene.AddNewNodeByClass(_CLASSES[output], _nodeName(output, names))
+        _FILL[output](node, content)
+        node.SetNodeReferenceID(FIXED_ROLE, fixedNode.GetID())
+        node.SetNodeReferenceID(MOVING_ROLE, movingNode.GetID())
+        placeInFolderOf(fixedNode, node)
+        setattr(nodes, output, node)
+    return nodes
+
+
+def _nodeName(output: str, names: dict) -> str:
+    return {
+        "transform": _("{moving} to {fixed}"),
+        "affine": _("{moving} to {fixed} affine"),
+        "inverse": _("{fixed} to {moving}"),
+        "warped": _("{moving} registered"),
+        "jacobian": _("{moving} to {fixed} Jacobian"),
+        "folding": _("{moving} to {fixed} folding"),
+    }[output].format(**names)
+
+
+def _wholeTransform(registration: Registration):
+    return gridTransform(flattened_field(registration.transform, field_lattice(registration)))
+
+
+def _inverseTransform(registration: Registration):
+    """Moving points -> fixed points: the affine's inverse, then the two fields, as in `Registration.inverse`."""
+    transform = vtk.vtkGeneralTransform()
+    transform.PostMultiply()
+    transform.Concatenate(vtkMatrix(np.linalg.inv(affineMatrix(registration.affine))))
+    transform.Concatenate(gridTransform(registration.inverse_displacement))
+    transform.Concatenate(gridTransform(registration.inverse_correction))
+    return transform
+
+
+def _setTransform(node, transform) -> None:
+    node.SetAndObserveTransformFromParent(transform)
+
+
+def _setVolume(node, image: sitk.Image) -> None:
+    updateVolumeNodeFromImage(image, node)
+    node.CreateDefaultDisplayNodes()
+
+
+_CONTENTS = {
+    "transform": _wholeTransform,
+    "affine": lambda registration: vtkMatrix(affineMatrix(registration.affine)),
+    "inverse": _inverseTransform,
+    "warped": lambda registration: registration.warped,
+    "jacobian": lambda registration: registration.jacobian,
+    "folding": lambda registration: sitk.Cast(registration.jacobian <= 0, sitk.sitkUInt8),
+}
+_FILL = {
+    "transform": _setTransform,
+    "affine": lambda node, matrix: node.SetMatrixTransformFromParent(matrix),
+    "inverse": _setTransform,
+    "warped": _setVolume,
+    "jacobian": _setVolume,
+    "folding": _setVolume,
+}
+_CLASSES = {
+    "transform": "vtkMRMLGridTransformNode",
+    "affine": "vtkMRMLLinearTransformNode",
+    "inverse": "vtkMRMLTransformNode",
+    "warped": "vtkMRMLScalarVolumeNode",
+    "jacobian": "vtkMRMLScalarVolumeNode",
+    "folding": "vtkMRMLLabelMapVolumeNode",
+}
+
+
+def _nodeIds(scene) -> set[str]:
+    return {scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())}

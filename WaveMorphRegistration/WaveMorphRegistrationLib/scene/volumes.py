@@ -1,0 +1,44 @@
+"""Volume nodes <-> images of the engine."""
+
+from __future__ import annotations
+
+import SimpleITK as sitk
+import vtk
+from vtk.util import numpy_support
+from wavemorph.errors import InputError
+
+from ..translation import _
+from .coordinates import ijkToRasOfImage, ijkToWorld, setGeometry, vtkMatrix
+
+
+def imageFromVolumeNode(volumeNode, name: str = "volume") -> sitk.Image:
+    """A copy of the voxels of a volume node as an image in LPS mm, a linear parent transform included.
+
+    name: what a message calls the volume.
+    Raises InputError where there are no voxels, more than one component per voxel, or an unsuitable parent transform.
+    """
+    imageData = volumeNode.GetImageData() if volumeNode is not None else None
+    if imageData is None or imageData.GetNumberOfPoints() == 0:
+        raise InputError(_("The {name} has no voxels; choose another one.").format(name=name))
+    components = imageData.GetNumberOfScalarComponents()
+    if components != 1:
+        raise InputError(
+            _("The {name} has {components} values per voxel (color or vector); choose a scalar volume.").format(
+                name=name, components=components
+            )
+        )
+    size = imageData.GetDimensions()
+    scalars = numpy_support.vtk_to_numpy(imageData.GetPointData().GetScalars())
+    image = sitk.GetImageFromArray(scalars.reshape(size[::-1]))
+    setGeometry(image, ijkToWorld(volumeNode, name), name)
+    return image
+
+
+def updateVolumeNodeFromImage(image: sitk.Image, volumeNode) -> None:
+    """Replace voxels and geometry of the node by a copy of those of the image (LPS mm)."""
+    array = sitk.GetArrayFromImage(image)
+    imageData = vtk.vtkImageData()
+    imageData.SetDimensions(image.GetSize())
+    imageData.GetPointData().SetScalars(numpy_support.numpy_to_vtk(array.ravel(), deep=True))
+    volumeNode.SetIJKToRASMatrix(vtkMatrix(ijkToRasOfImage(image)))
+    volumeNode.SetAndObserveImageData(imageData)
