@@ -1,11 +1,11 @@
 """The same pairs, the same affine start, the same scoring for every method, each in its own process.
 
-    benchmark.py                                             the built-in pairs with a known answer
+    benchmark.py                                             the built-in pairs with a known deformation
     benchmark.py --fixed F --moving M [--fixed-labels FL --moving-labels ML] [--fixed-points FP --moving-points MP]
-                                                             a pair of your own, both ways, and the built-in pairs
+                                                             a pair of your own, both directions, and the built-in ones
     benchmark.py --methods balanced greedy --cases same --threads 1 --output table.md --json rows.json --plot plot.png
 
-Scored are Dice and HD95 where there are labels; the distance in mm from where points truly lie, where that is known;
+Scored are Dice and HD95 where there are labels; the distance in mm to the true points, where they are known;
 folding and sd log J of the whole map in the fixed structures or foreground; time and memory of the whole process.
 """
 
@@ -111,7 +111,7 @@ def own_cases(options: argparse.Namespace) -> list[Case]:
         labels = (read_labels(fixed_labels), read_labels(moving_labels)) if fixed_labels else None
         points = tuple(read_points(p).positions for p in (fixed_points, moving_points)) if fixed_points else None
         name = f"{Path(moving).name} to {Path(fixed).name}"
-        cases.append(Case(name, "own pair, mean of both ways", fixed, moving, labels, points))
+        cases.append(Case(name, "own pair, mean of both directions", fixed, moving, labels, points))
     return cases
 
 
@@ -127,7 +127,7 @@ def start_of(case: Case, folder: Path, aligned: bool) -> str:
 
 
 def run(method: str, case: Case, affine: str, folder: Path, threads: int) -> Row:
-    """One method on one case in a process of its own; what goes wrong is told in the row."""
+    """One method on one case in a process of its own; a failure is named in the row."""
     row = Row(case.name, case.group, method, {})
     need = methods.NEEDS.get(method)
     if need is not None and not need.present:
@@ -180,7 +180,7 @@ def score(case: Case, transform: sitk.Transform) -> dict[str, float | None]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: a table a case; a method that gave no answer says why in its first column."""
+    """Markdown: a table a case; a method without a result has the reason in its first column."""
     lines = []
     for case in dict.fromkeys(row.case for row in rows):
         here = [row for row in rows if row.case == case]
@@ -226,7 +226,7 @@ def plot(rows: Sequence[Row], path: str | os.PathLike) -> None:
 
     groups = list(dict.fromkeys(row.group for row in rows if _measure(row)))
     if not groups:
-        raise SystemExit("There is nothing to plot: no method gave an answer that could be scored.")
+        raise SystemExit("There is nothing to plot: no method gave a result that could be scored.")
     columns = min(2, len(groups))
     shape = (math.ceil(len(groups) / columns), columns)
     figure, axes = plt.subplots(*shape, figsize=(7.5 * shape[1], 5.2 * shape[0]), squeeze=False, layout="constrained")

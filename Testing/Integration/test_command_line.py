@@ -9,7 +9,7 @@ import numpy as np
 import phantoms
 import pytest
 import SimpleITK as sitk
-from wavemorph.cli import main as cli
+from wavemorph.cli.main import main
 from wavemorph.io.images import read_transform
 
 QUICK = ("--spacing", "4", "--weights", "none", "--quiet")
@@ -44,7 +44,7 @@ def test_register_writes_all_that_is_asked_for(pair, folder, tmp_path, capsys):
         arguments += [f"--{name}", str(path)]
     for name in ("fixed-labels", "moving-labels", "fixed-mask"):
         arguments += [f"--{name}", str(folder / f"{name.replace('-', '_')}.nii.gz")]
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "folded voxels        0 central, 0 strict" in printed
     assert all(f"written: {path}" in printed for path in out.values())

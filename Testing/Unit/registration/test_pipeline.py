@@ -31,7 +31,7 @@ def test_a_registration_can_be_cancelled_at_each_stage(tiny_pair, monkeypatch, s
 
 def test_the_number_of_threads_is_used_and_restored(tiny_pair):
     before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    result = register(*tiny_pair, dataclasses.replace(QUICK, threads=2, affine=False))
+    result = register(*tiny_pair, dataclasses.replace(QUICK, threads=2, affine=False, spacing_mm=7.0))
     assert result.report["device"]["threads"] == 2
     assert (torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()) == before
 
