@@ -60,6 +60,21 @@ def tiny_pair():
 
 
 @pytest.fixture(scope="session")
+def pair_folder(tmp_path_factory, tiny_pair):
+    """A folder with `tiny_pair` as fixed.nii.gz and moving.nii.gz, their label maps (halves of the head) and masks."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for name, image, shift in zip(("fixed", "moving"), tiny_pair, (np.zeros(3), np.array([4.0, 0.0, 3.0]))):
+        sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), str(folder / f"{name}.nii.gz"))
+        points = phantoms.physical_points(image) - shift
+        inside = ((points / (22.0, 26.0, 20.0)) ** 2).sum(-1) < 1
+        labels = sitk.GetImageFromArray((inside * np.where(points[..., 0] > 0, 1, 2)).astype(np.uint8))
+        labels.CopyInformation(image)
+        sitk.WriteImage(labels, str(folder / f"{name}_labels.nii.gz"))
+        sitk.WriteImage(labels != 0, str(folder / f"{name}_mask.nii.gz"))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def template():
     """The MNI ICBM152 T1 template, skull-stripped, voxels of 1 mm, float32."""
     return sitk.Cast(sitk.ReadImage(str(template_path())), sitk.sitkFloat32)

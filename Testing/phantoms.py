@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-OFFSET = (3.0, -2.0, 1.0)  # LPS mm that the moving head of a random pair lies beyond where its affine puts it
+OFFSET = (3.0, -2.0, 1.0)  # LPS mm between the moving head of a random pair and the fixed head mapped by the affine
 
 
 def rotation(angles_degrees) -> np.ndarray:

@@ -48,7 +48,7 @@ def round_structures(grid: WorkingGrid, affine: sitk.Transform | None = None) ->
 
 
 def confident_structures(grid: WorkingGrid) -> tuple[BrainSegmentation, dict[str, list[float]]]:
-    """The same structures with probabilities near 0 and 1, and the atlas in which they lie as they do here."""
+    """The same structures with probabilities near 0 and 1, and the atlas that has them at the same points."""
     probabilities = round_structures(grid).probabilities ** 8
     found = BrainSegmentation(probabilities / probabilities.sum(1, keepdim=True), grid, skull_stripped=True)
     centers, volumes = found.centroids()[1:].tolist(), found.volumes_ml()[1:].tolist()

@@ -87,8 +87,8 @@ def built_in_cases(chosen: Sequence[str], folder: Path, spacing_mm: float | None
     finest = spacing_mm or 1.0
     if spacing_mm:
         size = [round(n * own / spacing_mm) for n, own in zip(template.GetSize(), template.GetSpacing())]
-        place = template.GetOrigin(), [spacing_mm] * 3, template.GetDirection()
-        template = sitk.Resample(template, size, sitk.Transform(), sitk.sitkLinear, *place)
+        geometry = template.GetOrigin(), [spacing_mm] * 3, template.GetDirection()
+        template = sitk.Resample(template, size, sitk.Transform(), sitk.sitkLinear, *geometry)
     cases = []
     for key in chosen:
         name, seed, difference = BUILT_IN[key]
@@ -277,18 +277,18 @@ def _panel(panel, rows: Sequence[Row], title: str) -> None:
 
 
 def _label(panel, labels: Sequence[tuple[float, float, str, bool]]) -> None:
-    """Each name beside its marker, at the first place around it that no other name or marker takes."""
+    """Each name beside its marker, at the first position around it that is free of other names and markers."""
     panel.figure.canvas.draw()
     renderer = panel.figure.canvas.get_renderer()
     taken = []
     for seconds, value, _, _ in labels:
         x, y = panel.transData.transform((seconds, value))
         taken.append((x - 7, y - 7, x + 7, y + 7))
-    places = [(9, -4, "left"), (-9, -4, "right")]
+    positions = [(9, -4, "left"), (-9, -4, "right")]
     for far in (10, -10, 20, -20, 32, -32, 46, -46, 62, -62):
-        places += [(dx, far - 4, side) for dx, side in ((0, "center"), (9, "left"), (-9, "right"))]
+        positions += [(dx, far - 4, side) for dx, side in ((0, "center"), (9, "left"), (-9, "right"))]
     for seconds, value, text, ours in labels:
-        for dx, dy, side in places:
+        for dx, dy, side in positions:
             note = panel.annotate(
                 text,
                 (seconds, value),
@@ -303,7 +303,7 @@ def _label(panel, labels: Sequence[tuple[float, float, str, bool]]) -> None:
             inside = panel.get_window_extent(renderer).extents
             fits = inside[0] < box[0] and box[2] < inside[2] and inside[1] < box[1] and box[3] < inside[3]
             free = all(box[2] < t[0] or t[2] < box[0] or box[3] < t[1] or t[3] < box[1] for t in taken)
-            if (fits and free) or (dx, dy, side) == places[-1]:
+            if (fits and free) or (dx, dy, side) == positions[-1]:
                 taken.append(tuple(box))
                 break
             note.remove()

@@ -4,7 +4,7 @@
     large_volumes.py --cases ct --memory-gb 6            one of them, and less memory
     large_volumes.py --cases ct --scale 0.25             a quarter of the voxels along each axis: a trial of this script
 
-The job runs under RLIMIT_AS, so that an allocation beyond the limit fails instead of going unnoticed; the engine sees
+The job runs under RLIMIT_AS, so that an allocation beyond the limit fails instead of going unnoticed; the engine knows
 the same limit. Linux only: the peak is VmHWM, read from /proc while the process lives.
 """
 
@@ -52,7 +52,7 @@ CASES = {
 
 
 def _ellipsoids() -> list[tuple[tuple, tuple, float, float]]:
-    """(center, semi-axes in LPS mm, value in HU, width of the edge in mm): later ones lie over earlier ones."""
+    """(center, semi-axes in LPS mm, value in HU, width of the edge in mm): later ones cover earlier ones."""
     fat, muscle, bone = -90.0, 45.0, 420.0
     parts = [((0, 0, 400), (78, 98, 115), 35.0, 2.0), ((0, 8, 270), (58, 58, 70), 35.0, 2.0)]
     parts += [((0, 0, -80), (168, 112, 340), fat, 2.5), ((0, 0, -80), (150, 95, 325), muscle, 2.5)]
@@ -218,7 +218,7 @@ def check(case: Case, fixed: str, folder: Path) -> dict[str, float]:
         reader.SetFileName(str(folder / name))
         reader.ReadImageInformation()
         if reader.GetSize() != lattice.GetSize():
-            raise SystemExit(f"{name} does not lie on the fixed lattice")
+            raise SystemExit(f"{name} is not on the fixed lattice")
     transform = sitk.ReadTransform(str(folder / "t.h5"))
     generator = np.random.default_rng(0)
     values = sitk.GetArrayViewFromImage(lattice)

@@ -173,7 +173,7 @@ def convex_adam(fixed: str, moving: str, affine: str, output: str, threads: int)
 
 @dataclass(frozen=True)
 class Peer:
-    """What a method needs: a Python package, or else a program; `source` says where it comes from."""
+    """What a method needs: a Python package, or else a program; `source` tells how to install it."""
 
     source: str
     module: str | None = None

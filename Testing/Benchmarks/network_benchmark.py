@@ -165,9 +165,9 @@ def contrast(options: argparse.Namespace) -> None:
         searched = wavemorph.register(fixed, pair.moving, wavemorph.Settings(preset="Instant"))
         # the volumes may show more or less of the neck: the error is known only where both show tissue
         mask = foreground(fixed) & sitk.Resample(foreground(other), fixed, aligned, sitk.sitkNearestNeighbor)
-        places = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
-        places = places[np.random.default_rng(0).choice(len(places), 3000, replace=False)]
-        points = [mask.TransformIndexToPhysicalPoint(place.tolist()) for place in places]
+        indices = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
+        indices = indices[np.random.default_rng(0).choice(len(indices), 3000, replace=False)]
+        points = [mask.TransformIndexToPhysicalPoint(index.tolist()) for index in indices]
         true = np.array([pair.truth.TransformPoint(aligned.TransformPoint(point)) for point in points])
 
         def error(transform, points=points, true=true):

@@ -5,7 +5,7 @@
 
 Each registration runs in a process of its own. The working grid is made to have exactly the voxels of the cube. The
 pair differs by a deformation alone, and the affine stage, which costs the same at any size, is left out. The passes of
-the network lie on lattices of fixed millimeters, so that its part stops growing once voxels are finer than its last.
+the network are on lattices of fixed millimeters, so that its part stops growing once voxels are finer than its last.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def register_once(fixed: str, moving: str, mask: str, preset: str, threads: str,
 
 
 def measure(side: int, preset: str, paths: Sequence[str], threads: int, folder: Path) -> dict | None:
-    """None where the process failed, for want of memory for example."""
+    """None where the process failed, out of memory for example."""
     output = folder / "numbers.json"
     output.unlink(missing_ok=True)
     command = [sys.executable, __file__, "once", *paths, preset, str(threads), str(output)]

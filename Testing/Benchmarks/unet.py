@@ -18,8 +18,8 @@ class UNet(nn.Module):
     """VoxelMorph's default: two volumes to a stationary velocity at half resolution.
 
     It takes the place of our network in `registration.deformable.inference` and `training.loop`, so that passes,
-    integration, loss and training are the same. There a velocity is integrated by as many squarings as its length needs,
-    up to VoxelMorph's 7 for velocities of 8 to 16 voxels.
+    integration, loss and training are the same. There a velocity is integrated by as many squarings as its length
+    needs, up to VoxelMorph's 7 for velocities of 8 to 16 voxels.
     """
 
     def __init__(self, config: NetworkConfig | None = None):
