@@ -1,4 +1,4 @@
-"""Metrics against scipy, brute force and maps whose answer is known."""
+"""Metrics against scipy, brute force and maps whose metrics are known."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def rewrite(path, tensors):
     path.with_suffix(".json").write_text(json.dumps(card))
 
 
-def test_a_saved_model_gives_the_same_answer_after_loading(models):
+def test_a_saved_model_predicts_the_same_after_loading(models):
     network, path = saved(models)
     pair = torch.rand(1, 1, 8, 8, 8), torch.rand(1, 1, 8, 8, 8)
     for asked in ("tiny", str(path), path):
