@@ -176,3 +176,9 @@ def test_register_takes_every_form(tiny_pair, tmp_path):
         assert np.abs(fields[0] - fields[1]).max() < 1e-3
     with pytest.raises(InputError, match="fixed image is a ndarray"):
         wavemorph.register(sitk.GetArrayFromImage(fixed), moving, settings)
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="has no floats longer than float64")
+def test_floats_longer_than_float64_are_refused():
+    sentence = refusal(as_image, Volume(ARRAY.astype(np.longdouble), SPACING), "fixed image")
+    assert np.dtype(np.longdouble).name in sentence
