@@ -1,4 +1,4 @@
-"""Registrations and data sets that several tests look at, each made once."""
+"""Registrations, volumes and data sets that several tests share, each made once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from wavemorph import Settings, register
+from wavemorph.cli.demo import template_path
 
 torch.set_num_threads(1)
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -30,7 +31,7 @@ def known_affine(seed: int) -> sitk.AffineTransform:
 
 @functools.cache
 def registered_at_random(seed: int):
-    """Two views of one head in unrelated oblique geometries, registered from a known affine."""
+    """One head on two unrelated oblique lattices, registered from a known affine, with the inverse."""
     fixed_lattice = phantoms.random_geometry(seed)
     moving_lattice = phantoms.random_geometry(seed + 1000, size=(38, 33, 42), extent_mm=95.0)
     affine = known_affine(seed)
@@ -56,6 +57,27 @@ def tiny_pair():
         phantoms.head(fixed_lattice, (0.0, 0.0, 0.0)),
         phantoms.head(moving_lattice, (4.0, 0.0, 3.0), noise=0.01, seed=1),
     )
+
+
+@pytest.fixture(scope="session")
+def pair_folder(tmp_path_factory, tiny_pair):
+    """A folder with `tiny_pair` as fixed.nii.gz and moving.nii.gz, their label maps (halves of the head) and masks."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for name, image, shift in zip(("fixed", "moving"), tiny_pair, (np.zeros(3), np.array([4.0, 0.0, 3.0]))):
+        sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), str(folder / f"{name}.nii.gz"))
+        points = phantoms.physical_points(image) - shift
+        inside = ((points / (22.0, 26.0, 20.0)) ** 2).sum(-1) < 1
+        labels = sitk.GetImageFromArray((inside * np.where(points[..., 0] > 0, 1, 2)).astype(np.uint8))
+        labels.CopyInformation(image)
+        sitk.WriteImage(labels, str(folder / f"{name}_labels.nii.gz"))
+        sitk.WriteImage(labels != 0, str(folder / f"{name}_mask.nii.gz"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def template():
+    """The MNI ICBM152 T1 template, skull-stripped, voxels of 1 mm, float32."""
+    return sitk.Cast(sitk.ReadImage(str(template_path())), sitk.sitkFloat32)
 
 
 @pytest.fixture(scope="session")

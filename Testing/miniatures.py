@@ -15,14 +15,14 @@ from wavemorph.training.recipe import Recipe
 
 SIDE = 24
 TINY = {"channels": [4, 4, 8], "kernels": [3, 3, 3, 1], "bottleneck_blocks": 1, "bottleneck_kernel": 3}
-ANATOMY = {**TINY, "output": "anatomy", "inputs": "image", "symmetric": False}
+TINY_SEGMENTATION = {**TINY, "output": "segmentation", "inputs": "image", "symmetric": False}
 
 
 def subject(seed):
     """A ball of four shells with a soft edge, a little to one side, and its shells as labels 1 to 4."""
     generator = np.random.default_rng(seed)
-    places = np.stack(np.meshgrid(*[np.arange(SIDE)] * 3, indexing="ij"), -1) - SIDE / 2 - generator.uniform(-2, 2, 3)
-    radius = np.sqrt((places**2).sum(-1)) + gaussian_filter(generator.standard_normal((SIDE,) * 3), 3) * 4
+    points = np.stack(np.meshgrid(*[np.arange(SIDE)] * 3, indexing="ij"), -1) - SIDE / 2 - generator.uniform(-2, 2, 3)
+    radius = np.sqrt((points**2).sum(-1)) + gaussian_filter(generator.standard_normal((SIDE,) * 3), 3) * 4
     labels = np.digitize(-radius, (-9, -7, -5, -3)).astype(np.int16)
     volume = gaussian_filter(labels / 4.0, 0.7).astype(np.float32)
     return volume, labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-OFFSET = (3.0, -2.0, 1.0)  # LPS mm that the moving head of a random pair lies beyond where its affine puts it
+OFFSET = (3.0, -2.0, 1.0)  # LPS mm between the moving head of a random pair and the fixed head mapped by the affine
 
 
 def rotation(angles_degrees) -> np.ndarray:
@@ -31,7 +31,7 @@ def random_geometry(seed: int, size=(40, 36, 30), extent_mm=90.0) -> sitk.Image:
 
 
 def center_of(image: sitk.Image) -> np.ndarray:
-    """LPS mm of the middle of an image."""
+    """LPS mm of the center of an image."""
     return np.array(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
 
 
@@ -45,7 +45,7 @@ def physical_points(lattice: sitk.Image) -> np.ndarray:
 def head(lattice: sitk.Image, center=None, noise: float = 0.0, seed: int = 0) -> sitk.Image:
     """A head-like volume, float32 0 to 1000: a skull, a brain with blobs inside, one dark cyst; air around it is 0.
 
-    It is a function of physical position about `center` (LPS mm, by default the middle of the lattice), so that
+    It is a function of physical position about `center` (LPS mm, by default the center of the lattice), so that
     two lattices show the same anatomy.
     """
     points = physical_points(lattice) - (center_of(lattice) if center is None else np.asarray(center))
@@ -64,8 +64,17 @@ def head(lattice: sitk.Image, center=None, noise: float = 0.0, seed: int = 0) ->
     return image
 
 
+def ct(seed: int, size=(41, 38, 53), extent_mm=90.0) -> sitk.Image:
+    """int16 on an oblique lattice, half of the seeds left-handed: a head in air, with noise."""
+    lattice = random_geometry(seed, size=size, extent_mm=extent_mm)
+    values = sitk.GetArrayFromImage(head(lattice, noise=0.02, seed=seed))
+    image = sitk.GetImageFromArray(np.rint(values * 1.5 - 1000).astype(np.int16))
+    image.CopyInformation(lattice)
+    return image
+
+
 def regular(size=(48, 52, 44), spacing=(1.8, 1.8, 1.8)) -> sitk.Image:
-    """An empty axis-aligned lattice centerd on the origin."""
+    """An empty axis-aligned lattice centered on the origin."""
     lattice = sitk.Image([int(n) for n in size], sitk.sitkUInt8)
     lattice.SetSpacing([float(s) for s in spacing])
     lattice.SetOrigin([-(n - 1) * s / 2 for n, s in zip(size, spacing)])

@@ -1,4 +1,4 @@
-"""Places in the phantoms, and where a transform carries them."""
+"""Points in the phantoms, and where a transform maps them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ SHIFT = np.array([4.0, 0.0, 3.0])  # of `tiny_pair`: moving = fixed + SHIFT, LPS
 
 
 def points_of(image: sitk.Image, count: int = 1000, margin: float = 0.0) -> np.ndarray:
-    """Random places in the image, LPS mm; `margin` is a share of its sides."""
+    """Random points in the image, LPS mm; `margin` is a fraction of its sides."""
     size = np.array(image.GetSize())
     low, high = margin * size - 0.5, (1 - margin) * size - 0.5
-    places = np.random.default_rng(5).uniform(low, high, (count, 3))
-    return np.array([image.TransformContinuousIndexToPhysicalPoint(place.tolist()) for place in places])
+    indices = np.random.default_rng(5).uniform(low, high, (count, 3))
+    return np.array([image.TransformContinuousIndexToPhysicalPoint(index.tolist()) for index in indices])
 
 
 def moved(transform: sitk.Transform, points: np.ndarray) -> np.ndarray:

@@ -1,11 +1,11 @@
 """The same pairs, the same affine start, the same scoring for every method, each in its own process.
 
-    benchmark.py                                             the built-in pairs with a known answer
+    benchmark.py                                             the built-in pairs with a known deformation
     benchmark.py --fixed F --moving M [--fixed-labels FL --moving-labels ML] [--fixed-points FP --moving-points MP]
-                                                             a pair of your own, both ways, and the built-in pairs
+                                                             a pair of your own, both directions, and the built-in ones
     benchmark.py --methods balanced greedy --cases same --threads 1 --output table.md --json rows.json --plot plot.png
 
-Scored are Dice and HD95 where there are labels; the distance in mm from where points truly lie, where that is known;
+Scored are Dice and HD95 where there are labels; the distance in mm to the true points, where they are known;
 folding and sd log J of the whole map in the fixed structures or foreground; time and memory of the whole process.
 """
 
@@ -87,8 +87,8 @@ def built_in_cases(chosen: Sequence[str], folder: Path, spacing_mm: float | None
     finest = spacing_mm or 1.0
     if spacing_mm:
         size = [round(n * own / spacing_mm) for n, own in zip(template.GetSize(), template.GetSpacing())]
-        place = template.GetOrigin(), [spacing_mm] * 3, template.GetDirection()
-        template = sitk.Resample(template, size, sitk.Transform(), sitk.sitkLinear, *place)
+        geometry = template.GetOrigin(), [spacing_mm] * 3, template.GetDirection()
+        template = sitk.Resample(template, size, sitk.Transform(), sitk.sitkLinear, *geometry)
     cases = []
     for key in chosen:
         name, seed, difference = BUILT_IN[key]
@@ -111,7 +111,7 @@ def own_cases(options: argparse.Namespace) -> list[Case]:
         labels = (read_labels(fixed_labels), read_labels(moving_labels)) if fixed_labels else None
         points = tuple(read_points(p).positions for p in (fixed_points, moving_points)) if fixed_points else None
         name = f"{Path(moving).name} to {Path(fixed).name}"
-        cases.append(Case(name, "own pair, mean of both ways", fixed, moving, labels, points))
+        cases.append(Case(name, "own pair, mean of both directions", fixed, moving, labels, points))
     return cases
 
 
@@ -127,7 +127,7 @@ def start_of(case: Case, folder: Path, aligned: bool) -> str:
 
 
 def run(method: str, case: Case, affine: str, folder: Path, threads: int) -> Row:
-    """One method on one case in a process of its own; what goes wrong is told in the row."""
+    """One method on one case in a process of its own; a failure is named in the row."""
     row = Row(case.name, case.group, method, {})
     need = methods.NEEDS.get(method)
     if need is not None and not need.present:
@@ -180,7 +180,7 @@ def score(case: Case, transform: sitk.Transform) -> dict[str, float | None]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: a table a case; a method that gave no answer says why in its first column."""
+    """Markdown: a table a case; a method without a result has the reason in its first column."""
     lines = []
     for case in dict.fromkeys(row.case for row in rows):
         here = [row for row in rows if row.case == case]
@@ -226,7 +226,7 @@ def plot(rows: Sequence[Row], path: str | os.PathLike) -> None:
 
     groups = list(dict.fromkeys(row.group for row in rows if _measure(row)))
     if not groups:
-        raise SystemExit("There is nothing to plot: no method gave an answer that could be scored.")
+        raise SystemExit("There is nothing to plot: no method gave a result that could be scored.")
     columns = min(2, len(groups))
     shape = (math.ceil(len(groups) / columns), columns)
     figure, axes = plt.subplots(*shape, figsize=(7.5 * shape[1], 5.2 * shape[0]), squeeze=False, layout="constrained")
@@ -277,18 +277,18 @@ def _panel(panel, rows: Sequence[Row], title: str) -> None:
 
 
 def _label(panel, labels: Sequence[tuple[float, float, str, bool]]) -> None:
-    """Each name beside its marker, at the first place around it that no other name or marker takes."""
+    """Each name beside its marker, at the first position around it that is free of other names and markers."""
     panel.figure.canvas.draw()
     renderer = panel.figure.canvas.get_renderer()
     taken = []
     for seconds, value, _, _ in labels:
         x, y = panel.transData.transform((seconds, value))
         taken.append((x - 7, y - 7, x + 7, y + 7))
-    places = [(9, -4, "left"), (-9, -4, "right")]
+    positions = [(9, -4, "left"), (-9, -4, "right")]
     for far in (10, -10, 20, -20, 32, -32, 46, -46, 62, -62):
-        places += [(dx, far - 4, side) for dx, side in ((0, "center"), (9, "left"), (-9, "right"))]
+        positions += [(dx, far - 4, side) for dx, side in ((0, "center"), (9, "left"), (-9, "right"))]
     for seconds, value, text, ours in labels:
-        for dx, dy, side in places:
+        for dx, dy, side in positions:
             note = panel.annotate(
                 text,
                 (seconds, value),
@@ -303,7 +303,7 @@ def _label(panel, labels: Sequence[tuple[float, float, str, bool]]) -> None:
             inside = panel.get_window_extent(renderer).extents
             fits = inside[0] < box[0] and box[2] < inside[2] and inside[1] < box[1] and box[3] < inside[3]
             free = all(box[2] < t[0] or t[2] < box[0] or box[3] < t[1] or t[3] < box[1] for t in taken)
-            if (fits and free) or (dx, dy, side) == places[-1]:
+            if (fits and free) or (dx, dy, side) == positions[-1]:
                 taken.append(tuple(box))
                 break
             note.remove()

@@ -4,7 +4,7 @@
     large_volumes.py --cases ct --memory-gb 6            one of them, and less memory
     large_volumes.py --cases ct --scale 0.25             a quarter of the voxels along each axis: a trial of this script
 
-The job runs under RLIMIT_AS, so that an allocation beyond the limit fails instead of going unnoticed; the engine sees
+The job runs under RLIMIT_AS, so that an allocation beyond the limit fails instead of going unnoticed; the engine knows
 the same limit. Linux only: the peak is VmHWM, read from /proc while the process lives.
 """
 
@@ -42,7 +42,7 @@ class Case:
     name: str
     size: tuple[int, int, int]
     spacing: tuple[float, float, float]
-    center: tuple[float, float, float]  # LPS mm; the chest's middle is the origin
+    center: tuple[float, float, float]  # LPS mm; the center of the chest is the origin
 
 
 CASES = {
@@ -52,7 +52,7 @@ CASES = {
 
 
 def _ellipsoids() -> list[tuple[tuple, tuple, float, float]]:
-    """(center, semi-axes in LPS mm, value in HU, width of the edge in mm): later ones lie over earlier ones."""
+    """(center, semi-axes in LPS mm, value in HU, width of the edge in mm): later ones cover earlier ones."""
     fat, muscle, bone = -90.0, 45.0, 420.0
     parts = [((0, 0, 400), (78, 98, 115), 35.0, 2.0), ((0, 8, 270), (58, 58, 70), 35.0, 2.0)]
     parts += [((0, 0, -80), (168, 112, 340), fat, 2.5), ((0, 0, -80), (150, 95, 325), muscle, 2.5)]
@@ -84,7 +84,7 @@ def _ellipsoids() -> list[tuple[tuple, tuple, float, float]]:
 
 
 def moved(points: list[np.ndarray]) -> list[np.ndarray]:
-    """Moving points -> fixed points, LPS mm (x, y, z): the known answer, the inverse of what `register` looks for."""
+    """Moving points -> fixed points, LPS mm (x, y, z): the known map, the inverse of what `register` estimates."""
     angle, scale = math.radians(3.0), (1.02, 0.985, 1.01)
     x, y, z = points
     x, y = x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
@@ -93,16 +93,16 @@ def moved(points: list[np.ndarray]) -> list[np.ndarray]:
     for waves in _BENDS:
         shift = 0.0
         for amplitude, along_x, along_y, along_z, phase in waves:
-            turn = 2 * math.pi
-            shift = shift + amplitude * np.sin(turn * x / along_x + phase) * np.cos(turn * y / along_y) * np.sin(
-                turn * z / along_z + 2 * phase
+            circle = 2 * math.pi
+            shift = shift + amplitude * np.sin(circle * x / along_x + phase) * np.cos(circle * y / along_y) * np.sin(
+                circle * z / along_z + 2 * phase
             )
         shifts.append(shift)
     return [x + shifts[0], y + shifts[1], z + shifts[2]]
 
 
 def phantom(case: Case, moving: bool, scale: float) -> sitk.Image:
-    """int16 HU, -1024 to 3000, made in slabs: anatomy seen through `moved`, on a table that does not move with it."""
+    """int16 HU, -1024 to 3000, made in slabs: anatomy mapped by `moved`, on a table that does not move with it."""
     size = [max(32, round(n * scale)) for n in case.size]
     spacing = np.array(case.spacing) * np.array(case.size) / np.array(size)
     origin = np.array(case.center) - spacing * (np.array(size) - 1) / 2
@@ -112,8 +112,8 @@ def phantom(case: Case, moving: bool, scale: float) -> sitk.Image:
         here = z[first : first + _SLAB]
         points = [x[None, None, :], y[None, :, None], here[:, None, None]]
         shape = (len(here), size[1], size[0])
-        seen = [np.broadcast_to(p, shape) for p in (moved(points) if moving else points)]
-        slab = _anatomy(seen)
+        mapped = [np.broadcast_to(p, shape) for p in (moved(points) if moving else points)]
+        slab = _anatomy(mapped)
         table = np.exp(-(((points[1] - 128.0 - 0.0004 * points[0] ** 2) / 4.0) ** 2)) * (np.abs(points[0]) < 200)
         slab = np.maximum(slab, _AIR + 850.0 * np.broadcast_to(table, shape))
         slab += np.random.default_rng(2 * first + moving).standard_normal(shape, np.float32) * _NOISE
@@ -134,15 +134,15 @@ def _anatomy(points: list[np.ndarray]) -> np.ndarray:
         steep = min(a, b, c) / edge
         radius = ((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 + ((z - cz) / c) ** 2
         radius = np.sqrt(radius, dtype=np.float32)
-        share = 1 / (1 + np.exp(np.clip((radius - 1) * (2 * steep), -30, 30)))
-        values += share * (value - values)
+        fraction = 1 / (1 + np.exp(np.clip((radius - 1) * (2 * steep), -30, 30)))
+        values += fraction * (value - values)
     texture = np.sin(x / 5.1 + 1.0) * np.sin(y / 4.3 + z / 9.7) + np.sin(z / 3.9 - x / 11.0) * np.sin(y / 7.3 + 0.5)
     return values + (15.0 * texture * (values > -950)).astype(np.float32)
 
 
 @dataclass
 class Watch:
-    """Resident memory of a process while it lives, by what its progress said last."""
+    """Resident memory of a process while it lives, by the stage that its progress reported last."""
 
     pid: int
     stage: str = "Reading"
@@ -180,9 +180,9 @@ class Watch:
 
 
 def run(fixed: str, moving: str, folder: Path, limit: int, extra: list[str]) -> tuple[Watch, float, dict]:
-    """(what was watched, wall s, report) of one command line. Raises SystemExit where it fails."""
+    """(memory and stages, wall s, report) of one command line. Raises SystemExit where it fails."""
     outputs = {"transform": "t.h5", "warped": "w.nii.gz", "jacobian": "j.nii.gz", "report": "r.json"}
-    command = [sys.executable, "-m", "wavemorph.cli", "register", "--fixed", fixed, "--moving", moving, *extra]
+    command = [sys.executable, "-m", "wavemorph.cli.main", "register", "--fixed", fixed, "--moving", moving, *extra]
     for option, name in outputs.items():
         command += [f"--{option}", str(folder / name)]
     began = time.perf_counter()
@@ -211,14 +211,14 @@ def run(fixed: str, moving: str, folder: Path, limit: int, extra: list[str]) -> 
 
 
 def check(case: Case, fixed: str, folder: Path) -> dict[str, float]:
-    """Errors of the transform in mm against the known answer, inside the body, and whether the outputs are whole."""
+    """Errors of the transform in mm against the known map, inside the body, and whether the outputs are whole."""
     lattice = sitk.ReadImage(fixed)
     for name in ("w.nii.gz", "j.nii.gz"):
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(folder / name))
         reader.ReadImageInformation()
         if reader.GetSize() != lattice.GetSize():
-            raise SystemExit(f"{name} does not lie on the fixed lattice")
+            raise SystemExit(f"{name} is not on the fixed lattice")
     transform = sitk.ReadTransform(str(folder / "t.h5"))
     generator = np.random.default_rng(0)
     values = sitk.GetArrayViewFromImage(lattice)
@@ -229,8 +229,8 @@ def check(case: Case, fixed: str, folder: Path) -> dict[str, float]:
             continue
         point = lattice.TransformIndexToPhysicalPoint(index)
         for distances, target in ((errors, transform.TransformPoint(point)), (before, point)):
-            back = moved([np.array(coordinate) for coordinate in target])
-            distances.append(float(np.linalg.norm(np.subtract(back, point))))
+            mapped = moved([np.array(coordinate) for coordinate in target])
+            distances.append(float(np.linalg.norm(np.subtract(mapped, point))))
     return {"before": float(np.mean(before)), "mean": float(np.mean(errors)), "p95": float(np.percentile(errors, 95))}
 
 
@@ -281,7 +281,7 @@ def _row(case: Case, watch: Watch, wall: float, report: dict, error: dict, folde
 
 
 def _grid(path: Path) -> sitk.Image:
-    """The lattice of the displacement in a transform file, without its ring of zeros; its voxels say nothing."""
+    """The lattice of the displacement in a transform file, without its ring of zeros; its voxels are empty."""
     parts = sitk.CompositeTransform(sitk.ReadTransform(str(path)))
     displacement = sitk.DisplacementFieldTransform(parts.GetNthTransform(parts.GetNumberOfTransforms() - 1))
     whole = sitk.GetArrayViewFromImage(displacement.GetDisplacementField()).shape[2::-1]

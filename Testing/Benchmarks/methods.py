@@ -25,7 +25,7 @@ def read(path: str) -> sitk.Image:
 
 
 def wavemorph_preset(preset: str, weights: str = "auto"):
-    """`wavemorph.register` from the common affine start, as the command line runs it where no inverse is asked for."""
+    """`wavemorph.register` from the common affine start."""
 
     def run(fixed: str, moving: str, affine: str, output: str, threads: int) -> None:
         from wavemorph.system.process import set_passive_wait
@@ -33,12 +33,8 @@ def wavemorph_preset(preset: str, weights: str = "auto"):
         set_passive_wait()
         import wavemorph
         from wavemorph.io.outputs import write_transform
-        from wavemorph.system.machine import keep_freed_memory
 
-        keep_freed_memory()
-        settings = wavemorph.Settings(
-            preset=preset, weights=weights, threads=threads, affine=False, inverse=False, device="cpu"
-        )
+        settings = wavemorph.Settings(preset=preset, weights=weights, threads=threads, affine=False, device="cpu")
         start = sitk.ReadTransform(affine)
         write_transform(wavemorph.register(read(fixed), read(moving), settings, initial_transform=start), output)
 
@@ -53,12 +49,12 @@ def demons(fixed: str, moving: str, affine: str, output: str, threads: int) -> N
     """SimpleITK's diffeomorphic demons, at a quarter, half and full resolution, after matching the histograms."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     target, start = read(fixed), sitk.ReadTransform(affine)
-    seen = sitk.HistogramMatching(sitk.Resample(read(moving), target, start), target, 256, 16, True)
+    matched = sitk.HistogramMatching(sitk.Resample(read(moving), target, start), target, 256, 16, True)
     field = None
     for factor, iterations in ((4, 60), (2, 40), (1, 20)):
         small = [
             sitk.Shrink(sitk.SmoothingRecursiveGaussian(image, factor / 2) if factor > 1 else image, [factor] * 3)
-            for image in (target, seen)
+            for image in (target, matched)
         ]
         one = sitk.DiffeomorphicDemonsRegistrationFilter()
         one.SetNumberOfIterations(iterations)
@@ -100,7 +96,7 @@ def greedy(fixed: str, moving: str, affine: str, output: str, threads: int) -> N
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(start.GetMatrix(), (3, 3))
     matrix[:3, 3] = start.TransformPoint((0.0, 0.0, 0.0))
-    flip = np.diag([-1.0, -1.0, 1.0, 1.0])  # greedy's matrices speak RAS
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])  # greedy's matrices are in RAS
     with tempfile.TemporaryDirectory() as folder:
         np.savetxt(f"{folder}/affine.mat", flip @ matrix @ flip)
         Greedy3D().execute(
@@ -177,7 +173,7 @@ def convex_adam(fixed: str, moving: str, affine: str, output: str, threads: int)
 
 @dataclass(frozen=True)
 class Peer:
-    """What a method needs: a Python package, or else a program; `source` says where it comes from."""
+    """What a method needs: a Python package, or else a program; `source` tells how to install it."""
 
     source: str
     module: str | None = None

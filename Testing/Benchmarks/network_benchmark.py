@@ -1,12 +1,12 @@
-"""What the network is worth, in tables: the start it gives, other contrasts, its parts, its peers, its speed.
+"""What the networks contribute, in tables: against optimization alone, other contrasts, ablation, peers, speed.
 
-    network_benchmark.py start [--fixed F --moving M --fixed-labels FL --moving-labels ML] [--pairs 18] [--spacing 1.5]
-    network_benchmark.py contrast --fixed T1 --moving PD [--pairs 5]
-    network_benchmark.py orientation --fixed F --moving M
-    network_benchmark.py ablation [--fixed ... as above] [--pairs 60]
-    network_benchmark.py peers [--fixed ... as above] [--pairs 60]
-    network_benchmark.py throughput [--device cuda]
-    network_benchmark.py gpu
+network_benchmark.py start [--fixed F --moving M --fixed-labels FL --moving-labels ML] [--pairs 18] [--spacing 1.5]
+network_benchmark.py contrast --fixed T1 --moving PD [--pairs 5]
+network_benchmark.py orientation --fixed F --moving M
+network_benchmark.py ablation [--fixed ... as above] [--pairs 60]
+network_benchmark.py peers [--fixed ... as above] [--pairs 60]
+network_benchmark.py throughput [--device cuda]
+network_benchmark.py gpu
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import SimpleITK as sitk
@@ -30,15 +31,17 @@ from wavemorph.evaluation import metrics as evaluation
 from wavemorph.io.images import read_labels
 from wavemorph.models.weights import resolve, resolve_segmentation_model
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
-from wavemorph.registration import pipeline as registration
+from wavemorph.registration import schedules
 from wavemorph.registration.deformable.inference import predict
 from wavemorph.registration.deformable.optimizer import PyramidLevel
 from wavemorph.registration.linear.mutual_information import estimate_affine
-from wavemorph.registration.segmentation import inference as anatomy
-from wavemorph.spatial import displacement as field
+from wavemorph.registration.linear.structures import align_structures
+from wavemorph.registration.segmentation.brain import BrainSegmentation
+from wavemorph.registration.segmentation.inference import SegmentationInput, segment
+from wavemorph.spatial.displacement import resize, warp
 from wavemorph.spatial.grid import tensor_from_array
 from wavemorph.spatial.preprocessing import foreground
-from wavemorph.system.machine import choose_device, keep_freed_memory
+from wavemorph.system.machine import choose_device, freed_memory_kept
 from wavemorph.training.known_deformation import Difference, make_pair
 from wavemorph.training.loop import Trainer
 from wavemorph.training.recipe import RECIPES, Recipe
@@ -52,7 +55,7 @@ ORIENTATIONS = (
     (0, 90, 0), (0, -90, 0), (0, 0, 90), (0, 0, 180), (0, 180, 0), (180, 0, 0), (60, 40, 50), (120, 30, 20),
     (-100, 0, 70),
 )  # fmt: skip
-TURNS = ((0, 0, 0), (20, 0, 0), (0, -20, 15), (-25, 15, 20))  # degrees about x, y and z, resampled
+ROTATIONS = ((0, 0, 0), (20, 0, 0), (0, -20, 15), (-25, 15, 20))  # degrees about x, y and z, resampled
 
 
 def read(path: str) -> sitk.Image:
@@ -64,34 +67,40 @@ def affine_of(fixed: sitk.Image, moving: sitk.Image) -> sitk.AffineTransform:
 
 
 def start(options: argparse.Namespace) -> None:
-    """With the networks against refinement from zero without any, each its whole road from the two volumes.
+    """With the networks against optimization from zero without any, each from the volumes to the result.
 
-    As long as each other: real pairs by Balanced with the networks, synthetic ones, where the affine by mutual
+    Both take the same time: real pairs by Balanced with the networks, synthetic ones, where the affine by mutual
     information takes long, by Precise; from zero by so many more iterations than Balanced's as take that long.
     """
-    across, balanced = registration._PLANS_ACROSS_CONTRASTS, registration._PLANS["Balanced"]
-    longer = {"Balanced": dataclasses.replace(across["Balanced"], levels=(PyramidLevel(4, 80), PyramidLevel(2, 90)), tolerance=0.0)}
+    different_contrast, balanced = schedules._DIFFERENT_CONTRAST, schedules._WITHOUT_NETWORK["Balanced"]
+    longer = {
+        "Balanced": dataclasses.replace(
+            different_contrast["Balanced"], levels=(PyramidLevel(4, 80), PyramidLevel(2, 90)), tolerance=0.0
+        )
+    }
     template = sitk.Cast(read(str(demo.template_path())), sitk.sitkFloat32)
     cases = []
     if options.fixed:
-        ends = [(options.fixed, options.fixed_labels), (options.moving, options.moving_labels)]
-        for (fixed, fixed_labels), (moving, moving_labels) in (ends, ends[::-1]):
+        roles = [(options.fixed, options.fixed_labels), (options.moving, options.moving_labels)]
+        for (fixed, fixed_labels), (moving, moving_labels) in (roles, roles[::-1]):
             labels = read_labels(fixed_labels), read_labels(moving_labels)
 
-            for angles in TURNS if options.first == 0 else ():
-                turn = sitk.Euler3DTransform()
-                turn.SetCenter(_middle(labels[1]))
-                turn.SetRotation(*np.radians(angles).tolist())
-                turned = [
-                    sitk.Resample(image, image, turn, interpolator, 0.0)
+            for angles in ROTATIONS if options.first == 0 else ():
+                rotation = sitk.Euler3DTransform()
+                rotation.SetCenter(_center(labels[1]))
+                rotation.SetRotation(*np.radians(angles).tolist())
+                rotated = [
+                    sitk.Resample(image, image, rotation, interpolator, 0.0)
                     for image, interpolator in ((read(moving), sitk.sitkLinear), (labels[1], sitk.sitkNearestNeighbor))
                 ]
 
-                def dice(transform, labels=(labels[0], turned[1])):
+                def dice(transform, labels=(labels[0], rotated[1])):
                     return evaluation.label_report(*labels, transform)["mean"]["dice_after"]
 
-                name = f"{Path(moving).name.split('.')[0]} turned by {angles} to {Path(fixed).name.split('.')[0]}, Dice"
-                cases.append((name, read(fixed), turned[0], dice))
+                name = (
+                    f"{Path(moving).name.split('.')[0]} rotated by {angles} to {Path(fixed).name.split('.')[0]}, Dice"
+                )
+                cases.append((name, read(fixed), rotated[0], dice))
     for seed in range(options.first, options.first + options.pairs):
         difference = Difference(
             deformation_mm=3.0 + seed % 3,
@@ -111,11 +120,14 @@ def start(options: argparse.Namespace) -> None:
         cells = [score(sitk.AffineTransform(3))]
         real = name.endswith("Dice")
         for preset, weights in (("Instant", "auto"), ("Balanced", "none"), ("Balanced" if real else "Precise", "auto")):
-            settings = wavemorph.Settings(preset=preset, weights=weights, inverse=False, spacing_mm=options.spacing)
+            settings = wavemorph.Settings(preset=preset, weights=weights, spacing_mm=options.spacing)
             levels = (PyramidLevel(4, 50), PyramidLevel(2, 40), PyramidLevel(1, 6 if real else 5))
-            registration._PLANS = {"Balanced": dataclasses.replace(balanced, levels=levels, tolerance=0.0)}
-            registration._PLANS_ACROSS_CONTRASTS = longer if weights == "none" else across
-            result = wavemorph.register(fixed, moving, settings)
+            changed = {
+                "_WITHOUT_NETWORK": {"Balanced": dataclasses.replace(balanced, levels=levels, tolerance=0.0)},
+                "_DIFFERENT_CONTRAST": longer if weights == "none" else different_contrast,
+            }
+            with mock.patch.multiple(schedules, **changed):
+                result = wavemorph.register(fixed, moving, settings)
             cells += [score(result.transform), result.report["seconds"]["total"]]
         print(f"| {name} | {_cells(cells)} |", flush=True)
         rows.append([*cells, name])
@@ -127,7 +139,7 @@ def start(options: argparse.Namespace) -> None:
             print(f"\nWith the networks better in {won} of {len(chosen)} ({ending}).\n")
 
 
-def _middle(image: sitk.Image) -> tuple[float, ...]:
+def _center(image: sitk.Image) -> tuple[float, ...]:
     return image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
 
 
@@ -151,11 +163,11 @@ def contrast(options: argparse.Namespace) -> None:
         alone = wavemorph.Settings(preset="Instant", affine=False)
         result = wavemorph.register(fixed, pair.moving, alone, initial_transform=aligned)
         searched = wavemorph.register(fixed, pair.moving, wavemorph.Settings(preset="Instant"))
-        # the two may show more or less of the neck: only what both show has an answer
+        # the volumes may show more or less of the neck: the error is known only where both show tissue
         mask = foreground(fixed) & sitk.Resample(foreground(other), fixed, aligned, sitk.sitkNearestNeighbor)
-        places = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
-        places = places[np.random.default_rng(0).choice(len(places), 3000, replace=False)]
-        points = [mask.TransformIndexToPhysicalPoint(place.tolist()) for place in places]
+        indices = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
+        indices = indices[np.random.default_rng(0).choice(len(indices), 3000, replace=False)]
+        points = [mask.TransformIndexToPhysicalPoint(index.tolist()) for index in indices]
         true = np.array([pair.truth.TransformPoint(aligned.TransformPoint(point)) for point in points])
 
         def error(transform, points=points, true=true):
@@ -171,30 +183,30 @@ def contrast(options: argparse.Namespace) -> None:
 
 
 def orientation(options: argparse.Namespace) -> None:
-    """How the moving head may lie for its structures to be seen, and laid on those of the fixed one by the affine."""
+    """In which orientations the structures of the moving head are segmented and aligned to those of the fixed head."""
     model = resolve_segmentation_model(choose_device(options.device))
     fixed, moving = read(options.fixed), read(options.moving)
 
-    def look(image: sitk.Image) -> anatomy.BrainSegmentation | None:
-        return anatomy.segment(model.network, image, foreground(image), model.card.extra["atlas"])
+    def segmentation_of(image: sitk.Image) -> BrainSegmentation | None:
+        return segment(SegmentationInput(model.network, image, foreground(image), model.card.extra["atlas"]))
 
-    still, corner = look(fixed), np.array(_middle(moving)) - RAS @ np.full(3, (CUBE - 1) / 2)
-    print("| turned by | overlap of the structures after the affine | s to see them |", "|---" * 3 + "|", sep="\n")
+    upright, corner = segmentation_of(fixed), np.array(_center(moving)) - RAS @ np.full(3, (CUBE - 1) / 2)
+    print("| rotated by | overlap of the structures after the affine | s to segment |", "|---" * 3 + "|", sep="\n")
     for angles in ORIENTATIONS:
-        turn = sitk.Euler3DTransform()
-        turn.SetCenter(_middle(moving))
-        turn.SetRotation(*np.radians(angles).tolist())
+        rotation = sitk.Euler3DTransform()
+        rotation.SetCenter(_center(moving))
+        rotation.SetRotation(*np.radians(angles).tolist())
         # in a cube of voxels of 1 mm, where nothing of the head is cut off
-        cube = (turn, sitk.sitkLinear, corner.tolist(), (1.0,) * 3, RAS.ravel().tolist(), 0.0)
-        turned, since = sitk.Resample(moving, (CUBE,) * 3, *cube), time.monotonic()
-        seen = look(turned)
+        cube = (rotation, sitk.sitkLinear, corner.tolist(), (1.0,) * 3, RAS.ravel().tolist(), 0.0)
+        rotated, since = sitk.Resample(moving, (CUBE,) * 3, *cube), time.monotonic()
+        found = segmentation_of(rotated)
         seconds = time.monotonic() - since
-        reached = "not seen" if seen is None else f"{anatomy.align(still, seen)[1]:.3f}"
-        print(f"| {angles} | {reached} | {seconds:.1f} |", flush=True)
+        dice = "not found" if found is None else f"{align_structures(upright, found)[1]:.3f}"
+        print(f"| {angles} | {dice} | {seconds:.1f} |", flush=True)
 
 
 def ablation(options: argparse.Namespace) -> None:
-    """Four variants of the default network with the same budget, on synthetic pairs they did not see, and real ones."""
+    """Four variants of the default network with the same budget, scored on other synthetic pairs and on real ones."""
     device = choose_device(options.device)
     template = load_template()
     unseen = SyntheticPairs(template, seed=999, device=device)
@@ -266,8 +278,8 @@ def _scores(model: torch.nn.Module, unseen, brains: list, count: int = 12) -> tu
             seconds += time.monotonic() - since
         for fixed, moving, fixed_labels, moving_labels in brains:
             found, _ = predict(model, fixed, moving, SPACING_MM)
-            whole = field.resize(found, tuple(fixed_labels.shape[2:]))
-            dices.append(_mean_dice(fixed_labels, field.warp(moving_labels, whole, mode="nearest")))
+            whole = resize(found, tuple(fixed_labels.shape[2:]))
+            dices.append(_mean_dice(fixed_labels, warp(moving_labels, whole, mode="nearest")))
     return errors, dices, seconds / count
 
 
@@ -277,6 +289,7 @@ def _parameters(model: torch.nn.Module) -> int:
 
 def _brains_at_training_spacing(options: argparse.Namespace) -> list:
     """Two aligned volumes on one 1 mm lattice, both ways: images at half the resolution, labels at the whole."""
+
     def tensor(image):
         return tensor_from_array(sitk.GetArrayFromImage(image))[None, None]
 
@@ -295,7 +308,7 @@ def _mean_dice(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 class _Noise:
-    """A pair of random volumes: what a step costs does not depend on what they show."""
+    """A pair of random volumes: the cost of a step does not depend on what they show."""
 
     spacing_mm = 1.0
 
@@ -344,13 +357,15 @@ def gpu(options: argparse.Namespace) -> None:
 def forward_passes(device: torch.device, size=PAPER_SIZE, warm_up: int = 5, runs: int = 20) -> None:
     """Milliseconds and peak memory of one pair of volumes, in float32 and in bfloat16 autocast."""
     default = resolve("auto", device)
-    networks = [("paper's, one pass", WaveMorphNetwork(NetworkConfig())), ("U-Net, one pass", unet.UNet())]
-    if default is not None:
-        networks[1:1] = [("default model, one pass", default.network)]
+    networks = [
+        ("paper's, one pass", WaveMorphNetwork(NetworkConfig())),
+        ("default model, one pass", default.network),
+        ("U-Net, one pass", unet.UNet()),
+    ]
     pair = [torch.rand(1, 1, *size, device=device) for _ in range(2)]
     calls = [(name, network.to(device).eval(), lambda n: n(*pair)) for name, network in networks]
-    if default is not None:  # at 1 mm, integration and composition included
-        calls.append(("default model, all its passes", default.network, lambda n: predict(n, *pair, 1.0)))
+    # at 1 mm, integration and composition included
+    calls.append(("default model, all its passes", default.network, lambda n: predict(n, *pair, 1.0)))
     print(f"| at {'x'.join(map(str, size))} | parameters | float32 ms | peak GB | bfloat16 ms | peak GB |")
     print("|---" * 6 + "|")
     for name, network, call in calls:
@@ -363,7 +378,7 @@ def forward_passes(device: torch.device, size=PAPER_SIZE, warm_up: int = 5, runs
 
 
 def registrations(device: torch.device, runs: int = 3) -> None:
-    """Seconds of `register` on the demo's pair, after one that warms up; Instant is what it is without refinement."""
+    """Seconds of `register` on the demo's pair, after one that warms up; Instant has no optimizer."""
     pair = demo.built_in_pair()
     print("| preset | s | of it network | refinement | finishing | affine | peak GB |", "|---" * 7 + "|", sep="\n")
     for preset in ("Instant", "Balanced", "Precise"):
@@ -414,14 +429,14 @@ def main() -> None:
         parser.add_argument(f"--{name}")
     parser.add_argument("--pairs", type=int)
     parser.add_argument("--first", type=int, default=0, help="seed of the first synthetic pair")
-    parser.add_argument("--spacing", type=float, help="mm of the working grid; by default as in everyday work")
+    parser.add_argument("--spacing", type=float, help="mm of the working grid; by default that of the engine")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     options.pairs = options.pairs or PAIRS.get(options.table)
     if options.table in ("contrast", "orientation") and not (options.fixed and options.moving):
         parser.error(f"{options.table} needs --fixed and --moving, two heads or two contrasts of one")
-    keep_freed_memory()
-    TABLES[options.table](options)
+    with freed_memory_kept():
+        TABLES[options.table](options)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 Each registration runs in a process of its own. The working grid is made to have exactly the voxels of the cube. The
 pair differs by a deformation alone, and the affine stage, which costs the same at any size, is left out. The passes of
-the network lie on lattices of fixed millimeters, so that its part stops growing once voxels are finer than its last.
+the network are on lattices of fixed millimeters, so that its part stops growing once voxels are finer than its last.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ import wavemorph
 from benchmark import first_line, machine
 from wavemorph.cli import demo
 from wavemorph.io.outputs import write_image, write_json
-from wavemorph.registration.pipeline import _MARGIN_MM
+from wavemorph.registration.schedules import MARGIN_MM
 from wavemorph.spatial.preprocessing import bounding_box, foreground
-from wavemorph.system.machine import keep_freed_memory
 from wavemorph.training.known_deformation import Difference, make_pair
 
 SIDES = (64, 96, 128, 160, 192, 256, 320)  # multiples of 8, as the working grid's
@@ -42,17 +41,17 @@ def make_cube(side: int, folder: Path) -> list[str]:
     """Files: fixed and moving volume of side^3 voxels, and a mask whose box with the margin around it is the cube."""
     template = sitk.Cast(sitk.ReadImage(str(demo.template_path())), sitk.sitkFloat32)
     first, last = bounding_box(foreground(template))
-    middle = np.array(template.TransformContinuousIndexToPhysicalPoint(((first + last) / 2).tolist()))
+    center = np.array(template.TransformContinuousIndexToPhysicalPoint(((first + last) / 2).tolist()))
     spacing, direction = CUBE_MM / side, np.reshape(template.GetDirection(), (3, 3))
     cube = sitk.Image([side] * 3, sitk.sitkUInt8)
     cube.SetSpacing([spacing] * 3)
     cube.SetDirection(template.GetDirection())
-    cube.SetOrigin((middle - direction @ np.full(3, spacing * (side - 1) / 2)).tolist())
+    cube.SetOrigin((center - direction @ np.full(3, spacing * (side - 1) / 2)).tolist())
     fixed = sitk.Resample(template, cube, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
     difference = Difference(
         rotation=0.0, translation_mm=0.0, scale=0.0, obliqueness=0.0, spacing_mm=(spacing, spacing, spacing)
     )
-    margin = math.ceil(_MARGIN_MM / spacing)
+    margin = math.ceil(MARGIN_MM / spacing)
     inside = [slice(margin, side - margin)] * 3
     cube[tuple(inside)] = 1
     paths = [str(folder / f"{side}-{role}.nii.gz") for role in ("fixed", "moving", "mask")]
@@ -63,7 +62,6 @@ def make_cube(side: int, folder: Path) -> list[str]:
 
 def register_once(fixed: str, moving: str, mask: str, preset: str, threads: str, output: str) -> None:
     """In a process of its own: one registration, measured, into a JSON file."""
-    keep_freed_memory()
     images = [sitk.ReadImage(path, sitk.sitkFloat32) for path in (fixed, moving)]
     settings = wavemorph.Settings(
         preset=preset,
@@ -86,7 +84,7 @@ def register_once(fixed: str, moving: str, mask: str, preset: str, threads: str,
 
 
 def measure(side: int, preset: str, paths: Sequence[str], threads: int, folder: Path) -> dict | None:
-    """None where the process failed, for want of memory for example."""
+    """None where the process failed, out of memory for example."""
     output = folder / "numbers.json"
     output.unlink(missing_ok=True)
     command = [sys.executable, __file__, "once", *paths, preset, str(threads), str(output)]

@@ -17,14 +17,14 @@ DECODER = (32, 32, 32, 32, 32, 16, 16)
 class UNet(nn.Module):
     """VoxelMorph's default: two volumes to a stationary velocity at half resolution.
 
-    It stands where our network stands in `network.passes` and `training.loop`, so that passes, integration, loss and
-    training are the same. There a velocity is integrated by as many squarings as its length needs, up to VoxelMorph's
-    7 for velocities of 8 to 16 voxels.
+    It takes the place of our network in `registration.deformable.inference` and `training.loop`, so that passes,
+    integration, loss and training are the same. There a velocity is integrated by as many squarings as its length
+    needs, up to VoxelMorph's 7 for velocities of 8 to 16 voxels.
     """
 
     def __init__(self, config: NetworkConfig | None = None):
         super().__init__()
-        # of the configuration only the passes count; the channels say how often the sides are halved
+        # of the configuration only the passes count; the number of channels is that of the halvings
         self.config = dataclasses.replace(
             config or NetworkConfig(), channels=(*ENCODER, ENCODER[-1]), output="velocity", symmetric=False
         )

@@ -1,4 +1,4 @@
-"""The affine stage against known transforms."""
+"""The affine by mutual information against known transforms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def error_mm(affine, truth) -> float:
 
 
 def moved_head(truth: sitk.Transform, lattice: sitk.Image) -> sitk.Image:
-    """The head at the origin seen after `truth` (fixed points -> moving points)."""
+    """The head at the origin, moved by `truth` (fixed points -> moving points)."""
     return sitk.Resample(phantoms.head(phantoms.regular((60, 60, 60))), lattice, truth.GetInverse())
 
 
@@ -44,7 +44,7 @@ def test_an_initial_transform_is_improved():
     assert error_mm(estimate(fixed, moving, initial=start), truth) < 0.4
 
 
-def test_contrast_does_not_matter():
+def test_a_reversed_contrast_does_not_matter():
     truth = sitk.TranslationTransform(3, (6.0, 4.0, -5.0))
     fixed = phantoms.head(phantoms.regular((60, 60, 60)))
     values = sitk.GetArrayFromImage(moved_head(truth, fixed))
@@ -53,8 +53,8 @@ def test_contrast_does_not_matter():
     assert error_mm(estimate(fixed, moving), truth) < 0.7
 
 
-def test_progress_is_told():
-    head, told = phantoms.head(phantoms.regular()), []
-    estimate(head, head, initial=sitk.AffineTransform(3), progress=told.append)
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+def test_progress_reaches_one_and_never_falls():
+    head, reported = phantoms.head(phantoms.regular()), []
+    estimate(head, head, initial=sitk.AffineTransform(3), progress=reported.append)
+    assert reported == sorted(reported)
+    assert reported[-1] == 1.0

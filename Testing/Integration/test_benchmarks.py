@@ -1,4 +1,4 @@
-"""The benchmark: its tables and plots, peers that are missing or crash, and which way the peers' transforms point."""
+"""The benchmarks: tables and plots, peers that are missing or crash, and the direction of the peers' transforms."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def shifted(tmp_path_factory):
-    """Files of a phantom and the same one elsewhere, on small lattices that are turned and flipped."""
+    """Files of a phantom and the same one shifted, on small lattices that are rotated and flipped."""
     folder = tmp_path_factory.mktemp("shifted")
     lattice, other = (phantoms.random_geometry(seed, size=(34, 32, 30), extent_mm=44.0) for seed in (3, 4))
     center = phantoms.center_of(lattice)
@@ -51,7 +51,7 @@ def shifted(tmp_path_factory):
     return folder, center
 
 
-def test_a_table_a_case_has_the_columns_that_its_rows_have():
+def test_each_case_has_a_table_with_the_columns_of_its_rows():
     lines = benchmark.table(ROWS).splitlines()
     assert lines[1] == "### a"
     assert lines[3] == "| method | Dice | HD95 mm | wall s | CPU s |"
@@ -60,7 +60,7 @@ def test_a_table_a_case_has_the_columns_that_its_rows_have():
     assert "| method | error mm, mean | 95 % | wall s | CPU s |" in lines
 
 
-def test_a_method_without_an_answer_says_why_in_its_row():
+def test_a_method_without_a_result_names_the_reason_in_its_row():
     text = benchmark.table(ROWS)
     assert "greedy, NCC 2x2x2, 100x50x10: not installed (pip install picsl_greedy) | - | - | - | - |" in text
     assert "SimpleITK diffeomorphic demons: failed: ended by signal 11 | - | - | 1 | 1 |" in text
@@ -135,7 +135,7 @@ def test_the_transform_of_a_peer_maps_fixed_points_to_moving_points(method, shif
     assert np.linalg.norm(np.mean(moved - points - SHIFT, axis=0)) < 0.25 * np.linalg.norm(SHIFT)
 
 
-def test_the_u_net_is_voxelmorphs_in_size():
+def test_the_u_net_has_the_size_of_voxelmorph():
     network = unet.UNet()
     assert sum(p.numel() for p in network.parameters()) == 327_331
     volume = torch.rand(1, 1, 16, 32, 48)
@@ -166,7 +166,7 @@ def test_the_u_net_trains_by_the_recipe_of_our_network(tmp_path):
     assert torch.isfinite(found).all()
 
 
-def test_without_a_gpu_its_tables_end_in_a_sentence(monkeypatch, capsys):
+def test_without_a_gpu_its_tables_end_in_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as ended:
         network_benchmark.gpu(None)
@@ -181,7 +181,7 @@ def test_the_forward_passes_are_timed_for_every_network(capsys):
     assert all(row.count("|") == 7 for row in rows)
 
 
-def test_growth_as_the_voxels_has_the_exponent_one():
+def test_growth_in_proportion_to_the_voxels_has_the_exponent_one():
     rows = [
         {"preset": "Balanced", "side": side, "voxels": side**3, "wall s": 2e-6 * side**3, "CPU s": 4e-6 * side**3,
          "peak GB": 1e-3 * side**1.5} for side in (64, 96, 128)
@@ -198,6 +198,6 @@ def test_the_working_grid_of_a_cube_has_its_voxels(tmp_path):
     except InputError:
         pytest.skip("the template in the package nilearn is not there")
     image = sitk.ReadImage(fixed)
-    grid = make_working_grid(image, bounding_box(sitk.ReadImage(mask)), image.GetSpacing()[0], scaling._MARGIN_MM)
+    grid = make_working_grid(image, bounding_box(sitk.ReadImage(mask)), image.GetSpacing()[0], scaling.MARGIN_MM)
     assert grid.size == image.GetSize() == (40, 40, 40)
     assert sitk.ReadImage(moving).GetSize() == (40, 40, 40)

@@ -6,36 +6,20 @@ import json
 import os
 
 import numpy as np
-import phantoms
 import pytest
 import SimpleITK as sitk
-from wavemorph.cli import main as cli
+from wavemorph.cli.main import main
 from wavemorph.io.images import read_transform
 
 QUICK = ("--spacing", "4", "--weights", "none", "--quiet")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny_pair):
-    """fixed, moving, their label maps (two halves of the head) and a fixed mask, as files."""
-    folder = tmp_path_factory.mktemp("inputs")
-    for name, image, shift in zip(("fixed", "moving"), tiny_pair, (np.zeros(3), np.array([4.0, 0.0, 3.0]))):
-        sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), str(folder / f"{name}.nii.gz"))
-        points = phantoms.physical_points(image) - shift
-        inside = ((points / (22.0, 26.0, 20.0)) ** 2).sum(-1) < 1
-        labels = sitk.GetImageFromArray((inside * np.where(points[..., 0] > 0, 1, 2)).astype(np.uint8))
-        labels.CopyInformation(image)
-        sitk.WriteImage(labels, str(folder / f"{name}_labels.nii.gz"))
-        sitk.WriteImage(labels != 0, str(folder / f"{name}_mask.nii.gz"))
-    return folder
-
-
 @pytest.fixture
-def pair(folder):
-    return ["--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz"), *QUICK]
+def pair(pair_folder):
+    return ["--fixed", str(pair_folder / "fixed.nii.gz"), "--moving", str(pair_folder / "moving.nii.gz"), *QUICK]
 
 
-def test_register_writes_all_that_is_asked_for(pair, folder, tmp_path, capsys):
+def test_register_writes_all_that_is_asked_for(pair, pair_folder, tmp_path, capsys):
     out = {name: tmp_path / "new" / file for name, file in {
         "transform": "t.h5", "inverse": "i.h5", "warped": "w.nii.gz", "jacobian": "j.nrrd", "report": "r.json",
     }.items()}  # fmt: skip
@@ -43,8 +27,8 @@ def test_register_writes_all_that_is_asked_for(pair, folder, tmp_path, capsys):
     for name, path in out.items():
         arguments += [f"--{name}", str(path)]
     for name in ("fixed-labels", "moving-labels", "fixed-mask"):
-        arguments += [f"--{name}", str(folder / f"{name.replace('-', '_')}.nii.gz")]
-    assert cli.main(arguments) == 0
+        arguments += [f"--{name}", str(pair_folder / f"{name.replace('-', '_')}.nii.gz")]
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "folded voxels        0 central, 0 strict" in printed
     assert all(f"written: {path}" in printed for path in out.values())
@@ -57,7 +41,7 @@ def test_register_writes_all_that_is_asked_for(pair, folder, tmp_path, capsys):
     point = (5.0, -6.0, 3.0)
     assert np.linalg.norm(np.subtract(transform.TransformPoint(point), (9.0, -6.0, 6.0))) < 1.5
     assert np.linalg.norm(np.subtract(inverse.TransformPoint(transform.TransformPoint(point)), point)) < 0.1
-    fixed = sitk.ReadImage(str(folder / "fixed.nii.gz"))
+    fixed = sitk.ReadImage(str(pair_folder / "fixed.nii.gz"))
     for name in ("warped", "jacobian"):
         image = sitk.ReadImage(str(out[name]))
         assert image.GetSize() == fixed.GetSize()

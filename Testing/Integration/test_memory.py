@@ -1,4 +1,4 @@
-"""What a process gives back of its memory."""
+"""What a process returns of its memory to the system."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @ON_LINUX
-def test_what_is_freed_and_kept_can_be_given_back():
-    """Blocks below one that stays in use are kept, here all the more so as the process is told to keep them."""
-    program = (
-        "from wavemorph import machine; import numpy as np;"
-        "resident = lambda: machine._kilobytes('/proc/self/status', 'VmRSS');"
-        "machine.keep_freed_memory();"
-        "blocks = [np.ones(2**17) for _ in range(200)]; last = blocks[-1]; del blocks;"
-        "before = resident(); machine.return_freed_memory(); print(before - resident())"
-    )
-    assert int(subprocess.check_output([sys.executable, "-c", program], text=True)) > 100e6
+def test_freed_memory_that_is_kept_is_returned_at_the_end():
+    """Blocks below one that stays in use are kept, all the more so within `freed_memory_kept`."""
+    program = """
+import numpy as np
+from wavemorph.system import machine
+
+resident = lambda: machine._kilobytes("/proc/self/status", "VmRSS")
+with machine.freed_memory_kept():
+    blocks = [np.ones(2**17) for _ in range(200)]
+    last = blocks[-1]
+    del blocks
+    before = resident()
+    {end_within}
+print(before - resident())
+"""
+    for end_within in ("machine.return_freed_memory(); print(before - resident()); sys.exit()", "pass"):
+        code = "import sys" + program.format(end_within=end_within)
+        assert int(subprocess.check_output([sys.executable, "-c", code], text=True)) > 100e6

@@ -1,4 +1,4 @@
-"""Registrations in twenty unrelated oblique geometries: right, free of folds, and the same on disk."""
+"""Registrations in twenty unrelated oblique geometries: accurate, free of folds, and the same on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEEDS = range(20)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_files_read_by_simpleitk_move_points_as_the_engine_does(random_registration, seed, tmp_path):
+def test_files_read_by_simpleitk_map_points_as_the_engine_does(random_registration, seed, tmp_path):
     result = random_registration(seed)
     points = points_of(result.fixed)
     expected = moved(result.transform, points)
@@ -40,11 +40,11 @@ def test_the_warped_volume_is_what_simpleitk_resamples_with_the_file(random_regi
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_in_every_geometry_the_map_is_right_and_does_not_fold(random_registration, seed):
+def test_in_every_geometry_the_map_is_accurate_and_does_not_fold(random_registration, seed):
     result = random_registration(seed)
     points = brain_points() + phantoms.center_of(result.fixed)
     center = phantoms.center_of(result.fixed)
-    truth = points + moved(result.affine, center[None])[0] - center + phantoms.OFFSET  # the moving head is not turned
+    truth = points + moved(result.affine, center[None])[0] - center + phantoms.OFFSET  # the moving head is not rotated
     before = np.linalg.norm(moved(result.affine, points) - truth, axis=1).mean()
     after = np.linalg.norm(moved(result.transform, points) - truth, axis=1).mean()
     assert after < 1.2 < 3.0 < before
@@ -52,7 +52,7 @@ def test_in_every_geometry_the_map_is_right_and_does_not_fold(random_registratio
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_there_and_back_ends_within_a_tenth_of_a_voxel(random_registration, seed):
+def test_the_round_trip_error_is_below_a_tenth_of_a_voxel(random_registration, seed):
     result = random_registration(seed)
     points = points_of(result.fixed, margin=0.2)
     back = moved(result.inverse, moved(result.transform, points))
@@ -103,7 +103,7 @@ def test_the_jacobian_is_that_of_the_whole_map_in_space(random_registration, see
         assert image[node.tolist()] == pytest.approx(expected, abs=2e-3)
 
 
-def test_there_and_back_is_what_the_transform_and_its_inverse_say(random_registration):
+def test_the_reported_inverse_consistency_is_the_round_trip_error_of_the_transforms(random_registration):
     registration = random_registration(3)
     reported = registration.report["inverse_consistency_mm"]
     size = np.array(registration.displacement.GetSize())

@@ -1,4 +1,4 @@
-"""Training that was stopped or killed goes on with the same curve."""
+"""Training that was stopped or killed continues with the same losses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wavemorph.training.loop import Trainer
 
 
 @pytest.mark.parametrize("stop", [1, 3, 6])
-def test_training_that_was_stopped_goes_on_with_the_same_losses_and_ends_in_the_same_weights(ixi, tmp_path, stop):
+def test_training_that_was_stopped_continues_with_the_same_losses_and_ends_in_the_same_weights(ixi, tmp_path, stop):
     recipe, source = tiny_recipe(), DataPairs(IxiData(ixi))
     whole = Trainer(recipe, source, tmp_path / "whole")
     assert whole.run()
@@ -44,7 +44,7 @@ def test_training_that_was_killed_between_checkpoints_repeats_the_lost_pairs_exa
     assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
 
 
-def test_training_in_slices_from_the_command_line_goes_on_and_says_so(ixi, tmp_path, tiny_config, capsys):
+def test_training_in_parts_from_the_command_line_continues_and_reports_it(ixi, tmp_path, tiny_config, capsys):
     command = ["train", "--recipe", "ixi", "--data", str(ixi), "--output", str(tmp_path), "--config", str(tiny_config)]
     assert main([*command, "--pairs", "4", "--minutes", "0"]) == 0
     assert "stopped at pair 0 of 4" in capsys.readouterr().out

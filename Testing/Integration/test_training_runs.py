@@ -1,4 +1,4 @@
-"""Training: the same curve after a stop, data sets in the paper's layouts, losses against plain arithmetic."""
+"""Whole trainings: several processes, the paper's protocols on miniatures, the default recipe, the shipped model."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from wavemorph.cli.main import main
 from wavemorph.models.weights import DEFAULT_MODEL, load, resolve
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
 from wavemorph.registration.deformable.inference import predict
-from wavemorph.spatial import displacement as field
+from wavemorph.spatial.displacement import warp
 from wavemorph.training.datasets import DataPairs, IxiData
 from wavemorph.training.loop import Trainer
 from wavemorph.training.recipe import RECIPES
+from wavemorph.training.synthetic_pairs import SPACING_MM, SyntheticPairs, load_template
 
 
 class OnePair:
     """The same pair again and again."""
 
-    def __init__(self, pair, spacing_mm=anatomy.SPACING_MM):
+    def __init__(self, pair, spacing_mm=SPACING_MM):
         self._pair, self.spacing_mm = pair, spacing_mm
 
     def __getitem__(self, index):
         return self._pair
 
 
-def learning_faster(config, rate: float) -> None:
-    """So that a few pairs are enough."""
+def set_learning_rate(config, rate: float) -> None:
+    """High enough that a few pairs are enough."""
     config.write_text(json.dumps({**json.loads(config.read_text()), "learning_rate": rate}))
 
 
@@ -49,18 +50,18 @@ def free_port() -> int:
 
 @pytest.fixture
 def second_of_two(monkeypatch):
-    """Starts a command as the second of two processes, of which this one is the first, as `torchrun` tells them."""
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    for name, value in {**together, "RANK": "0"}.items():
+    """Starts a command as the second of two processes, with the variables of `torchrun`; this process is the first."""
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for name, value in {**common, "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    patient = functools.partial(distributed.init_process_group, timeout=datetime.timedelta(minutes=2))
-    monkeypatch.setattr(distributed, "init_process_group", patient)
+    with_timeout = functools.partial(distributed.init_process_group, timeout=datetime.timedelta(minutes=2))
+    monkeypatch.setattr(distributed, "init_process_group", with_timeout)
     started = []
 
     def start(command):
         environment = {**os.environ, "RANK": "1", "OMP_NUM_THREADS": "1"}
-        how = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment}
-        started.append(subprocess.Popen([sys.executable, "-m", "wavemorph.cli", *command], **how))
+        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment}
+        started.append(subprocess.Popen([sys.executable, "-m", "wavemorph.cli.main", *command], **options))
         return started[-1]
 
     yield start
@@ -76,32 +77,32 @@ def test_two_processes_step_by_the_mean_of_their_gradients(ixi, tmp_path, tiny_c
     command = ["train", "--recipe", "ixi", "--output", str(tmp_path / "two"), *common]
     other = second_of_two(command)
     assert main(command) == 0
-    _, said = other.communicate(timeout=120)
-    assert other.returncode == 0, said[-2000:]
+    _, errors = other.communicate(timeout=120)
+    assert other.returncode == 0, errors[-2000:]
     assert not distributed.is_initialized()
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name)
-    together = load(tmp_path / "two" / "ixi.safetensors", "cpu").network.state_dict()
+    trained = load(tmp_path / "two" / "ixi.safetensors", "cpu").network.state_dict()
 
     changes = json.loads(tiny_config.read_text())
     network = NetworkConfig.from_dict({**RECIPES["ixi"].network.to_dict(), **changes.pop("network")})
     recipe = dataclasses.replace(RECIPES["ixi"], network=network, pairs=1, clip=1e9, **changes)
     source, gradients = DataPairs(IxiData(ixi)), []
     for index in range(2):
-        alone = Trainer(recipe, OnePair(source[index], 1.0), tmp_path / str(index))
-        alone.run()
-        gradients.append({name: p.grad.clone() for name, p in alone.network.named_parameters()})
+        single = Trainer(recipe, OnePair(source[index], 1.0), tmp_path / str(index))
+        single.run()
+        gradients.append({name: p.grad.clone() for name, p in single.network.named_parameters()})
     torch.manual_seed(recipe.seed)
     before = WaveMorphNetwork(network).state_dict()
-    for name, value in together.items():
+    for name, value in trained.items():
         mean = (gradients[0][name] + gradients[1][name]) / 2
-        moved, sure = value - before[name], mean.abs() > 1e-4 * mean.abs().max() + 1e-6
+        change, clear = value - before[name], mean.abs() > 1e-4 * mean.abs().max() + 1e-6
         expected = -recipe.learning_rate * mean.sign()  # the first step of Adam
-        assert torch.allclose(moved[sure], expected[sure], rtol=0.05), name
+        assert torch.allclose(change[clear], expected[clear], rtol=0.05), name
 
 
 def test_a_short_training_on_miniature_ixi_ends_in_a_model_and_the_papers_table(ixi, tmp_path, tiny_config, capsys):
-    learning_faster(tiny_config, 5e-3)
+    set_learning_rate(tiny_config, 5e-3)
     common = ["--recipe", "ixi", "--data", str(ixi), "--output", str(tmp_path), "--config", str(tiny_config)]
     assert main(["train", *common, "--pairs", "30", "--device", "cpu"]) == 0
     model = tmp_path / "ixi.safetensors"
@@ -110,13 +111,13 @@ def test_a_short_training_on_miniature_ixi_ends_in_a_model_and_the_papers_table(
     assert main(["protocol", "--data-set", "ixi", "--data", str(ixi), "--weights", str(model), "--device", "cpu"]) == 0
     header, before, after = capsys.readouterr().out.strip().splitlines()
     assert "DSC" in header and "folded" in header
-    score = lambda line: float(line.split("+-")[0].split()[-1])  # noqa: E731
-    assert score(after) > score(before) + 0.03
+    dice_before, dice_after = (float(line.split("+-")[0].split()[-1]) for line in (before, after))
+    assert dice_after > dice_before + 0.03
     assert after.split()[-1] == "3"
 
 
 def test_the_ablation_on_miniature_oasis_ends_in_a_table_of_twelve(oasis, tmp_path, tiny_config, capsys):
-    learning_faster(tiny_config, 1e-2)
+    set_learning_rate(tiny_config, 1e-2)
     command = ["ablation", "--data-set", "oasis", "--data", str(oasis), "--output", str(tmp_path / "out")]
     assert main([*command, "--config", str(tiny_config), "--pairs", "8", "--device", "cpu"]) == 0
     lines = (tmp_path / "out" / "table.txt").read_text(encoding="utf-8").splitlines()
@@ -128,10 +129,10 @@ def test_the_ablation_on_miniature_oasis_ends_in_a_table_of_twelve(oasis, tmp_pa
 
 @pytest.fixture(scope="module")
 def synthetic():
-    return anatomy.SyntheticPairs(anatomy.load_template(), seed=5)
+    return SyntheticPairs(load_template(), seed=5)
 
 
-def test_the_default_recipe_learns_a_pair_that_it_sees_often(synthetic, tmp_path):
+def test_the_default_recipe_learns_a_pair_that_is_repeated(synthetic, tmp_path):
     network = dataclasses.replace(
         RECIPES["wavemorph"].network, channels=(4, 8, 8), passes_mm=(8.0, 4.0), bottleneck_blocks=1
     )
@@ -142,20 +143,20 @@ def test_the_default_recipe_learns_a_pair_that_it_sees_often(synthetic, tmp_path
     assert min(similarity[-5:]) < 0.8 * similarity[0]
 
 
-def test_the_shipped_model_brings_pairs_closer_that_no_training_has_seen():
+def test_the_shipped_model_aligns_pairs_that_it_was_not_trained_on():
     model = resolve("auto", "cpu")
     assert model.card.name == DEFAULT_MODEL
     trained = RECIPES[DEFAULT_MODEL]
     assert dataclasses.replace(model.network.config, passes_mm=trained.network.passes_mm) == trained.network
-    unseen, errors, differences = anatomy.SyntheticPairs(anatomy.load_template(), seed=77, shapes=0.0), [], []
+    unseen, errors, differences = SyntheticPairs(load_template(), seed=77, shapes=0.0), [], []
     for index in range(2):
         pair = unseen[index]
         with torch.inference_mode():
-            found, _ = predict(model.network, pair.fixed, pair.moving, anatomy.SPACING_MM)
+            found, _ = predict(model.network, pair.fixed, pair.moving, SPACING_MM)
         inside = pair.weight[:, 0] > 0
         for displacement in (torch.zeros_like(found), found):
             errors.append(float((displacement - pair.truth).norm(dim=1)[inside].mean()))
-            seen = field.warp(pair.moving_anatomy, displacement)
-            differences.append(float((seen - pair.fixed_anatomy).square()[:, 0][inside].mean()))
+            warped = warp(pair.moving_target, displacement)
+            differences.append(float((warped - pair.fixed_target).square()[:, 0][inside].mean()))
     assert np.mean(errors[1::2]) < 0.85 * np.mean(errors[::2])
     assert np.mean(differences[1::2]) < 0.6 * np.mean(differences[::2])

@@ -1,4 +1,4 @@
-"""The command line: what it writes, and the one sentence it says when it cannot."""
+"""The command line: what it writes, and the one sentence with which it ends where it cannot."""
 
 from __future__ import annotations
 
@@ -8,94 +8,84 @@ import subprocess
 import sys
 
 import numpy as np
-import phantoms
 import pytest
 import SimpleITK as sitk
 import wavemorph
-from wavemorph.cli import main as cli
+from wavemorph.cli import options
+from wavemorph.cli.main import main
 from wavemorph.io.points import read_points
-from wavemorph.registration import pipeline as registration
+from wavemorph.registration.deformable import stage
 
 QUICK = ("--spacing", "4", "--weights", "none", "--quiet")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny_pair):
-    """fixed, moving, their label maps (two halves of the head) and a fixed mask, as files."""
-    folder = tmp_path_factory.mktemp("inputs")
-    for name, image, shift in zip(("fixed", "moving"), tiny_pair, (np.zeros(3), np.array([4.0, 0.0, 3.0]))):
-        sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), str(folder / f"{name}.nii.gz"))
-        points = phantoms.physical_points(image) - shift
-        inside = ((points / (22.0, 26.0, 20.0)) ** 2).sum(-1) < 1
-        labels = sitk.GetImageFromArray((inside * np.where(points[..., 0] > 0, 1, 2)).astype(np.uint8))
-        labels.CopyInformation(image)
-        sitk.WriteImage(labels, str(folder / f"{name}_labels.nii.gz"))
-        sitk.WriteImage(labels != 0, str(folder / f"{name}_mask.nii.gz"))
-    return folder
-
-
 @pytest.fixture
-def pair(folder):
-    return ["--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz"), *QUICK]
+def pair(pair_folder):
+    return ["--fixed", str(pair_folder / "fixed.nii.gz"), "--moving", str(pair_folder / "moving.nii.gz"), *QUICK]
 
 
 def refused(capsys, *arguments) -> tuple[int, str]:
     """(exit code, sentence), after checking that it is one sentence and nothing else."""
-    code = cli.main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("wavemorph: ")
-    assert said.err.count("\n") == 1
-    assert "Traceback" not in said.err
-    assert said.err.rstrip().endswith((".", "?"))
-    return code, said.err
+    code = main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("wavemorph: ")
+    assert printed.err.count("\n") == 1
+    assert "Traceback" not in printed.err
+    assert printed.err.rstrip().endswith((".", "?"))
+    return code, printed.err
 
 
-def test_apply_carries_images_labels_and_points(folder, tmp_path, capsys):
+def test_apply_warps_images_and_labels_and_maps_points(pair_folder, tmp_path, capsys):
     shift = tmp_path / "shift.tfm"
     sitk.WriteTransform(sitk.TranslationTransform(3, (4.0, 0.0, 3.0)), str(shift))
-    fixed, moving, labels = (str(folder / f"{n}.nii.gz") for n in ("fixed", "moving", "moving_labels"))
+    fixed, moving, labels = (str(pair_folder / f"{n}.nii.gz") for n in ("fixed", "moving", "moving_labels"))
     apply = ["apply", "--transform", str(shift), "--reference", fixed]
-    assert cli.main([*apply, "--image", moving, "--output", str(tmp_path / "w.nii.gz")]) == 0
+    assert main([*apply, "--image", moving, "--output", str(tmp_path / "w.nii.gz")]) == 0
     expected = sitk.Resample(sitk.ReadImage(moving), sitk.ReadImage(fixed), sitk.ReadTransform(str(shift)))
     warped = sitk.ReadImage(str(tmp_path / "w.nii.gz"))
     assert np.array_equal(sitk.GetArrayFromImage(warped), sitk.GetArrayFromImage(expected))
-    assert cli.main([*apply, "--labels", labels, "--output", str(tmp_path / "l.nii.gz")]) == 0
-    carried = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "l.nii.gz")))
-    own = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "fixed_labels.nii.gz")))
-    assert set(np.unique(carried)) == {0, 1, 2}
-    shared = np.count_nonzero((carried == own) & (own > 0))
-    assert 2 * shared / (np.count_nonzero(carried) + np.count_nonzero(own)) > 0.9
+    assert main([*apply, "--labels", labels, "--output", str(tmp_path / "l.nii.gz")]) == 0
+    warped_labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "l.nii.gz")))
+    own = sitk.GetArrayFromImage(sitk.ReadImage(str(pair_folder / "fixed_labels.nii.gz")))
+    assert set(np.unique(warped_labels)) == {0, 1, 2}
+    shared = np.count_nonzero((warped_labels == own) & (own > 0))
+    assert 2 * shared / (np.count_nonzero(warped_labels) + np.count_nonzero(own)) > 0.9
     (tmp_path / "p.csv").write_text("x,y,z\n1,2,3\n-4,5,6\n")
-    assert cli.main(["apply", "--transform", str(shift), "--points", str(tmp_path / "p.csv"), "--output",
+    assert main(["apply", "--transform", str(shift), "--points", str(tmp_path / "p.csv"), "--output",
                      str(tmp_path / "p.mrk.json")]) == 0  # fmt: skip
     assert np.allclose(read_points(tmp_path / "p.mrk.json").positions, [(5, 2, 6), (0, 5, 9)])
     assert capsys.readouterr().err == ""
 
 
-def test_evaluate_prints_and_writes_overlap_folding_and_landmarks(folder, tmp_path, capsys):
+def test_evaluate_prints_and_writes_overlap_folding_and_landmarks(pair_folder, tmp_path, capsys):
     shift = tmp_path / "shift.tfm"
     sitk.WriteTransform(sitk.TranslationTransform(3, (4.0, 0.0, 3.0)), str(shift))
     (tmp_path / "f.csv").write_text("x,y,z\n1,2,3\n")
     (tmp_path / "m.csv").write_text("x,y,z\n5,2,9\n")
     arguments = ["evaluate", "--transform", shift, "--report", tmp_path / "r.json"]
-    arguments += ["--fixed-labels", folder / "fixed_labels.nii.gz", "--moving-labels", folder / "moving_labels.nii.gz"]
+    arguments += [
+        "--fixed-labels",
+        pair_folder / "fixed_labels.nii.gz",
+        "--moving-labels",
+        pair_folder / "moving_labels.nii.gz",
+    ]
     arguments += ["--fixed-points", tmp_path / "f.csv", "--moving-points", tmp_path / "m.csv"]
-    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert main([str(argument) for argument in arguments]) == 0
     assert "landmarks: mean error 3.000 mm" in capsys.readouterr().out
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["labels"]["mean"]["dice_after"] > 0.9
     assert report["folding"]["strict_percent"] == 0
 
 
-def test_models_lists_and_counts(capsys, monkeypatch, tmp_path):
+def test_models_prints_the_complexity_of_the_network(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("WAVEMORPH_MODELS", str(tmp_path))
-    assert cli.main(["models", "--complexity"]) == 0
+    assert main(["models", "--complexity"]) == 0
     assert "parameters" in capsys.readouterr().out
 
 
 def write_bad_inputs(folder, good):
-    """Name -> words that its refusal must hold."""
+    """Name -> words that its error must contain."""
     array = sitk.GetArrayFromImage(sitk.ReadImage(str(good))).astype(np.float32)
     spoiled = array.copy()
     spoiled[3, 4, 5] = np.nan
@@ -135,13 +125,13 @@ def write_bad_inputs(folder, good):
 
 @pytest.mark.parametrize("command", ["register", "scene"])
 @pytest.mark.parametrize("role", ["fixed", "moving"])
-def test_a_bad_volume_is_refused_in_one_sentence_and_nothing_is_written(command, role, folder, tmp_path, capfd):
+def test_a_bad_volume_is_refused_in_one_sentence_and_nothing_is_written(command, role, pair_folder, tmp_path, capfd):
     bad = tmp_path / "bad"
     bad.mkdir()
     other = "moving" if role == "fixed" else "fixed"
     target = ["--transform", tmp_path / "t.h5"] + (["--output", tmp_path / "c.mrb"] if command == "scene" else [])
-    for name, words in write_bad_inputs(bad, folder / "fixed.nii.gz").items():
-        arguments = [command, f"--{role}", bad / name, f"--{other}", folder / f"{other}.nii.gz", *QUICK, *target]
+    for name, words in write_bad_inputs(bad, pair_folder / "fixed.nii.gz").items():
+        arguments = [command, f"--{role}", bad / name, f"--{other}", pair_folder / f"{other}.nii.gz", *QUICK, *target]
         code, sentence = refused(capfd, *arguments)
         assert code == 2, name
         assert role in sentence, sentence
@@ -149,10 +139,10 @@ def test_a_bad_volume_is_refused_in_one_sentence_and_nothing_is_written(command,
         assert os.listdir(tmp_path) == ["bad"]
 
 
-def test_bad_masks_labels_and_settings_are_refused(pair, folder, tmp_path, capfd):
-    def image(name, array, **place):
+def test_bad_masks_labels_and_settings_are_refused(pair, pair_folder, tmp_path, capfd):
+    def image(name, array, **geometry):
         made = sitk.GetImageFromArray(array)
-        for key, value in place.items():
+        for key, value in geometry.items():
             getattr(made, f"Set{key}")(value)
         sitk.WriteImage(made, str(tmp_path / name))
         return tmp_path / name
@@ -163,7 +153,7 @@ def test_bad_masks_labels_and_settings_are_refused(pair, folder, tmp_path, capfd
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"no weights")
     before = sorted(os.listdir(tmp_path))
-    labels = ["--fixed-labels", folder / "fixed_labels.nii.gz"]
+    labels = ["--fixed-labels", pair_folder / "fixed_labels.nii.gz"]
     for extra, code, words in (
         (["--fixed-mask", empty], 2, "fixed mask"),
         (["--moving-mask", far], 2, "moving mask"),
@@ -184,7 +174,7 @@ def test_bad_masks_labels_and_settings_are_refused(pair, folder, tmp_path, capfd
         assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(pair, tmp_path, capsys, monkeypatch):
+def test_a_device_that_is_not_available_is_refused_with_those_that_are(pair, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, sentence = refused(capsys, "register", *pair, "--transform", tmp_path / "t.h5", "--device", "cuda")
     assert code == 4
@@ -192,9 +182,9 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(pair, tmp_pat
     assert "cpu" in sentence
 
 
-def test_bad_outputs_are_refused_before_the_work(pair, folder, tmp_path, capsys):
+def test_bad_outputs_are_refused_before_the_work(pair, pair_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
-    fixed = folder / "fixed.nii.gz"
+    fixed = pair_folder / "fixed.nii.gz"
     content = fixed.read_bytes()
     for extra, words in (
         (["--transform", tmp_path / "t.xyz"], "must end in"),
@@ -210,8 +200,8 @@ def test_bad_outputs_are_refused_before_the_work(pair, folder, tmp_path, capsys)
     assert fixed.read_bytes() == content
 
 
-def test_volumes_far_apart_are_refused_where_they_must_stay(pair, folder, tmp_path, capsys):
-    image = sitk.ReadImage(str(folder / "moving.nii.gz"))
+def test_volumes_far_apart_are_refused_where_they_are_said_to_be_aligned(pair, pair_folder, tmp_path, capsys):
+    image = sitk.ReadImage(str(pair_folder / "moving.nii.gz"))
     image.SetOrigin((900.0, 0.0, 0.0))
     sitk.WriteImage(image, str(tmp_path / "far.nii.gz"))
     pair[3] = tmp_path / "far.nii.gz"
@@ -221,10 +211,10 @@ def test_volumes_far_apart_are_refused_where_they_must_stay(pair, folder, tmp_pa
 
 
 def test_running_out_of_memory_ends_in_one_sentence(pair, tmp_path, capsys, monkeypatch):
-    def refuse(*_, **named):
+    def refuse(*_):
         raise MemoryError
 
-    monkeypatch.setattr(registration, "refine", refuse)
+    monkeypatch.setattr(stage, "optimize", refuse)
     code, sentence = refused(capsys, "register", *pair, "--aligned", "--transform", tmp_path / "t.h5")
     assert code == 6
     assert "not enough memory" in sentence
@@ -232,50 +222,49 @@ def test_running_out_of_memory_ends_in_one_sentence(pair, tmp_path, capsys, monk
 
 
 def test_an_interruption_writes_nothing(pair, tmp_path, capsys, monkeypatch):
-    def interrupt(*_, **named):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(registration, "refine", interrupt)
+    monkeypatch.setattr(stage, "optimize", interrupt)
     code, sentence = refused(capsys, "register", *pair, "--aligned", "--transform", tmp_path / "t.h5")
     assert code == 130
     assert "Cancelled" in sentence
     assert os.listdir(tmp_path) == []
 
 
-def test_an_unexpected_error_is_one_sentence_too_unless_one_wants_to_see_it(pair, tmp_path, capsys, monkeypatch):
-    def break_(*_, **named):
+def test_an_unexpected_error_is_one_sentence_too_unless_its_traceback_is_asked_for(pair, tmp_path, capsys, monkeypatch):
+    def break_(*_):
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(registration, "refine", break_)
+    monkeypatch.setattr(stage, "optimize", break_)
     arguments = ["register", *pair, "--aligned", "--transform", str(tmp_path / "t.h5")]
     assert refused(capsys, *arguments)[0] == 1
     monkeypatch.setenv("WAVEMORPH_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
-        cli.main(arguments)
+        main(arguments)
 
 
-def test_the_demo_wants_both_volumes_of_an_own_pair(folder, tmp_path, capsys):
+def test_the_demo_needs_both_volumes_of_an_own_pair(pair_folder, tmp_path, capsys):
     code, sentence = refused(
-        capsys, "demo", "--output", tmp_path / "out", "--fixed", folder / "fixed.nii.gz", "--quiet"
+        capsys, "demo", "--output", tmp_path / "out", "--fixed", pair_folder / "fixed.nii.gz", "--quiet"
     )
     assert code == 2
     assert "needs both" in sentence
     assert os.listdir(tmp_path) == []
 
 
-def test_the_program_is_installed_and_says_its_version_without_torch():
-    """As users start it: in its own process."""
-    code = "import sys; from wavemorph import cli\ntry: cli.main(['--version'])\n"
+def test_the_program_prints_its_version_without_importing_torch():
+    code = "import sys; from wavemorph.cli.main import main\ntry: main(['--version'])\n"
     code += "finally: assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"wavemorph {wavemorph.__version__}"
 
 
-def test_a_volume_is_let_go_once_it_is_written_and_can_be_made_again(random_registration, tmp_path):
+def test_a_volume_is_released_once_it_is_written_and_can_be_made_again(random_registration, tmp_path):
     registration = random_registration(1)
     before = sitk.GetArrayFromImage(registration.jacobian)
-    cli._writer("jacobian")(registration, str(tmp_path / "j.nrrd"))
+    options._volume_writer("jacobian")(registration, str(tmp_path / "j.nrrd"))
     assert "jacobian" not in vars(registration)
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "j.nrrd"))), before)
     assert np.array_equal(sitk.GetArrayFromImage(registration.jacobian), before)

@@ -1,4 +1,4 @@
-"""Progress as a person sees it."""
+"""Progress on a terminal and in a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def clock_of(*times):
     return iter(times).__next__
 
 
-def test_a_terminal_sees_one_line_with_stage_percentage_and_time_left():
+def test_a_terminal_shows_one_line_with_stage_percentage_and_time_left():
     screen = Terminal()
     progress = TerminalProgress(screen, clock=clock_of(0.0, 10.0, 20.0))
     progress("Refinement", 0.25, "refining")
@@ -46,5 +46,5 @@ def test_an_interruption_leaves_the_line():
     assert screen.getvalue().count("\n") == 1
 
 
-def test_durations_are_spoken():
+def test_durations_have_units_that_suit_their_size():
     assert [format_duration(seconds) for seconds in (0.2, 59, 200, 7500)] == ["1 s", "59 s", "3 min 20 s", "2 h 5 min"]

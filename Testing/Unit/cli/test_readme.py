@@ -1,4 +1,4 @@
-"""What the README promises can be typed."""
+"""The commands and the example of the README work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import wavemorph
-from wavemorph.cli import main as cli
+from wavemorph.cli.main import make_parser
 from wavemorph.io.outputs import write_image
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.S | re.M)
 
 
-def test_every_command_is_one_that_the_program_takes():
+def test_every_command_is_accepted_by_the_program():
     lines = "\n".join(blocks("")).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("wavemorph ")]
     assert {command[0] for command in commands} == {
@@ -26,7 +26,7 @@ def test_every_command_is_one_that_the_program_takes():
         *("train", "protocol", "ablation"),
     }
     for command in commands:
-        assert cli._parser().parse_args(command).run
+        assert make_parser().parse_args(command).run
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch, tiny_pair):

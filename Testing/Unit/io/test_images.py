@@ -204,13 +204,13 @@ def test_a_mask_of_another_geometry_is_resampled_in_physical_space():
     array = np.zeros((30, 30, 30), np.uint8)
     array[5:20, 8:25, 4:21] = 3
     mask = volume(array, spacing=(1.3, 1.3, 1.3), origin=(-12.0, 15.0, 2.0), direction=np.eye(3).ravel())
-    seen = validate_mask(mask, image)
-    assert same_lattice(seen, image)
+    resampled = validate_mask(mask, image)
+    assert same_lattice(resampled, image)
     for index in RANDOM.integers((0, 0, 0), (22, 20, 18), (200, 3)).tolist():
-        place = np.rint(mask.TransformPhysicalPointToContinuousIndex(image.TransformIndexToPhysicalPoint(index)))
-        inside = np.all(place >= 0) and np.all(place < 30)
-        assert seen[index] == (mask[place.astype(int).tolist()] > 0 if inside else 0)
-    assert 0 < sitk.GetArrayFromImage(seen).mean() < 1
+        nearest = np.rint(mask.TransformPhysicalPointToContinuousIndex(image.TransformIndexToPhysicalPoint(index)))
+        inside = np.all(nearest >= 0) and np.all(nearest < 30)
+        assert resampled[index] == (mask[nearest.astype(int).tolist()] > 0 if inside else 0)
+    assert 0 < sitk.GetArrayFromImage(resampled).mean() < 1
 
 
 def test_empty_and_distant_masks_are_refused():
@@ -244,21 +244,21 @@ def test_label_maps_of_broken_numbers_or_nothing_are_refused():
 
 
 def test_shared_labels_leave_the_background_out():
-    ours, theirs = np.zeros((2, 18, 18, 18), np.int16)
-    ours[:3] = np.array([0, 4, 9])[:, None, None]
-    theirs[:4] = np.array([0, 9, 4, 17])[:, None, None]
-    assert shared_labels(volume(ours), volume(theirs)) == [4, 9]
+    fixed, moving = np.zeros((2, 18, 18, 18), np.int16)
+    fixed[:3] = np.array([0, 4, 9])[:, None, None]
+    moving[:4] = np.array([0, 9, 4, 17])[:, None, None]
+    assert shared_labels(volume(fixed), volume(moving)) == [4, 9]
 
 
 def test_label_maps_without_a_common_label_are_refused():
-    ours = np.arange(18**3, dtype=np.int16).reshape(18, 18, 18) % 12
-    theirs = np.full((18, 18, 18), 101, np.int16)
-    sentence = refusal(shared_labels, volume(ours), volume(theirs))
+    fixed = np.arange(18**3, dtype=np.int16).reshape(18, 18, 18) % 12
+    moving = np.full((18, 18, 18), 101, np.int16)
+    sentence = refusal(shared_labels, volume(fixed), volume(moving))
     assert "1, 2, 3, 4, 5, 6, 7, 8, ... (11 in all)" in sentence
     assert "101" in sentence
 
 
-def test_lattices_are_compared_by_where_their_voxels_lie():
+def test_lattices_are_compared_by_the_positions_of_their_voxels():
     image = volume()
     assert same_lattice(image, volume(origin=(-10.0, 20.0 + 1e-6, 5.0)))
     assert not same_lattice(image, volume(origin=(-10.0, 20.1, 5.0)))
@@ -287,7 +287,7 @@ def test_a_transform_file_is_read(tmp_path):
         assert read_transform(tmp_path / f"map{extension}").TransformPoint((1.0, 1.0, 1.0)) == (2, 3, 4)
 
 
-def test_files_that_are_no_transform_are_refused(tmp_path):
+def test_files_that_are_not_transforms_are_refused(tmp_path):
     (tmp_path / "bad.tfm").write_text("hello")
     assert "bad.tfm" in refusal(read_transform, tmp_path / "bad.tfm", "initial transform")
     sitk.WriteImage(volume(), str(tmp_path / "brain.nrrd"))

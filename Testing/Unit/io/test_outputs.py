@@ -1,4 +1,4 @@
-"""Outputs whole or not at all, and transforms on disk that say what they said in memory."""
+"""Outputs whole or not at all, and transforms on disk that map points as they did in memory."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ def registration():
 
 
 def points_in(image, count=300):
-    places = np.random.default_rng(1).uniform(-0.5, np.array(image.GetSize()) - 0.5, (count, 3))
-    return [image.TransformContinuousIndexToPhysicalPoint(place.tolist()) for place in places]
+    indices = np.random.default_rng(1).uniform(-0.5, np.array(image.GetSize()) - 0.5, (count, 3))
+    return [image.TransformContinuousIndexToPhysicalPoint(index.tolist()) for index in indices]
 
 
 def farthest(first, second, points):
     return max(np.linalg.norm(np.subtract(first.TransformPoint(p), second.TransformPoint(p))) for p in points)
 
 
-def says(text):
+def writes(text):
     return lambda result, path: Path(path).write_text(text if result is None else result)
 
 
@@ -77,7 +77,7 @@ def fails(error):
     return writer
 
 
-def test_one_field_says_exactly_what_the_transform_says_all_over_the_fixed_image(registration):
+def test_the_flattened_field_maps_points_as_the_transform_does_all_over_the_fixed_image(registration):
     lattice = field_lattice(registration)
     field = flattened_field(registration.transform, lattice)
     assert field.GetPixelID() == sitk.sitkVectorFloat32
@@ -94,9 +94,9 @@ def test_the_lattice_of_the_field_continues_that_of_the_displacement(registratio
     size = np.array(registration.fixed.GetSize())
     for corner in np.ndindex(2, 2, 2):
         point = registration.fixed.TransformContinuousIndexToPhysicalPoint((corner * (size + 1) - 1.0).tolist())
-        place = np.array(lattice.TransformPhysicalPointToContinuousIndex(point))
-        assert np.all(place >= -1e-9)
-        assert np.all(place <= np.array(lattice.GetSize()) - 1 + 1e-9)
+        index = np.array(lattice.TransformPhysicalPointToContinuousIndex(point))
+        assert np.all(index >= -1e-9)
+        assert np.all(index <= np.array(lattice.GetSize()) - 1 + 1e-9)
     ends = displacement.TransformIndexToPhysicalPoint([n - 1 for n in displacement.GetSize()])
     assert np.all(np.array(lattice.TransformPhysicalPointToContinuousIndex(ends)) <= np.array(lattice.GetSize()) - 0.99)
 
@@ -110,19 +110,19 @@ def test_a_registration_loaded_from_disk_has_the_same_lattice(registration, tmp_
 
 
 @pytest.mark.parametrize("extension", TRANSFORM_EXTENSIONS)
-def test_a_transform_read_back_moves_points_as_before(registration, tmp_path, extension):
+def test_a_transform_read_back_maps_points_as_before(registration, tmp_path, extension):
     path = tmp_path / f"fixed_to_moving{extension}"
     write_transform(registration, path)
     assert farthest(read_transform(path), registration.transform, points_in(registration.fixed)) < 1e-4
 
 
-def test_nested_composites_are_written_flat_and_left_as_they_were(registration, tmp_path):
+def test_nested_composites_are_written_flat_and_not_changed(registration, tmp_path):
     shift = sitk.TranslationTransform(3, (1.0, 2.0, 3.0))
     nested = sitk.CompositeTransform([shift, sitk.Transform(registration.transform)])
     for extension in (".h5", ".tfm"):
         write_transform(nested, tmp_path / f"map{extension}")
-        back = read_transform(tmp_path / f"map{extension}")
-        assert farthest(back, nested, points_in(registration.fixed)) < 1e-9
+        written = read_transform(tmp_path / f"map{extension}")
+        assert farthest(written, nested, points_in(registration.fixed)) < 1e-9
     assert nested.GetNumberOfTransforms() == 2
 
 
@@ -141,24 +141,24 @@ def test_a_nifti_field_is_five_dimensional_with_the_intent_vector_and_lps_compon
 
 
 @pytest.mark.parametrize("extension", [".h5", ".nrrd"])
-def test_the_inverse_on_disk_carries_moving_points_to_fixed_points(registration, tmp_path, extension):
+def test_the_inverse_on_disk_maps_moving_points_to_fixed_points(registration, tmp_path, extension):
     registration.moving = lattice_image(
         np.zeros((15, 14, 13), np.float32), (1.7, 2.1, 1.3), (-9.0, -12.0, -6.0), (0.3, 0.1, 1.0), -0.4
     )
     path = tmp_path / f"moving_to_fixed{extension}"
     write_inverse(registration, path)
-    back = read_transform(path)
+    written = read_transform(path)
     if extension == ".h5":
-        assert farthest(back, registration.inverse, points_in(registration.moving)) < 1e-9
+        assert farthest(written, registration.inverse, points_in(registration.moving)) < 1e-9
         return
     field = sitk.ReadImage(str(path))
     nodes = [field.TransformIndexToPhysicalPoint(node) for node in ((1, 1, 1), (3, 4, 5), (6, 5, 4))]
-    assert farthest(back, registration.inverse, nodes) < 1e-4
+    assert farthest(written, registration.inverse, nodes) < 1e-4
     corners = [registration.moving.TransformIndexToPhysicalPoint(corner) for corner in ((0, 0, 0), (12, 13, 14))]
     for point in corners:
-        place = np.array(field.TransformPhysicalPointToContinuousIndex(point))
-        assert np.all(place >= 0)
-        assert np.all(place <= np.array(field.GetSize()) - 1)
+        index = np.array(field.TransformPhysicalPointToContinuousIndex(point))
+        assert np.all(index >= 0)
+        assert np.all(index <= np.array(field.GetSize()) - 1)
 
 
 def test_a_field_without_a_lattice_is_refused(tmp_path):
@@ -199,26 +199,26 @@ def test_json_is_strict_utf_8(tmp_path):
 
 def test_all_outputs_are_written_with_the_result(tmp_path):
     outputs = Outputs()
-    outputs.add(tmp_path / "a.json", says(""), TEXT)
-    outputs.add(tmp_path / "new" / "folder" / "b.csv", says(""), TEXT)
+    outputs.add(tmp_path / "a.json", writes(""), TEXT)
+    outputs.add(tmp_path / "new" / "folder" / "b.csv", writes(""), TEXT)
     assert not (tmp_path / "new").exists()
     assert outputs.write("42") == [tmp_path / "a.json", tmp_path / "new" / "folder" / "b.csv"]
     assert (tmp_path / "a.json").read_text() == (tmp_path / "new" / "folder" / "b.csv").read_text() == "42"
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.json", "b.csv", "folder", "new"]
 
 
-def test_writers_see_another_name_in_the_same_folder_with_the_same_extension(tmp_path):
-    seen = []
+def test_writers_get_another_name_in_the_same_folder_with_the_same_extension(tmp_path):
+    paths = []
 
     def writer(result, path):
-        seen.append(Path(path))
+        paths.append(Path(path))
         Path(path).write_text("x")
 
     outputs = Outputs()
     outputs.add(tmp_path / "map.nii.gz", writer, (".gz", ".nii.gz"))
     outputs.add(tmp_path / "points.mrk.json", writer, (".json", ".mrk.json"))
     outputs.write()
-    for path, extension in zip(seen, (".nii.gz", ".mrk.json")):
+    for path, extension in zip(paths, (".nii.gz", ".mrk.json")):
         assert path.parent == tmp_path
         assert path.name.endswith(extension)
         assert not path.exists()
@@ -227,7 +227,7 @@ def test_writers_see_another_name_in_the_same_folder_with_the_same_extension(tmp
 def test_new_files_have_the_usual_permissions(tmp_path):
     (tmp_path / "usual").write_text("x")
     outputs = Outputs()
-    outputs.add(tmp_path / "a.json", says("x"), TEXT)
+    outputs.add(tmp_path / "a.json", writes("x"), TEXT)
     outputs.write()
     assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
 
@@ -238,8 +238,8 @@ def test_new_files_have_the_usual_permissions(tmp_path):
 def test_nothing_changes_when_one_writer_fails(tmp_path, error):
     (tmp_path / "old.json").write_text("old")
     outputs = Outputs()
-    outputs.add(tmp_path / "old.json", says("new"), TEXT)
-    outputs.add(tmp_path / "new" / "first.json", says("new"), TEXT)
+    outputs.add(tmp_path / "old.json", writes("new"), TEXT)
+    outputs.add(tmp_path / "new" / "first.json", writes("new"), TEXT)
     outputs.add(tmp_path / "second.json", fails(error), TEXT, "report")
     with pytest.raises(KeyError if isinstance(error, KeyError) else OutputError):
         outputs.write()
@@ -253,7 +253,7 @@ def test_previous_contents_come_back_when_a_file_cannot_be_put_in_place(tmp_path
     (tmp_path / "c.json").write_text("old c")
     outputs = Outputs()
     for name in "abc":
-        outputs.add(tmp_path / f"{name}.json", says("new"), TEXT)
+        outputs.add(tmp_path / f"{name}.json", writes("new"), TEXT)
     replace = os.replace
 
     def locked(source, target):
@@ -275,7 +275,7 @@ def test_previous_contents_come_back_when_a_file_cannot_be_put_in_place(tmp_path
 def test_previous_contents_are_replaced_without_a_trace(tmp_path):
     (tmp_path / "a.json").write_text("old")
     outputs = Outputs()
-    outputs.add(tmp_path / "a.json", says("new"), TEXT)
+    outputs.add(tmp_path / "a.json", writes("new"), TEXT)
     outputs.write()
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.json": "new"}
 
@@ -300,16 +300,16 @@ def test_a_writer_that_writes_nothing_is_noticed(tmp_path):
 def test_unknown_extensions_are_refused_with_those_supported(tmp_path):
     for name in ("a.xyz", "a", ".json"):
         with pytest.raises(OutputError, match=r"must end in one of \.json, \.csv"):
-            Outputs().add(tmp_path / name, says("x"), TEXT)
+            Outputs().add(tmp_path / name, writes("x"), TEXT)
 
 
 def test_folders_and_files_taken_for_folders_are_refused(tmp_path):
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
-        Outputs().add(tmp_path / "folder.json", says("x"), TEXT)
+        Outputs().add(tmp_path / "folder.json", writes("x"), TEXT)
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="is a file, not a folder"):
-        Outputs().add(tmp_path / "file" / "deeper" / "a.json", says("x"), TEXT)
+        Outputs().add(tmp_path / "file" / "deeper" / "a.json", writes("x"), TEXT)
 
 
 def test_a_folder_in_which_no_file_can_be_made_is_refused(tmp_path, monkeypatch):
@@ -318,14 +318,14 @@ def test_a_folder_in_which_no_file_can_be_made_is_refused(tmp_path, monkeypatch)
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(OutputError, match="Permission denied"):
-        Outputs().add(tmp_path / "a.json", says("x"), TEXT)
+        Outputs().add(tmp_path / "a.json", writes("x"), TEXT)
 
 
 def test_a_write_protected_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("x")
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     with pytest.raises(OutputError, match="write-protected"):
-        Outputs().add(tmp_path / "a.json", says("x"), TEXT)
+        Outputs().add(tmp_path / "a.json", writes("x"), TEXT)
 
 
 def test_inputs_are_never_overwritten_by_any_of_their_names(tmp_path):
@@ -335,14 +335,14 @@ def test_inputs_are_never_overwritten_by_any_of_their_names(tmp_path):
     os.link(source, tmp_path / "hard.json")
     for name in ("fixed.json", "link.json", "hard.json", "../" + tmp_path.name + "/fixed.json"):
         with pytest.raises(OutputError, match="would overwrite the input"):
-            Outputs(inputs=[source]).add(tmp_path / name, says("x"), TEXT)
+            Outputs(inputs=[source]).add(tmp_path / name, writes("x"), TEXT)
 
 
 def test_two_outputs_need_two_names(tmp_path):
     outputs = Outputs()
-    outputs.add(tmp_path / "a.json", says("x"), TEXT, "report")
+    outputs.add(tmp_path / "a.json", writes("x"), TEXT, "report")
     with pytest.raises(OutputError, match="both the report and the table"):
-        outputs.add(f"{tmp_path}/./a.json", says("x"), TEXT, "table")
+        outputs.add(f"{tmp_path}/./a.json", writes("x"), TEXT, "table")
 
 
 def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path):
@@ -350,7 +350,7 @@ def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path):
     (tmp_path / "real" / "a.json").write_text("old")
     (tmp_path / "a.json").symlink_to(tmp_path / "real" / "a.json")
     outputs = Outputs()
-    outputs.add(tmp_path / "a.json", says("new"), TEXT)
+    outputs.add(tmp_path / "a.json", writes("new"), TEXT)
     outputs.write()
     assert (tmp_path / "a.json").is_symlink()
     assert (tmp_path / "real" / "a.json").read_text() == "new"

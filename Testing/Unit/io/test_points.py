@@ -1,4 +1,4 @@
-"""Landmark files: coordinate systems, what is kept, and the way in which points move."""
+"""Landmark files: coordinate systems, what is kept, and how transforms map points."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refusal(path):
     return str(caught.value)
 
 
-def test_points_move_as_the_transform_says():
+def test_points_are_mapped_by_the_transform():
     transform = sitk.Euler3DTransform((1.0, 2.0, 3.0), 0.1, -0.2, 0.3, (4.0, 5.0, 6.0))
     center, matrix = np.array([1.0, 2.0, 3.0]), np.reshape(transform.GetMatrix(), (3, 3))
     expected = (LPS - center) @ matrix.T + center + [4, 5, 6]
@@ -60,7 +60,7 @@ def test_csv_in_lps_is_read_as_it_is(tmp_path):
     assert points.names == ["A", "B"]
 
 
-def test_csv_in_ras_is_turned_to_lps(tmp_path):
+def test_csv_in_ras_is_converted_to_lps(tmp_path):
     points = read_points(written(tmp_path / "p.csv", "\ufeffS;R;A\n30.25;-10;20.5\n-3;1;-2\n"))
     assert np.array_equal(points.positions, LPS)
     assert points.names == ["", ""]
@@ -91,9 +91,9 @@ def test_markups_keep_everything_but_the_positions(tmp_path, system, sign):
     points = read_points(written(tmp_path / "p.mrk.json", before))
     assert np.array_equal(points.positions, LPS)
     write_points(points.moved_to(LPS + SHIFT), tmp_path / "q.mrk.json")
-    for place, position in ((0, LPS[0]), (2, LPS[1])):
+    for index, position in ((0, LPS[0]), (2, LPS[1])):
         moved = (position + SHIFT) * [sign, sign, 1]
-        content["markups"][0]["controlPoints"][place]["position"] = moved.tolist()
+        content["markups"][0]["controlPoints"][index]["position"] = moved.tolist()
     assert json.loads((tmp_path / "q.mrk.json").read_text(encoding="utf-8")) == content
     assert points.source == json.loads(before)
 
@@ -104,7 +104,7 @@ def test_markups_without_a_coordinate_system_are_lps(tmp_path):
     assert np.array_equal(read_points(written(tmp_path / "p.json", json.dumps(content))).positions, LPS)
 
 
-def test_points_from_csv_become_markups_and_back(tmp_path):
+def test_points_make_a_round_trip_from_csv_through_markups(tmp_path):
     points = read_points(written(tmp_path / "p.csv", "r,a,s,name\n-10,20.5,30.25,été\n1,-2,-3,\n"))
     write_points(points, tmp_path / "p.mrk.json")
     again = read_points(tmp_path / "p.mrk.json")
@@ -128,7 +128,7 @@ def test_old_fiducial_files_are_ras_unless_they_say_otherwise(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("1,2,3\n4,5,6\n", "Line 1"),
         ("x,y,z,r,a,s\n1,2,3,4,5,6\n", "both"),
@@ -139,12 +139,12 @@ def test_old_fiducial_files_are_ras_unless_they_say_otherwise(tmp_path):
         ("", "empty"),
     ],
 )
-def test_malformed_csv_is_refused_with_its_line(tmp_path, text, said):
-    assert said in refusal(written(tmp_path / "p.csv", text))
+def test_malformed_csv_is_refused_with_its_line(tmp_path, text, expected):
+    assert expected in refusal(written(tmp_path / "p.csv", text))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ('{"markups": [\n oops', "Line 2"),
         ("[]", "no markups file"),
@@ -155,8 +155,8 @@ def test_malformed_csv_is_refused_with_its_line(tmp_path, text, said):
         ('{"markups": [{"controlPoints": []}]}', "no points"),
     ],
 )
-def test_malformed_markups_are_refused(tmp_path, text, said):
-    assert said in refusal(written(tmp_path / "p.mrk.json", text))
+def test_malformed_markups_are_refused(tmp_path, text, expected):
+    assert expected in refusal(written(tmp_path / "p.mrk.json", text))
 
 
 def test_missing_and_unknown_files_are_refused(tmp_path):
@@ -174,6 +174,6 @@ def test_points_are_written_only_in_known_formats(tmp_path):
         write_points(points, tmp_path / "missing" / "p.csv")
 
 
-def test_points_cannot_be_moved_to_another_number_of_places():
+def test_points_cannot_be_moved_to_another_number_of_positions():
     with pytest.raises(InputError, match="2 points"):
         PointList(LPS, ["a", "b"]).moved_to(LPS[:1])

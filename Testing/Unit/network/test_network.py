@@ -16,8 +16,7 @@ from wavemorph.network.convnext import ChannelNorm, ConvNextBlock, Pointwise
 from wavemorph.network.dysample import DySample
 from wavemorph.network.force import correlation_force
 from wavemorph.network.mswf import WaveletFusion
-from wavemorph.registration.deformable.inference import predict
-from wavemorph.spatial.displacement import border_taper, compose, exponentiate, resize, warp
+from wavemorph.spatial.displacement import compose, exponentiate, warp
 from wavemorph.spatial.filters import smooth
 
 SMALL = {"channels": (4, 8, 8), "bottleneck_blocks": 1, "bottleneck_kernel": 3}
@@ -31,8 +30,8 @@ def pair(size=(8, 12, 16)) -> tuple[torch.Tensor, torch.Tensor]:
     return noise(1, 1, *size, seed=1), noise(1, 1, *size, seed=2)
 
 
-def awake(network: WaveMorphNetwork) -> WaveMorphNetwork:
-    """With weights everywhere, as after training: fresh ones leave the flow at almost zero."""
+def perturbed(network: WaveMorphNetwork) -> WaveMorphNetwork:
+    """With random weights in every layer, as after training: fresh ones leave the flow at almost zero."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -109,22 +108,22 @@ def test_a_fresh_response_norm_changes_nothing_and_a_trained_one_prefers_strong_
 
 def test_kernels_follow_the_number_of_high_pass_directions():
     fusion = WaveletFusion(NetworkConfig(), 4, 8)
-    sides = dict(zip(wavelet.BANDS, (conv.kernel_size[0] for conv in fusion.reach)))
+    sides = dict(zip(wavelet.BANDS, (conv.kernel_size[0] for conv in fusion.depthwise)))
     assert sides == {"LLL": 7, "LLH": 5, "LHL": 5, "HLL": 5, "LHH": 3, "HLH": 3, "HHL": 3, "HHH": 1}
 
 
 @pytest.mark.parametrize("kernels", [(7, 5, 3, 1), (5, 3, 3, 1), (3, 3, 3, 3)])
-def test_bands_that_are_convolved_together_are_those_convolved_one_by_one(kernels):
+def test_bands_that_are_convolved_together_equal_those_convolved_one_by_one(kernels):
     fusion = WaveletFusion(NetworkConfig(kernels=kernels), 2, 8)
     bands = torch.randn(1, 16, 6, 8, 10, generator=torch.Generator().manual_seed(0))
-    plain = torch.cat([conv(band) for conv, band in zip(fusion.reach, bands.chunk(8, 1))], 1)
-    together = torch.cat([fusion._reached(bands, run) for run in fusion._runs], 1)
+    plain = torch.cat([conv(band) for conv, band in zip(fusion.depthwise, bands.chunk(8, 1))], 1)
+    together = torch.cat([fusion._filter(bands, run) for run in fusion._runs], 1)
     assert torch.allclose(together, plain, atol=1e-6)
 
 
 @pytest.mark.parametrize(("downsampling", "upsampling"), list(itertools.product(DOWNSAMPLINGS, UPSAMPLINGS)))
 def test_each_ablation_runs_forward_and_sends_a_gradient_to_every_parameter(downsampling, upsampling):
-    network = awake(WaveMorphNetwork(NetworkConfig(downsampling=downsampling, upsampling=upsampling, **SMALL)))
+    network = perturbed(WaveMorphNetwork(NetworkConfig(downsampling=downsampling, upsampling=upsampling, **SMALL)))
     flow = network(*pair())
     assert flow.shape == (1, 3, 8, 12, 16)
     flow.pow(2).sum().backward()
@@ -143,32 +142,32 @@ def test_a_fresh_network_begins_near_the_identity():
 
 
 def test_swapped_inputs_give_the_exact_negative_and_so_the_inverse_map():
-    network = awake(WaveMorphNetwork(NetworkConfig(**SMALL)))
+    network = perturbed(WaveMorphNetwork(NetworkConfig(**SMALL)))
     fixed, moving = pair((32, 32, 32))
     with torch.inference_mode():
-        there, back = network.predict_symmetric(fixed, moving), network.predict_symmetric(moving, fixed)
-        assert torch.equal(there, -back)
-        assert there.abs().max() > 0.05
-        there, back = (smooth(v, 3.0) for v in (there, back))  # as smooth as training makes it
-        scale = 1.5 / there.abs().max()
-        round_trip = compose(exponentiate(back * scale), exponentiate(there * scale))
+        forward, backward = network.predict_symmetric(fixed, moving), network.predict_symmetric(moving, fixed)
+        assert torch.equal(forward, -backward)
+        assert forward.abs().max() > 0.05
+        forward, backward = (smooth(v, 3.0) for v in (forward, backward))  # as smooth as training makes it
+        scale = 1.5 / forward.abs().max()
+        round_trip = compose(exponentiate(backward * scale), exponentiate(forward * scale))
     assert round_trip[..., 6:-6, 6:-6, 6:-6].abs().max() < 0.1
 
 
 @pytest.mark.parametrize(
-    ("shapes", "words"),
+    ("shapes", "expected"),
     [
         (((1, 1, 8, 8, 10), (1, 1, 8, 8, 10)), "multiples of 4"),
         (((1, 1, 8, 8, 8), (1, 1, 8, 8, 12)), "one shape"),
         (((1, 2, 8, 8, 8), (1, 2, 8, 8, 8)), "one shape"),
     ],
 )
-def test_inputs_of_the_wrong_shape_are_refused_in_words(shapes, words):
-    with pytest.raises(InputError, match=words):
+def test_inputs_of_the_wrong_shape_are_refused(shapes, expected):
+    with pytest.raises(InputError, match=expected):
         WaveMorphNetwork(NetworkConfig(**SMALL))(*(torch.zeros(shape) for shape in shapes))
 
 
-def test_the_configuration_survives_its_dictionary():
+def test_the_configuration_is_the_same_after_a_round_trip_through_its_dictionary():
     config = NetworkConfig(downsampling="wavelet", kernels=(5, 5, 3, 3), flow_level=0)
     assert NetworkConfig.from_dict(config.to_dict()) == config
 
@@ -217,7 +216,7 @@ def test_complexity_counts_the_bands_that_are_convolved_together():
         module.register_forward_hook(count)
     network(torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8))
     for fusion, side in zip(network.down, (4, 2)):
-        for conv in fusion.reach:  # one by one, which the network does not do
+        for conv in fusion.depthwise:  # one by one, unlike in the network
             conv(torch.zeros(1, conv.in_channels, side, side, side))
     assert complexity.complexity(config, (8, 8, 8))["multiply_adds"] == total
 
@@ -231,15 +230,15 @@ def test_the_complexity_table_lists_all_twelve(capsys):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("last", [True, False])
-def test_a_pointwise_layer_is_the_convolution_of_side_one_in_either_order_of_memory(bias, last):
+def test_a_pointwise_layer_equals_a_convolution_of_side_one_in_either_memory_format(bias, last):
     layer = Pointwise(6, 5, bias=bias)
     x = noise(2, 6, 4, 5, 7, seed=4)
     x = (x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x).requires_grad_()
     results = [layer(x), F.conv3d(x, layer.weight, layer.bias)]
     assert results[0].shape == results[1].shape
     assert torch.allclose(*results, atol=1e-6)
-    towards = noise(*results[0].shape, seed=5)
-    slopes = [torch.autograd.grad((result * towards).sum(), [x, *layer.parameters()]) for result in results]
+    direction = noise(*results[0].shape, seed=5)
+    slopes = [torch.autograd.grad((result * direction).sum(), [x, *layer.parameters()]) for result in results]
     for plain, own in zip(*slopes):
         assert torch.allclose(plain, own, atol=1e-4)
 
@@ -275,57 +274,22 @@ def test_the_force_is_the_slope_of_local_correlation_with_a_shift():
     assert 0.7 < float(force[inside].norm() / expected[inside].norm()) < 1.1
 
 
-def test_without_a_stem_the_first_halving_sees_the_inputs_themselves():
+def test_without_a_stem_the_first_halving_takes_the_inputs_themselves():
     network = small(stem=False, inputs="pair+force")
-    assert network.down[0].carry.in_channels == 8 * 5
+    assert network.down[0].shortcut.in_channels == 8 * 5
     assert network(*[v[..., :24, :20, :28] for v in volumes()]).shape == (1, 3, 24, 20, 28)
     with pytest.raises(SettingsError, match="Without a stem"):
         NetworkConfig(stem=False, flow_level=0)
 
 
-def test_one_pass_on_the_whole_lattice_is_the_exponential_of_the_flow():
-    network, (fixed, moving) = small(), volumes()
-    with torch.inference_mode():
-        displacement, velocity = predict(network, fixed, moving, 1.0)
-        flow = network.decode_symmetric(fixed, moving)
-        assert torch.allclose(velocity, resize(flow, (24, 20, 28)), atol=1e-6)
-        assert torch.allclose(displacement, resize(exponentiate(flow), (24, 20, 28)), atol=1e-5)
-
-
-def test_each_pass_goes_on_from_what_the_last_one_left():
-    whole, half = (40, 36, 32), (20, 18, 16)
-    network = small(passes_mm=(2.0, 1.0), pass_sigma=0.0, symmetric=False)
-    (fixed, moving), done = volumes(whole), []
-    with torch.inference_mode():
-        found, velocity = predict(network, fixed, moving, 1.0, progress=done.append)
-        padded = [F.pad(F.avg_pool3d(v, 2), (0, 0, 0, 2)) for v in (fixed, moving)]
-        first = resize(exponentiate(network.decode(*padded)), (20, 20, 16))[..., :18, :]
-        assert first.shape[2:] == half
-        first = resize(first, whole)
-        step = resize(exponentiate(network.decode(fixed, warp(moving, first))), whole)
-        expected = compose(first, step) * border_taper(whole, torch.device("cpu"))
-    assert velocity is None
-    assert done == [0.5, 1.0]
-    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-3)  # volumes are seen warped to within 1/200 voxel
-
-
-def test_a_start_is_gone_on_from_and_sides_need_no_multiple_of_the_divisor():
-    network = small(passes_mm=(1.0,), pass_sigma=0.0, flow_deviation=0.0, symmetric=False)
-    fixed, moving = volumes((21, 19, 27))
-    start = torch.full((1, 3, 21, 19, 27), 0.5)
-    with torch.inference_mode():
-        found, _ = predict(network, fixed, moving, 1.0, start)
-    assert torch.allclose(found, start * border_taper((21, 19, 27), torch.device("cpu")), atol=1e-5)
-
-
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "expected"),
     [
         ({"inputs": "triple"}, "Unknown inputs"),
         ({"passes_mm": (2.0,), "output": "displacement"}, "needs the output velocity"),
         ({"passes_mm": (0.0,)}, "between 0.1 and 50 mm"),
     ],
 )
-def test_impossible_passes_are_refused(values, said):
-    with pytest.raises(SettingsError, match=said):
+def test_impossible_passes_are_refused(values, expected):
+    with pytest.raises(SettingsError, match=expected):
         NetworkConfig(**values)

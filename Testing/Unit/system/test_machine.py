@@ -1,4 +1,4 @@
-"""What memory there is, as the system, a container or a limit says it, and how it looks when it runs out."""
+"""Free memory by the system, a container or a limit of the process, and errors that mean that memory ran out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def named(tmp_path, *lines):
     return own
 
 
-def test_a_group_without_a_limit_says_nothing(tmp_path):
+def test_a_group_without_a_limit_sets_no_bound(tmp_path):
     root = tmp_path / "cgroup"
     group(root / "user", "max", 500)
     assert machine._free_in_groups(named(tmp_path, "0::/user"), root) is None
@@ -49,7 +49,7 @@ def test_the_tightest_of_the_groups_above_counts(tmp_path):
     assert machine._free_in_groups(named(tmp_path, "0::/user/job"), root) == 2000
 
 
-def test_a_container_finds_its_limit_at_the_root_wherever_it_is_named_to_lie(tmp_path):
+def test_a_container_finds_its_limit_at_the_root_whatever_its_path(tmp_path):
     root = tmp_path / "cgroup"
     group(root, 8000, 3000)
     for path in ("/", "/kubepods/pod7/abc", "/../../abc"):
@@ -70,7 +70,7 @@ def test_where_nothing_can_be_read_no_limit_is_known(tmp_path):
 
 
 @ON_LINUX
-def test_what_is_free_is_no_more_than_a_group_leaves(monkeypatch):
+def test_free_memory_is_at_most_what_a_group_leaves(monkeypatch):
     monkeypatch.setattr(machine, "_free_in_groups", lambda: 12345)
     assert machine.free_memory(CPU) == 12345
     monkeypatch.setattr(machine, "_free_in_groups", lambda: -5)  # over its limit
@@ -78,7 +78,7 @@ def test_what_is_free_is_no_more_than_a_group_leaves(monkeypatch):
 
 
 @ON_LINUX
-def test_what_is_free_is_no_more_than_a_limit_on_the_process_leaves():
+def test_free_memory_is_at_most_what_a_limit_of_the_process_leaves():
     import resource  # absent on Windows
 
     limit, before = 2**36, resource.getrlimit(resource.RLIMIT_AS)
@@ -93,16 +93,16 @@ def test_what_is_free_is_no_more_than_a_limit_on_the_process_leaves():
 
 def test_failed_allocations_are_recognized_and_other_errors_are_not():
     with pytest.raises((MemoryError, RuntimeError)) as raised:
-        torch.empty(2**50)  # in the words of this system's torch
+        torch.empty(2**50)  # with the message of this system's torch
     assert machine.is_out_of_memory(raised.value)
     assert machine.is_out_of_memory(MemoryError())
-    for said in (
+    for message in (
         "CUDA out of memory. Tried to allocate 2.00 GiB.",
         "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
         "itkImportImageContainer.hxx:179:\nFailed to allocate memory for image.",
         "std::bad_alloc",
     ):
-        assert machine.is_out_of_memory(RuntimeError(said))
+        assert machine.is_out_of_memory(RuntimeError(message))
     assert not machine.is_out_of_memory(RuntimeError("The size of tensor a (3) must match that of b (4)"))
 
 

@@ -1,4 +1,4 @@
-"""What our own programs set for their process before torch is there."""
+"""What our programs set for their process before torch is imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_waiting_threads_sleep_unless_the_user_chose_otherwise(monkeypatch, befo
     assert os.environ.get("GOMP_SPINCOUNT") == (None if before else "1000")
 
 
-def test_a_spin_count_of_the_users_stays(monkeypatch):
+def test_a_spin_count_that_the_user_has_set_stays(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     set_passive_wait()

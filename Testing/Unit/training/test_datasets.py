@@ -1,4 +1,4 @@
-"""Data sets in the paper's layouts, and pickles from strangers."""
+"""Data sets in the paper's layouts, and pickles that cannot be trusted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wavemorph.errors import InputError
 from wavemorph.training.datasets import IXI_LABELS, DataPairs, IxiData, OasisData, read_pickled
 
 
-def test_pairs_of_ixi_bring_the_atlas_to_each_patient_once_an_epoch(ixi):
+def test_pairs_of_ixi_align_the_atlas_to_each_patient_once_an_epoch(ixi):
     pairs = DataPairs(IxiData(ixi), seed=3)
     atlas = read_pickled(ixi / "atlas.pkl").volume
     first = [pairs[n] for n in range(4)]
@@ -36,13 +36,15 @@ def test_the_validation_subjects_of_oasis_never_train(oasis, tmp_path):
         without_table.pairs()
 
 
-class Evil:
+class Malicious:
     def __reduce__(self):
         return print, ("this must never run",)
 
 
-@pytest.mark.parametrize("content", [Evil(), (np.zeros((2, 2, 2)), Evil()), np.array([Evil()], dtype=object), "text"])
-def test_a_pickle_that_is_no_pair_of_arrays_is_refused_before_anything_of_it_runs(tmp_path, capsys, content):
+@pytest.mark.parametrize(
+    "content", [Malicious(), (np.zeros((2, 2, 2)), Malicious()), np.array([Malicious()], dtype=object), "text"]
+)
+def test_a_pickle_that_is_not_a_pair_of_arrays_is_refused_before_anything_of_it_runs(tmp_path, capsys, content):
     path = tmp_path / "subject.pkl"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(InputError):

@@ -47,9 +47,11 @@ class Volume:
                 f"and a 3x3 direction, not an array {array.shape} with spacing {tuple(spacing.tolist())}, an origin "
                 f"{np.shape(self.origin)} and a direction {direction.shape}."
             )
-        if array.dtype.kind not in "fiub" or array.dtype == np.float16:
+        kind = array.dtype.kind
+        if kind not in "fiub" or (kind == "f" and array.dtype.itemsize not in (4, 8)):
             raise InputError(f"The {name} has the pixel type {array.dtype}; give integers, float32 or float64.")
-        image = sitk.GetImageFromArray(array.astype(np.uint8) if array.dtype.kind == "b" else array)
+        native = np.dtype(np.uint8) if kind == "b" else array.dtype.newbyteorder("=")  # SimpleITK takes no other order
+        image = sitk.GetImageFromArray(array.astype(native, copy=False))
         image.SetSpacing(spacing.tolist())
         image.SetOrigin([float(value) for value in self.origin])
         image.SetDirection(direction.ravel().tolist())

@@ -211,12 +211,12 @@ def _read_card(path: Path) -> ModelCard:
         card = ModelCard(**{_LEGACY_CARD_KEYS.get(key, key): value for key, value in values.items()})
     except FileNotFoundError as error:
         raise WeightsError(f'The weights "{path.name}" come without their card "{beside.name}"; copy both.') from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f'The card "{beside.name}" cannot be read ({error}); copy or download it again.') from error
     if not isinstance(card.config, dict) or not isinstance(card.name, str) or not isinstance(card.sha256, str):
         raise WeightsError(f'The card "{beside.name}" lacks a name, a configuration or a checksum.')
     output = card.config.get("output", "velocity")
-    return dataclasses.replace(card, config={**card.config, "output": _LEGACY_OUTPUTS.get(output, output)})
+    return dataclasses.replace(card, config={**card.config, "output": _LEGACY_OUTPUTS.get(str(output), output)})
 
 
 def _with_current_names(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def quality(
     """Similarity, folding, Jacobian determinant, displacement and inverse consistency, as entries of the report.
 
     Measured at the nodes of the working grid in the fixed foreground. displacement: (1, 3, D, H, W) in voxels.
-    jacobian: (D, H, W), the determinant of the determinants map, affine included.
+    jacobian: (D, H, W), the Jacobian determinant of the whole map, affine included.
     """
     mask = working.inside[0, 0] > 0
     nodes = max(int(mask.sum()), 1)

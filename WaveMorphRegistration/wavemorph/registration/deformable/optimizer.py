@@ -183,7 +183,7 @@ class _MultiresolutionOptimizer:
         same_subject: bool,
         attempt: int,
     ) -> tuple[torch.Tensor, float, float]:
-        """(displacement, similarity at the first iteration, similarity at the last iteration)."""
+        """(displacement, similarity at the first iteration, similarity at the last one; 0 where there is none)."""
         schedule, here = self._schedule, problem.downsampled(level.factor)
         smoothing = schedule.same_subject_sigmas if same_subject else (schedule.fluid_sigma, schedule.elastic_sigma)
         similarity = self._make_similarity(here.fixed, here.moving, here.weight, level, same_subject)
@@ -199,7 +199,8 @@ class _MultiresolutionOptimizer:
             min_rms_force=0.5 * reference,
             elastic_sigma=smoothing[1],
         )
-        similarities, totals = [], []
+        similarities: list[float] = []
+        totals: list[float] = []
         for iteration in range(level.iterations):
             value, force = similarity.value_and_gradient(displacement)
             similarities.append(value)
@@ -211,7 +212,8 @@ class _MultiresolutionOptimizer:
             self._progress((self._done + fraction * _work_of(level)) / self._total)
             if _has_converged(totals, schedule.tolerance):
                 break
-        return displacement, similarities[0], similarities[-1]
+        before, after = (similarities[0], similarities[-1]) if similarities else (0.0, 0.0)
+        return displacement, before, after
 
     def _reference_gradient_rms(
         self, problem: OptimizationProblem, level: PyramidLevel, same_subject: bool, sigma: float

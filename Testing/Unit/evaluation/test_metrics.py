@@ -1,4 +1,4 @@
-"""Measures against scipy, brute force and maps whose answer is known."""
+"""Metrics against scipy, brute force and maps whose metrics are known."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_hausdorff_distance_of_an_absent_structure_is_not_a_number():
     assert math.isnan(hausdorff95_mm(blobs(1), blobs(2), 9, SPACING))
 
 
-def test_target_registration_error_carries_fixed_points_to_moving_points():
+def test_target_registration_error_maps_fixed_points_to_moving_points():
     transform = sitk.AffineTransform(3)
     transform.SetMatrix((1.1, 0.1, 0, 0, 0.9, 0, 0.2, 0, 1))
     transform.SetTranslation((5, -3, 2))
@@ -141,13 +141,13 @@ def test_target_registration_error_carries_fixed_points_to_moving_points():
         target_registration_error_mm(transform, fixed, moving[1:])
 
 
-def test_labels_are_pulled_from_the_moving_image():
+def test_labels_are_sampled_in_the_moving_image():
     array = np.zeros((12, 12, 12), np.int16)
     array[5, 6, 7] = 42
     moving = image_of(array, spacing=(1, 1, 1), direction=np.eye(3))
     warped = warp_labels(moving, moving, sitk.TranslationTransform(3, (2.2, 0.0, 0.0)))
     found = np.argwhere(sitk.GetArrayFromImage(warped) == 42)
-    assert found.tolist() == [[5, 6, 5]]  # fixed point 5 looks at moving point 7
+    assert found.tolist() == [[5, 6, 5]]  # fixed point 5 is mapped to moving point 7
     assert warped.GetPixelID() == moving.GetPixelID()
 
 
@@ -182,7 +182,7 @@ def test_folding_agrees_with_brute_force_also_across_slabs(shape):
     assert report["sd_log"] == pytest.approx(np.log(np.clip(central[mask], 1e-3, 1e3)).std(), rel=1e-4)
 
 
-def test_folding_refuses_what_is_no_field():
+def test_folding_refuses_what_is_not_a_displacement_field():
     field = field_of(lambda x: x, (4, 4, 4))
     with pytest.raises(InputError, match="1 component"):
         folding(image_of(np.zeros((4, 4, 4), np.float32)))
@@ -244,7 +244,7 @@ def test_distances_can_be_left_out():
     assert report["mean"] == {"dice_before": 1, "dice_after": 1, "hd95_before_mm": None, "hd95_after_mm": None}
 
 
-def test_the_table_is_aligned_and_named():
+def test_the_columns_of_the_table_are_aligned_and_labels_have_names():
     values = {"dice_before": 0.5, "dice_after": 0.875, "hd95_before_mm": 12.34, "hd95_after_mm": None}
     report = {"labels": {4: values, 17: values}, "mean": values}
     lines = format_table(report, {17: "Left-Hippocampus"}).splitlines()

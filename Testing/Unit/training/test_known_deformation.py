@@ -1,4 +1,4 @@
-"""Pairs with a known answer: the answer has to be right, or every measurement made with them is wrong."""
+"""Pairs with a known deformation: it has to be exact, or every measurement made with them is wrong."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def head():
 
 def test_the_moving_volume_shows_the_fixed_one_through_the_truth(head):
     pair = make_pair(head, ONLY_MOVED)
-    back = sitk.GetArrayFromImage(sitk.Resample(sitk.Cast(pair.moving, sitk.sitkFloat32), head, pair.truth))
+    warped = sitk.GetArrayFromImage(sitk.Resample(sitk.Cast(pair.moving, sitk.sitkFloat32), head, pair.truth))
     values = sitk.GetArrayFromImage(head)
     inside = sitk.GetArrayFromImage(sitk.BinaryErode(pair.foreground, [2, 2, 2])) > 0
-    assert np.corrcoef(values[inside], back[inside])[0, 1] > 0.99
-    lazy = sitk.GetArrayFromImage(sitk.Resample(sitk.Cast(pair.moving, sitk.sitkFloat32), head))
-    assert np.corrcoef(values[inside], lazy[inside])[0, 1] < 0.8
+    assert np.corrcoef(values[inside], warped[inside])[0, 1] > 0.99
+    unaligned = sitk.GetArrayFromImage(sitk.Resample(sitk.Cast(pair.moving, sitk.sitkFloat32), head))
+    assert np.corrcoef(values[inside], unaligned[inside])[0, 1] < 0.8
 
 
-def test_the_two_directions_of_the_truth_undo_each_other(head):
+def test_the_inverse_truth_is_the_inverse_of_the_truth(head):
     pair = make_pair(head, ONLY_MOVED, seed=3)
     for point in np.random.default_rng(0).uniform(-20, 20, (100, 3)).tolist():
-        there = pair.truth.TransformPoint(point)
-        assert np.linalg.norm(np.subtract(pair.inverse_truth.TransformPoint(there), point)) < 0.15
-        assert np.linalg.norm(np.subtract(there, point)) > 0.1
+        moved = pair.truth.TransformPoint(point)
+        assert np.linalg.norm(np.subtract(pair.inverse_truth.TransformPoint(moved), point)) < 0.15
+        assert np.linalg.norm(np.subtract(moved, point)) > 0.1
 
 
-def test_the_error_is_zero_for_the_truth_and_the_length_of_the_map_for_none(head):
+def test_the_error_is_zero_for_the_truth_and_the_length_of_the_map_for_the_identity(head):
     pair = make_pair(head, ONLY_MOVED)
     assert pair.error_mm(pair.truth).max() == 0
     assert pair.error_mm(sitk.Transform()).mean() > 3
@@ -61,8 +61,8 @@ def test_a_lesion_is_a_blob_of_another_intensity_in_the_moving_volume_only(head)
     changed = np.abs(after - before) > 100
     ball = 4 / 3 * np.pi * 7.0**3
     assert 0.5 * ball < changed.sum() * 2.0**3 < 2 * ball
-    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(changed.astype(np.uint8))))
-    assert np.bincount(parts[changed]).max() > 0.9 * changed.sum()
+    components = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(changed.astype(np.uint8))))
+    assert np.bincount(components[changed]).max() > 0.9 * changed.sum()
     assert before[changed].mean() - after[changed].mean() > 200
 
 

@@ -1,4 +1,4 @@
-"""The working grid against SimpleITK's own idea of space, for oblique, anisotropic and flipped volumes."""
+"""The working grid against the geometry of SimpleITK, for oblique, anisotropic and flipped volumes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from phantoms import head, physical_points, random_geometry
+from phantoms import head, physical_points, random_geometry, regular
 from wavemorph.io.result import displacement_transform
-from wavemorph.spatial import grid as geometry
-from wavemorph.spatial.grid import array_from_tensor, image_from_tensor, make_working_grid, tensor_from_array
+from wavemorph.spatial import grid as grid_module
+from wavemorph.spatial.grid import (
+    WorkingGrid,
+    array_from_tensor,
+    image_from_tensor,
+    make_grid_along_axes,
+    make_working_grid,
+    tensor_from_array,
+)
 
 GEOMETRIES = range(20)
 
@@ -35,7 +42,7 @@ def test_the_grid_is_canonical_isotropic_and_covers_the_volume(seed):
     nodes, margin = np.array(grid.size), 6.0 / max(grid.spacing)
     assert (indices.min(0) > margin - 0.5).all()
     assert (indices.max(0) < nodes - 0.5 - margin).all()
-    assert (np.abs(indices.min(0) + indices.max(0) - (nodes - 1)) <= 2).all()  # in the middle, as near as voxels allow
+    assert (np.abs(indices.min(0) + indices.max(0) - (nodes - 1)) <= 2).all()  # centered to within voxels
 
 
 @pytest.mark.parametrize("seed", GEOMETRIES)
@@ -52,7 +59,7 @@ def test_displacements_in_voxels_become_the_same_map_in_millimeters(seed):
 
 
 @pytest.mark.parametrize("seed", GEOMETRIES)
-def test_a_transform_comes_onto_the_grid_and_back_unchanged(seed):
+def test_a_transform_sampled_on_the_grid_is_the_same_map_in_millimeters(seed):
     grid = grid_for(random_geometry(seed))
     affine = sitk.AffineTransform(3)
     affine.SetMatrix((1.05, 0.1, 0.0, -0.02, 0.95, 0.03, 0.0, 0.08, 1.0))
@@ -64,7 +71,7 @@ def test_a_transform_comes_onto_the_grid_and_back_unchanged(seed):
         assert np.allclose(transform.TransformPoint(point.tolist()), affine.TransformPoint(point.tolist()), atol=1e-3)
 
 
-def test_outside_the_grid_nothing_moves():
+def test_outside_the_grid_the_displacement_is_zero():
     grid = grid_for(random_geometry(3))
     transform = displacement_transform(grid.to_mm(torch.ones(1, 3, *grid.shape)))
     axes = grid.direction * np.array(grid.spacing)
@@ -74,17 +81,17 @@ def test_outside_the_grid_nothing_moves():
     assert np.allclose(transform.TransformPoint(on_the_ring.tolist()), on_the_ring)
 
 
-def test_a_volume_seen_on_the_grid_is_what_simpleitk_resamples():
+def test_a_volume_on_the_grid_has_the_values_that_simpleitk_interpolates():
     fixed = head(random_geometry(5))
     grid = grid_for(fixed)
-    seen = image_from_tensor(tensor_from_array(sitk.GetArrayFromImage(grid.resample(fixed))), grid)
+    resampled = image_from_tensor(tensor_from_array(sitk.GetArrayFromImage(grid.resample(fixed))), grid)
     index = [n // 2 for n in grid.size]
     assert np.allclose(
-        seen.TransformIndexToPhysicalPoint(index),
+        resampled.TransformIndexToPhysicalPoint(index),
         np.array(grid.origin) + grid.direction * np.array(grid.spacing) @ index,
     )
-    assert seen[index] == pytest.approx(
-        fixed.EvaluateAtPhysicalPoint(seen.TransformIndexToPhysicalPoint(index), sitk.sitkLinear), rel=1e-3
+    assert resampled[index] == pytest.approx(
+        fixed.EvaluateAtPhysicalPoint(resampled.TransformIndexToPhysicalPoint(index), sitk.sitkLinear), rel=1e-3
     )
 
 
@@ -97,36 +104,36 @@ def test_fixed_voxels_of_about_the_working_spacing_are_kept_as_nodes():
 
 
 @pytest.mark.parametrize("seed", GEOMETRIES)
-def test_a_grid_that_meets_a_lattice_hardly_moves_and_shares_its_nodes(seed):
+def test_a_snapped_grid_moves_by_at_most_its_spacing_and_shares_nodes_with_the_lattice(seed):
     fixed = random_geometry(seed)
     last = np.array(fixed.GetSize()) - 1
     grid, lattice = grid_for(fixed), make_working_grid(fixed, (np.ones(3, int), last), 3.0, 1.0, 16).halved()
-    met = grid.snapped_to(lattice)
-    moved = (np.array(met.origin) - np.array(grid.origin)) @ grid.direction / grid.spacing
-    assert np.abs(moved).max() <= 1.001
+    snapped = grid.snapped_to(lattice)
+    shift = (np.array(snapped.origin) - np.array(grid.origin)) @ grid.direction / grid.spacing
+    assert np.abs(shift).max() <= 1.001
     node = image_from_tensor(torch.zeros(lattice.shape), lattice).TransformPhysicalPointToContinuousIndex(
-        met.point((4.5, 2.5, 0.5))  # the middle of eight voxels: a node of its half
+        snapped.point((4.5, 2.5, 0.5))  # the center of eight voxels: a node of the halved grid
     )
     assert np.allclose(node, np.round(node), atol=1e-3)
-    assert met.shape == grid.shape
+    assert snapped.shape == grid.shape
 
 
-def test_a_grid_stays_where_a_lattice_has_other_axes_or_another_spacing():
+def test_a_grid_is_not_snapped_to_a_lattice_with_other_axes_or_another_spacing():
     grid = grid_for(random_geometry(0))
-    turned = dataclasses.replace(grid, direction=np.diag([1.0, 1.0, -1.0]) @ grid.direction).halved()
+    flipped = dataclasses.replace(grid, direction=np.diag([1.0, 1.0, -1.0]) @ grid.direction).halved()
     coarser = grid.halved().halved()
-    assert grid.snapped_to(turned) is grid
+    assert grid.snapped_to(flipped) is grid
     assert grid.snapped_to(coarser) is grid
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_grid_along_other_axes_covers_the_mask_and_lies_about_its_middle(seed):
+def test_a_grid_along_other_axes_covers_the_mask_and_is_centered_on_it(seed):
     fixed = random_geometry(seed)
     mask = sitk.Cast(fixed * 0 + 1, sitk.sitkUInt8)
-    turn = sitk.Euler3DTransform()
-    turn.SetRotation(0.4, -0.3, 0.7)
-    direction = np.reshape(turn.GetMatrix(), (3, 3))
-    grid = geometry.make_grid_along_axes(direction, mask, 2.0, 4.0, 16)
+    rotation = sitk.Euler3DTransform()
+    rotation.SetRotation(0.4, -0.3, 0.7)
+    direction = np.reshape(rotation.GetMatrix(), (3, 3))
+    grid = make_grid_along_axes(direction, mask, 2.0, 4.0, 16)
     assert grid.spacing == (2.0,) * 3
     assert all(n % 16 == 0 for n in grid.size)
     np.testing.assert_array_equal(grid.direction, direction)
@@ -156,14 +163,34 @@ def test_the_slabs_of_a_grid_are_its_planes(seed):
         slab = grid.slab(first, planes)
         assert slab.size == (*grid.size[:2], planes)
         for index in ((0, 0, 0), (3, 2, 1), (grid.size[0] - 1, 0, planes - 1)):
-            place = nodes.TransformIndexToPhysicalPoint((index[0], index[1], index[2] + first))
-            assert np.allclose(slab.point(index), place, rtol=0, atol=1e-9)
+            point = nodes.TransformIndexToPhysicalPoint((index[0], index[1], index[2] + first))
+            assert np.allclose(slab.point(index), point, rtol=0, atol=1e-9)
 
 
-def test_a_field_in_millimeters_does_not_depend_on_the_slabs_it_was_made_in(monkeypatch):
+def test_a_displacement_in_millimeters_does_not_depend_on_the_slabs_in_which_it_is_computed(monkeypatch):
     grid = grid_for(random_geometry(3))
     displacement = torch.randn(1, 3, *grid.shape, generator=torch.Generator().manual_seed(0))
-    at_once = sitk.GetArrayFromImage(grid.to_mm(displacement))
+    whole = sitk.GetArrayFromImage(grid.to_mm(displacement))
     for slab in (1, 7, 1000):
-        monkeypatch.setattr(geometry, "_SLAB", slab)
-        assert np.allclose(sitk.GetArrayFromImage(grid.to_mm(displacement)), at_once, rtol=0, atol=1e-5)
+        monkeypatch.setattr(grid_module, "_CONVERSION_SLAB_PLANES", slab)
+        assert np.allclose(sitk.GetArrayFromImage(grid.to_mm(displacement)), whole, rtol=0, atol=1e-5)
+
+
+def test_a_resized_grid_covers_the_same_box_as_in_simpleitk():
+    image = head(regular((30, 34, 28), (1.1, 0.9, 1.3)), noise=5.0)
+    grid = make_working_grid(image, (np.zeros(3), np.array(image.GetSize()) - 1), 1.0, 2.0)
+    half = grid.resized(tuple(n // 2 for n in grid.shape))
+    shrunk = sitk.BinShrink(image_from_tensor(torch.zeros(grid.shape), grid), [2, 2, 2])
+    np.testing.assert_allclose(half.origin, shrunk.GetOrigin(), atol=1e-6)
+    np.testing.assert_allclose(half.spacing, shrunk.GetSpacing())
+    assert half.size == shrunk.GetSize()
+    expected = shrunk.TransformIndexToPhysicalPoint((3, 5, 7))
+    np.testing.assert_allclose((half.matrix @ [3, 5, 7, 1])[:3], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_grid_of_a_displacement_image_is_the_one_it_was_made_on(seed):
+    grid = grid_for(random_geometry(seed))
+    found = WorkingGrid.inside_ring_of(grid.to_mm(torch.zeros(1, 3, *grid.shape)))
+    assert found.size == grid.size
+    np.testing.assert_allclose(found.matrix, grid.matrix, atol=1e-9)

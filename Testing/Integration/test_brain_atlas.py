@@ -1,4 +1,4 @@
-"""The structures drawn on the template, and training on them from the command line."""
+"""The labels drawn on the template, and the training of the segmentation network from the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from miniatures import ANATOMY
+from miniatures import TINY_SEGMENTATION
 from scipy import ndimage
 from wavemorph.cli.main import main
 from wavemorph.models.weights import load
@@ -34,12 +34,12 @@ def test_the_labels_drawn_on_the_template_are_about_as_large_as_in_a_brain(atlas
     for name, (low, high) in usual.items():
         x, _, _, volume = facts[name]
         assert low < volume < high, name
-        assert abs(x) < 1, name  # both sides alike
+        assert abs(x) < 1, name  # symmetric
     assert facts["brainstem"][2] < facts["thalamus"][2] < facts["caudate"][2]
     assert facts["caudate"][1] < facts["thalamus"][1] < facts["cerebellar cortex"][1]  # LPS: smaller is further front
 
 
-def test_folds_drawn_anew_are_ribbons_over_white_matter_and_other_structures_stay(atlas):
+def test_random_cortical_folds_are_ribbons_over_white_matter_and_other_structures_stay(atlas):
     size = (96, 112, 96)
     crops = LabeledCrops(atlas, seed=3, size=size)
     codes = {name: STRUCTURES.index(name) for name in STRUCTURES}
@@ -48,37 +48,37 @@ def test_folds_drawn_anew_are_ribbons_over_white_matter_and_other_structures_sta
     depth, to_ventricles = (part[None, None] for part in (atlas.depths[0, n][middle] for n in (0, 1)))
     assert float(to_ventricles[0, 0][before == codes["ventricles"]].abs().max()) == 0
     assert float(depth[0, 0][before == codes["thalamus"]].mean()) < -1
-    shares = []
+    fractions = []
     for number in range(3):
-        after = crops._folded_anew(Draw(number, torch.device("cpu")), before, depth, to_ventricles)
+        after = crops._with_new_folds(Draw(number, torch.device("cpu")), before, depth, to_ventricles)
         for name in ("thalamus", "putamen", "hippocampus", "brainstem", "cerebellar cortex", "ventricles"):
             assert bool((after[before == codes[name]] == codes[name]).all()), name
         white = (after == codes["white matter"]).numpy()
         beside_fluid = white & ndimage.binary_dilation((after == 0).numpy() & (before != 0).numpy())
         assert beside_fluid.sum() < 0.05 * white.sum()
-        shares.append(float(((after == 0) & (before == codes["cortex"])).sum() / (before == codes["cortex"]).sum()))
-    assert min(shares) > 0 and max(shares) < 0.8 and max(shares) - min(shares) > 0.02
+        fractions.append(float(((after == 0) & (before == codes["cortex"])).sum() / (before == codes["cortex"]).sum()))
+    assert min(fractions) > 0 and max(fractions) < 0.8 and max(fractions) - min(fractions) > 0.02
 
 
-def test_the_command_trains_the_network_of_structures_and_another_can_begin_with_it(tmp_path, capsys):
+def test_the_command_trains_the_segmentation_network_and_another_training_can_begin_with_it(tmp_path, capsys):
     config = tmp_path / "config.json"
-    config.write_text(json.dumps({"network": ANATOMY}))
-    command = ["train", "--recipe", "anatomy", "--config", str(config), "--pairs", "1", "--device", "cpu"]
+    config.write_text(json.dumps({"network": TINY_SEGMENTATION}))
+    command = ["train", "--recipe", "brain-segmentation", "--config", str(config), "--pairs", "1", "--device", "cpu"]
     assert main([*command, "--output", str(tmp_path / "first")]) == 0
-    model = tmp_path / "first" / "anatomy.safetensors"
+    model = tmp_path / "first" / "brain-segmentation.safetensors"
     loaded = load(model, "cpu")
     assert isinstance(loaded.network, SegmentationNetwork)
     assert set(loaded.card.extra["atlas"]) == set(STRUCTURES[1:])
     assert main([*command, "--output", str(tmp_path / "second"), "--begin-with", str(model)]) == 0
-    second = load(tmp_path / "second" / "anatomy.safetensors", "cpu")
+    second = load(tmp_path / "second" / "brain-segmentation.safetensors", "cpu")
     assert "begun with" in second.card.training
-    moved = [
+    changes = [
         float((a - b).abs().max())
         for a, b in zip(loaded.network.state_dict().values(), second.network.state_dict().values())
     ]
-    assert 0 < max(moved) < 0.02  # one step from where the first ended
+    assert 0 < max(changes) < 0.02  # one step from where the first ended
     other = tmp_path / "other.json"
-    other.write_text(json.dumps({"network": {**ANATOMY, "channels": [4, 8, 8]}}))
+    other.write_text(json.dumps({"network": {**TINY_SEGMENTATION, "channels": [4, 8, 8]}}))
     command[4] = str(other)
     assert main([*command, "--output", str(tmp_path / "third"), "--begin-with", str(model)]) != 0
     assert "another network" in capsys.readouterr().err

@@ -1,0 +1,143 @@
+"""The result of a registration: other volumes warped with it, its inverse on demand, and its form on disk."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+import wavemorph
+from pointsets import brain_points, moved
+from wavemorph.errors import InputError
+from wavemorph.spatial import inversion
+
+SETTINGS = wavemorph.Settings(spacing_mm=4.0, weights="none", affine=False)
+
+
+@pytest.fixture(scope="module")
+def result(tiny_pair):
+    """Registered without the inverse."""
+    return wavemorph.register(*tiny_pair, SETTINGS)
+
+
+@pytest.fixture
+def without_inverse(result, tmp_path):
+    """The same result, as often as it is wanted without an inverse."""
+    result_again = wavemorph.Registration(
+        result.affine, result.displacement, None, None, result.working_jacobian, None, result.report
+    )
+    result_again.fixed, result_again.moving = result.fixed, result.moving
+    return result_again
+
+
+@pytest.fixture(scope="module")
+def labels(tiny_pair):
+    """Two halves of the moving head, 0 outside."""
+    points = phantoms.physical_points(tiny_pair[1])
+    inside = ((points / (22.0, 26.0, 20.0)) ** 2).sum(-1) < 1
+    image = sitk.GetImageFromArray((inside * np.where(points[..., 0] > 0, 1, 2)).astype(np.uint8))
+    image.CopyInformation(tiny_pair[1])
+    return image
+
+
+def as_volume(image: sitk.Image) -> wavemorph.Volume:
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    return wavemorph.Volume(sitk.GetArrayFromImage(image), image.GetSpacing(), image.GetOrigin(), direction)
+
+
+def test_without_asking_for_the_inverse_none_is_made(result):
+    assert not result.report["settings"]["inverse"]
+    assert result.report["inverse_consistency_mm"]["inverse"] == "iteration"
+
+
+def test_the_inverse_on_demand_maps_points_back(without_inverse):
+    points = brain_points()
+    mapped = moved(without_inverse.transform, points)
+    assert np.linalg.norm(mapped - points, axis=1).mean() > 2
+    before = sitk.GetArrayFromImage(without_inverse.displacement)
+    assert np.linalg.norm(moved(without_inverse.inverse, mapped) - points, axis=1).max() < 0.3
+    assert np.array_equal(sitk.GetArrayFromImage(without_inverse.displacement), before)
+
+
+def test_the_inverse_on_demand_is_made_once(without_inverse, monkeypatch):
+    calls, invert = [], inversion.invert_displacement_image
+    monkeypatch.setattr(inversion, "invert_displacement_image", lambda image: calls.append(1) or invert(image))
+    first, second = without_inverse.inverse, without_inverse.inverse
+    assert len(calls) == 1
+    points = brain_points(20)
+    assert np.array_equal(moved(first, points), moved(second, points))
+
+
+def test_the_inverse_of_a_loaded_result_is_made_on_demand_too(without_inverse, tmp_path):
+    without_inverse.save(tmp_path)
+    loaded = wavemorph.Registration.load(tmp_path)
+    assert loaded.inverse_displacement is None
+    points = brain_points()
+    assert np.linalg.norm(moved(loaded.inverse, moved(loaded.transform, points)) - points, axis=1).max() < 0.3
+
+
+def test_warp_agrees_with_simpleitk(result, labels, tmp_path):
+    image = sitk.Cast(result.moving * 0.5 + 3, sitk.sitkInt16)
+    expected = sitk.Resample(image, result.fixed, result.transform, sitk.sitkLinear, 0)
+    expected_labels = sitk.Resample(labels, result.fixed, result.transform, sitk.sitkNearestNeighbor, 0)
+    for number, form in enumerate((lambda image: image, as_volume, str)):
+        given = []
+        for name, each in (("image", image), ("labels", labels)):
+            path = tmp_path / f"{name}-{number}.nrrd"
+            sitk.WriteImage(each, str(path))
+            given.append(str(path) if form is str else form(each))
+        warped, warped_labels = result.warp(given[0]), result.warp(given[1], labels=True)
+        assert np.array_equal(sitk.GetArrayFromImage(warped), sitk.GetArrayFromImage(expected))
+        assert np.array_equal(sitk.GetArrayFromImage(warped_labels), sitk.GetArrayFromImage(expected_labels))
+        assert warped.GetPixelID() == sitk.sitkInt16
+        assert warped.GetOrigin() == result.fixed.GetOrigin()
+    assert set(np.unique(sitk.GetArrayFromImage(expected_labels))) == {0, 1, 2}
+
+
+def test_the_moving_image_warped_is_the_warped_image(result):
+    assert np.array_equal(sitk.GetArrayFromImage(result.warp(result.moving)), sitk.GetArrayFromImage(result.warped))
+
+
+def test_air_of_a_ct_is_continued_outside_the_moving_volume(result):
+    ct = sitk.Cast(result.moving - 1000, sitk.sitkInt16)
+    ct.SetOrigin(np.add(ct.GetOrigin(), (40.0, 0.0, 0.0)).tolist())
+    warped = sitk.GetArrayFromImage(result.warp(ct))
+    assert warped.min() == sitk.GetArrayFromImage(ct).min()
+    assert (warped[:, :, :5] == warped.min()).all()
+
+
+def test_what_cannot_be_warped_is_refused(result, labels, tmp_path):
+    with pytest.raises(InputError, match="ndarray"):
+        result.warp(sitk.GetArrayFromImage(result.moving))
+    with pytest.raises(InputError, match="does not exist"):
+        result.warp(tmp_path / "absent.nrrd")
+    with pytest.raises(InputError, match="label map"):
+        result.warp(result.moving / 3, labels=True)
+    result.save(tmp_path)
+    loaded = wavemorph.Registration.load(tmp_path)
+    with pytest.raises(InputError, match="fixed image is not at hand"):
+        loaded.warp(labels, labels=True)
+    loaded.fixed = result.fixed
+    expected = sitk.GetArrayFromImage(result.warp(labels, labels=True))
+    assert np.array_equal(sitk.GetArrayFromImage(loaded.warp(labels, labels=True)), expected)
+
+
+def test_saving_makes_the_folder(result, tmp_path):
+    result.save(tmp_path / "new" / "folder")
+    loaded = wavemorph.Registration.load(tmp_path / "new" / "folder")
+    assert loaded.report == result.report
+    points = brain_points()
+    assert np.allclose(moved(loaded.transform, points), moved(result.transform, points), atol=1e-5)
+
+
+def test_a_report_of_an_earlier_version_has_the_keys_of_today_after_loading(result, tmp_path):
+    result.save(tmp_path)
+    report = {**result.report, "anatomy": {"before": 0.7, "after": 0.75, "turned_degrees": {"fixed": 4, "moving": 35}}}
+    del report["segmentation"]
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    loaded = wavemorph.Registration.load(tmp_path).report
+    assert "anatomy" not in loaded
+    assert loaded["segmentation"] == {"before": 0.7, "after": 0.75, "rotation_deg": {"fixed": 4, "moving": 35}}
+    assert {**loaded, "segmentation": None} == result.report

@@ -1,0 +1,126 @@
+"""The deformable stage: results that are discarded, initial transforms that are continued, measures that are chosen."""
+
+from __future__ import annotations
+
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+import torch
+from pointsets import brain_points, moved
+from wavemorph import Settings, register
+from wavemorph.models.weights import ModelCard
+from wavemorph.network import NetworkConfig
+from wavemorph.registration import pipeline
+from wavemorph.registration.deformable import stage
+from wavemorph.registration.deformable.optimizer import PyramidLevel
+from wavemorph.similarity.lncc import LocalCorrelation
+from wavemorph.similarity.mind import MindSsc
+from wavemorph.similarity.mutual_information import MutualInformation
+
+
+class ConstantModel:
+    """A model whose displacement is always the same: `voxels` upwards (S) in the middle, less around."""
+
+    card, sha256 = ModelCard(name="constant", description="", config={}), "0" * 64
+
+    def __init__(self, voxels: float):
+        self.network, self.voxels = self, voxels
+        self.config = NetworkConfig(channels=(4, 8), flow_level=0, output="displacement")
+
+    def decode_symmetric(self, fixed, moving):
+        step = torch.zeros(1, 3, *fixed.shape[2:])
+        axes = [torch.linspace(-1, 1, n) for n in fixed.shape[2:]]
+        k, j, i = torch.meshgrid(*axes, indexing="ij")
+        step[0, 0] = self.voxels * (1 - k**2) * (1 - j**2) * (1 - i**2)
+        return step
+
+
+def test_a_network_result_that_does_not_raise_correlation_is_discarded_with_a_warning(monkeypatch):
+    monkeypatch.setattr(pipeline, "resolve", lambda *_: ConstantModel(4.0))
+    fixed = phantoms.head(phantoms.regular((48, 48, 48), (2.0, 2.0, 2.0)), (0.0, 0.0, 0.0))
+    result = register(fixed, fixed, Settings(preset="Instant", spacing_mm=2.0, affine=False))
+    assert result.report["displacement_mm"]["max"] < 1e-3
+    assert any(
+        "did not improve the alignment; its result was discarded" in warning for warning in result.report["warnings"]
+    )
+
+
+def rotation_with_wave(lattice: sitk.Image) -> sitk.Transform:
+    """x -> affine(wave(x)): 20 degrees, 12 mm, and a wave of 4 mm."""
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix((1.05 * phantoms.rotation((0, 0, 20))).ravel().tolist())
+    affine.SetTranslation((5.0, -8.0, 7.0))
+    points = phantoms.physical_points(lattice)
+    vectors = np.zeros_like(points)
+    vectors[..., 0] = 4 * np.sin(points[..., 2] / 10)
+    wave = sitk.GetImageFromArray(vectors, isVector=True)
+    wave.CopyInformation(lattice)
+    return sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(wave)])
+
+
+@pytest.mark.parametrize("voxels", [0.0, 2.0])
+def test_a_nonlinear_initial_transform_is_kept_and_continued_on_the_fixed_side(monkeypatch, voxels):
+    model = ConstantModel(voxels)
+    monkeypatch.setattr(pipeline, "resolve", lambda *_: model)
+    monkeypatch.setattr(stage, "_raises_correlation", lambda *_: True)
+    lattice = phantoms.regular((44, 48, 44), (2.0, 2.0, 2.0))
+    initial = rotation_with_wave(lattice)
+    fixed = phantoms.head(lattice, (0.0, 0.0, 0.0))
+    inverse_rotation = initial.GetNthTransform(0).GetInverse()
+    moving = sitk.Resample(fixed, phantoms.regular((60, 60, 60), (2.0, 2.0, 2.0)), inverse_rotation, sitk.sitkLinear)
+    result = register(fixed, moving, Settings(preset="Instant", spacing_mm=2.0), initial_transform=initial)
+    points = brain_points()
+    step = np.zeros_like(points)
+    if voxels:
+        decoded = model.decode_symmetric(torch.zeros(1, 1, *result.working_jacobian.GetSize()[::-1]), None)[0, 0]
+        at = [result.working_jacobian.TransformPhysicalPointToContinuousIndex(point.tolist()) for point in points]
+        i, j, k = np.round(np.transpose(at)).astype(int)
+        step[:, 2] = 2.0 * decoded.numpy()[k, j, i]
+    expected = moved(initial, points + step)
+    errors = np.linalg.norm(moved(result.transform, points) - expected, axis=1)
+    assert errors.mean() < 0.2
+    assert errors.max() < 0.6
+
+
+@pytest.mark.parametrize(("similarity", "recognized"), [("lncc", True), ("mi", False)])
+def test_only_by_a_correlation_pairs_of_one_subject_are_recognized(tiny_pair, similarity, recognized, monkeypatch):
+    schedules, optimize = [], stage.optimize
+
+    def record(problem, schedule, *rest):
+        schedules.append(schedule)
+        return optimize(problem, schedule, *rest)
+
+    monkeypatch.setattr(stage, "optimize", record)
+    register(*tiny_pair, Settings(spacing_mm=4.0, weights="none", similarity=similarity, affine=False))
+    assert [schedule.same_subject_threshold < 1 for schedule in schedules] == [recognized]
+
+
+def test_windows_are_smaller_and_at_every_voxel_for_pairs_of_one_subject():
+    fixed, moving = (torch.rand(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    weight = torch.zeros(1, 1, 24, 24, 24)
+    weight[..., 12, 12, 12] = 1
+    widths = []
+    for same_subject in (False, True):
+        make = stage._similarity_factory("auto", True)
+        _, slope = make(fixed, moving, weight, PyramidLevel(2, 10), same_subject).compare(moving)
+        widths.append([int(n.max() - n.min() + 1) for n in slope.nonzero().T[2:]])
+    assert widths == [[10] * 3, [5] * 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "same_contrast", "factor", "measure"),
+    [
+        ("auto", True, 4, MindSsc),
+        ("auto", True, 2, LocalCorrelation),
+        ("auto", False, 2, MindSsc),
+        ("auto", False, 1, LocalCorrelation),
+        ("lncc", False, 4, LocalCorrelation),
+        ("mind", True, 1, MindSsc),
+        ("mi", True, 4, MutualInformation),
+    ],
+)
+def test_the_measure_depends_on_the_setting_the_contrast_and_the_level(name, same_contrast, factor, measure):
+    image = torch.rand(1, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    make = stage._similarity_factory(name, same_contrast)
+    assert type(make(image, image, torch.ones_like(image), PyramidLevel(factor, 1), False)) is measure

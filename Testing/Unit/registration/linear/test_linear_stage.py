@@ -1,0 +1,55 @@
+"""The linear stage: whether structures or mutual information decide, and volumes that do not overlap."""
+
+from __future__ import annotations
+
+import pytest
+import SimpleITK as sitk
+import torch
+import wavemorph
+from segmentations import affine_of
+from wavemorph.errors import InputError
+from wavemorph.registration.linear import stage
+from wavemorph.registration.linear.stage import align_linearly
+from wavemorph.registration.segmentation.pair import PairSegmentation
+from wavemorph.registration.state import Job, StageTimer
+from wavemorph.spatial.preprocessing import Pair
+
+BY_STRUCTURES = (30.0, 0.0, 0.0)
+BY_INTENSITIES = (0.0, 0.0, 0.0)
+
+
+def job_on(image: sitk.Image, mask: sitk.Image | None = None, **settings) -> Job:
+    timer = StageTimer(lambda *_: None)
+    return Job(Pair(image, image, mask), wavemorph.Settings(**settings), torch.device("cpu"), None, timer)
+
+
+@pytest.fixture
+def image(template):
+    return sitk.Shrink(template, [4, 4, 4])
+
+
+@pytest.mark.parametrize(
+    ("dice", "dice_by_intensities", "masked", "expected"),
+    [
+        (0.8, 0.75, False, BY_STRUCTURES),
+        (0.55, 0.5, False, BY_INTENSITIES),
+        (0.6, 0.2, False, BY_STRUCTURES),
+        (0.8, 0.75, True, BY_INTENSITIES),
+    ],
+)
+def test_structures_decide_the_affine_only_where_they_are_segmented_well(
+    monkeypatch, image, dice, dice_by_intensities, masked, expected
+):
+    shifted = affine_of((0, 0, 0), (1, 1, 1), BY_STRUCTURES)
+    monkeypatch.setattr(stage, "estimate_affine", lambda *_, **__: sitk.AffineTransform(3))
+    monkeypatch.setattr(stage, "align_structures", lambda *_: (shifted, dice))
+    monkeypatch.setattr(stage, "structure_dice", lambda *_: dice_by_intensities)
+    alignment = align_linearly(job_on(image, image > 0 if masked else None), None, PairSegmentation(None, None, {}))
+    assert alignment.affine.GetTranslation() == expected
+    assert alignment.remainder is None
+
+
+def test_a_pair_that_does_not_overlap_under_its_affine_is_refused(image):
+    far = sitk.TranslationTransform(3, (500.0, 0.0, 0.0))
+    with pytest.raises(InputError, match="do not overlap"):
+        align_linearly(job_on(image, affine=False), far, None)

@@ -1,0 +1,70 @@
+"""The segmentation of one volume: which of several passes counts, flips and shifts, and cancellation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import phantoms
+import pytest
+import torch
+from segmentations import PointwiseNetwork, confident_structures, lattice
+from wavemorph.errors import Cancelled
+from wavemorph.registration.segmentation import inference, plausibility
+from wavemorph.registration.segmentation.inference import SegmentationInput, segment
+from wavemorph.spatial.grid import make_working_grid
+from wavemorph.spatial.preprocessing import foreground
+
+
+def phantom_input(atlas, on_forward=lambda: None) -> SegmentationInput:
+    image = phantoms.head(phantoms.regular((32, 36, 30), (3.0, 3.0, 3.0)), noise=5.0)
+    return SegmentationInput(PointwiseNetwork(), image, foreground(image), atlas, on_forward)
+
+
+@pytest.fixture
+def never_upright(monkeypatch):
+    """So that the search tries every start."""
+    for module in (inference, plausibility):
+        monkeypatch.setattr(module, "UPRIGHT_TOLERANCE_DEG", -1.0)
+
+
+def test_the_most_confident_segmentation_counts_and_the_first_of_equals(monkeypatch, never_upright):
+    passes = []
+    found, atlas = confident_structures(lattice())
+
+    def less_and_less_confident(*_):
+        even = torch.full_like(found.probabilities, 1 / found.probabilities.shape[1])
+        probabilities = torch.lerp(found.probabilities, even, 0.002 * len(passes))
+        passes.append(dataclasses.replace(found, probabilities=probabilities))
+        return passes[-1]
+
+    monkeypatch.setattr(inference, "_segment_on_grid", less_and_less_confident)
+    best = segment(phantom_input(atlas))
+    assert len(passes) == inference._MAX_REORIENTATIONS * (1 + len(inference._ROTATED_STARTS))
+    assert best.probabilities is passes[0].probabilities
+
+
+def test_a_pass_over_the_mirrored_volume_on_shifted_lattices_gives_the_same_places(template):
+    grid = make_working_grid(template, (np.array((20, 30, 40)), np.array((140, 190, 130))), 1.0, 2.0, 16)
+    source = SegmentationInput(PointwiseNetwork(), template, foreground(template), {})
+    plain, flipped = (
+        inference._segment_on_grid(source, grid, flip, pad_shift) for flip, pad_shift in ((False, 0), (True, 6))
+    )
+    assert float((plain.probabilities - flipped.probabilities).abs().max()) < 1e-5
+    assert not torch.allclose(plain.probabilities, plain.probabilities.flip(-1), atol=0.1)
+
+
+def test_segmentation_can_be_cancelled_before_each_pass(monkeypatch, never_upright):
+    found, atlas = confident_structures(lattice())
+    passes, calls = [], []
+    monkeypatch.setattr(inference, "_segment_on_grid", lambda *_: passes.append(1) or found)
+
+    def on_forward():
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        segment(phantom_input(atlas, on_forward))
+    assert calls == [0, 1, 2]
+    assert len(passes) == 2
