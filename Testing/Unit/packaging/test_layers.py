@@ -140,9 +140,7 @@ def test_the_slicer_side_never_imports_torch():
 
 
 def test_no_folder_holds_more_than_a_reader_takes_in():
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     entries: dict[Path, set[str]] = {}
     for name in tracked.splitlines():
         path = Path(name)

@@ -1,1 +1,1 @@
-"""The command line; `python -m wavemorph.cli.main` is the command `wavemorph`."""
+"""The command line; `python -m wavemorph.cli` is the command `wavemorph`."""
