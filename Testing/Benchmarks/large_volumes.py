@@ -182,7 +182,7 @@ class Watch:
 def run(fixed: str, moving: str, folder: Path, limit: int, extra: list[str]) -> tuple[Watch, float, dict]:
     """(memory and stages, wall s, report) of one command line. Raises SystemExit where it fails."""
     outputs = {"transform": "t.h5", "warped": "w.nii.gz", "jacobian": "j.nii.gz", "report": "r.json"}
-    command = [sys.executable, "-m", "wavemorph.cli.main", "register", "--fixed", fixed, "--moving", moving, *extra]
+    command = [sys.executable, "-m", "wavemorph.cli", "register", "--fixed", fixed, "--moving", moving, *extra]
     for option, name in outputs.items():
         command += [f"--{option}", str(folder / name)]
     began = time.perf_counter()

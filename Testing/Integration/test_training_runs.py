@@ -61,7 +61,7 @@ def second_of_two(monkeypatch):
     def start(command):
         environment = {**os.environ, "RANK": "1", "OMP_NUM_THREADS": "1"}
         options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment}
-        started.append(subprocess.Popen([sys.executable, "-m", "wavemorph.cli.main", *command], **options))
+        started.append(subprocess.Popen([sys.executable, "-m", "wavemorph.cli", *command], **options))
         return started[-1]
 
     yield start

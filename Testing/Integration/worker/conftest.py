@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Panel"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "Panel"))
 from openedModule import headlessScene, openedModule
 
 

@@ -19,7 +19,7 @@ from WaveMorphRegistrationLib.engine.job import JobState, RegistrationJob
 from WaveMorphRegistrationLib.engine.jobRequest import JobRequest
 from WaveMorphRegistrationLib.engine.workerProcess import WorkerProcess
 
-MODULE = Path(__file__).resolve().parents[2] / "WaveMorphRegistration"
+MODULE = Path(__file__).resolve().parents[3] / "WaveMorphRegistration"
 QUICK = {"spacing_mm": 4.0, "weights": "none", "threads": 1}
 
 
