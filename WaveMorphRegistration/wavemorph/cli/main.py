@@ -57,4 +57,3 @@ def _message_and_code(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     reason = " ".join(str(error).split())[:200] or "no details"
     return f"Unexpected {type(error).__name__} ({reason}); set WAVEMORPH_DEBUG=1 to see where.", 1
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -71,6 +72,8 @@ def register(
         timer.start("Preparing", 0.0)
         job = Job(Pair(fixed, moving, fixed_mask, moving_mask), settings, device, model, timer)
         segmentation = segment_pair(job)
+        if segmentation is None:
+            job = replace(job, pair=job.pair.with_subjects())
         linear = align_linearly(job, initial_transform, segmentation)
         return _deform_within_memory(job, linear, segmentation)
 
@@ -107,7 +110,9 @@ def _default_spacing_mm(job: Job) -> float:
 
     The result of the network alone is no finer than its finest pass, and needs no finer lattice.
     """
-    spacing = max(SPACING_MM, min(*job.pair.fixed.GetSpacing(), *job.pair.moving.GetSpacing()) / 1.5)
+    spacing = max(
+        SPACING_MM * job.pair.length_scale, min(*job.pair.fixed.GetSpacing(), *job.pair.moving.GetSpacing()) / 1.5
+    )
     if job.settings.preset == "Instant" and job.model is not None:
         spacing = max(spacing, *job.model.network.config.passes_mm[-1:], 0.0)
     return spacing
@@ -131,10 +136,10 @@ def _working_grid(
 
 def _grid_within_budget(pair: Pair, spacing: float, budget: int) -> WorkingGrid:
     box = bounding_box(pair.fixed_mask if pair.fixed_mask is not None else pair.fixed_foreground)
-    grid = make_working_grid(pair.fixed, box, spacing, MARGIN_MM)
+    grid = make_working_grid(pair.fixed, box, spacing, MARGIN_MM * pair.length_scale)
     while grid.voxels > budget and min(grid.size) > _MIN_SIDE_VOXELS:
         spacing *= max(1.02, (grid.voxels / budget) ** (1 / 3))
-        grid = make_working_grid(pair.fixed, box, spacing, MARGIN_MM)
+        grid = make_working_grid(pair.fixed, box, spacing, MARGIN_MM * pair.length_scale)
     return grid
 
 

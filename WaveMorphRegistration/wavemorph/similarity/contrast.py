@@ -7,7 +7,16 @@ import torch.nn.functional as F
 
 from .lncc import LocalCorrelation
 
-_VOXEL_MM = 4.0
+_VOXEL_MM = 4.0  # for a head
+
+
+def global_correlation(fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor) -> float:
+    """Pearson's correlation of two images (1, 1, D, H, W) over the voxels of `weight`."""
+    total = weight.sum().clamp(min=1e-6)
+    a = fixed - (fixed * weight).sum() / total
+    b = moving - (moving * weight).sum() / total
+    variances = (a * a * weight).sum() * (b * b * weight).sum()
+    return float((a * b * weight).sum() / variances.clamp(min=1e-20).sqrt())
 
 
 def contrast_agreement(fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor, spacing_mm: float) -> float:

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from ..spatial.filters import box_mean
 from .base import ImageSimilarity
 
+_MIN_COVERAGE = 1e-3  # of a window, against division by zero where nothing was scanned
+
 
 class LocalCorrelation(ImageSimilarity):
     """Local normalized cross-correlation (LNCC): the weighted mean over windows of the correlation (paper section 3.8).
@@ -19,6 +21,8 @@ class LocalCorrelation(ImageSimilarity):
     noise: variance added in each window, so that flat tissue is not matched by its noise.
     stride: windows are centered at every `stride` voxels and are 2 (radius // stride) + 1 strides wide. The derivative
         is exact. A stride of 2 takes a third of the time and aligns two subjects equally well.
+    scanned: (1, 1, D, H, W) of 0 and 1, the voxels that both volumes show, or None for all. Windows at the edge of a
+        scan are then computed from the voxels in it, and count by their fraction.
     """
 
     def __init__(
@@ -30,15 +34,23 @@ class LocalCorrelation(ImageSimilarity):
         signed: bool = True,
         noise: float = 1e-5,
         stride: int = 1,
+        scanned: torch.Tensor | None = None,
     ):
         super().__init__(moving)
         self._fixed, self._radius, self._signed, self._noise = fixed, radius // stride, signed, noise
         self._stride = stride = min(stride, *fixed.shape[2:])
+        self._scanned: torch.Tensor | None = None
+        coverage = None
+        if scanned is not None:
+            coverage = self._means((scanned, None))
+            self._scanned, self._coverage = scanned, coverage.clamp(min=_MIN_COVERAGE)
         moments = self._means((fixed, None), (fixed, fixed))
         self._mean = moments[:, :1].clone()
         self._variance = (moments[:, 1:] - self._mean**2).clamp_(min=0).add_(noise)
         weight = weight if stride == 1 else F.avg_pool3d(weight, stride)
-        self._weight = weight / weight.sum()
+        if coverage is not None:
+            weight = weight * coverage
+        self._weight = weight / weight.sum().clamp(min=1e-6)
 
     def value(self, displacement: torch.Tensor | None = None) -> float:
         """The value alone, without the cost of its derivative."""
@@ -51,10 +63,14 @@ class LocalCorrelation(ImageSimilarity):
             by_covariance *= 2
         by_variance = (by_covariance * covariance).div_(variance)
         constant = (by_variance * mean).addcmul_(by_covariance, self._mean, value=-1)
+        if self._scanned is not None:
+            for each in (by_covariance, by_variance, constant):
+                each.div_(self._coverage)
         # d value / d warped(x) is a sum over the windows that contain x, of their covariances and variances
         terms = box_mean(torch.cat([by_covariance, by_variance, constant], 1), self._radius)
         a, b, c = (self._at_voxels(term) for term in terms.split(1, 1))
-        return value, a.mul_(self._fixed).addcmul_(b, warped, value=-1).add_(c)
+        derivative = a.mul_(self._fixed).addcmul_(b, warped, value=-1).add_(c)
+        return value, derivative if self._scanned is None else derivative.mul_(self._scanned)
 
     def _correlate(self, warped: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """(value, derivative by the covariance of each window, covariance, variance, mean).
@@ -72,12 +88,15 @@ class LocalCorrelation(ImageSimilarity):
         return float((by_covariance * covariance).sum()), by_covariance, covariance, variance, mean
 
     def _means(self, *factors: tuple[torch.Tensor, torch.Tensor | None]) -> torch.Tensor:
-        """(1, len(factors), ...): the mean of each product of factors over the windows, zeros outside."""
+        """(1, len(factors), ...): the mean of each product of factors over the scanned voxels of the windows."""
         means = []
         for one, other in factors:
             product = one if other is None else one * other
+            if self._scanned is not None:
+                product = product * self._scanned
             means.append(product if self._stride == 1 else F.avg_pool3d(product, self._stride))
-        return box_mean(torch.cat(means, 1), self._radius)
+        windows = box_mean(torch.cat(means, 1), self._radius)
+        return windows if self._scanned is None else windows.div_(self._coverage)
 
     def _at_voxels(self, term: torch.Tensor) -> torch.Tensor:
         """The adjoint of the mean over strides; voxels beyond the last whole stride of a side are in no window."""

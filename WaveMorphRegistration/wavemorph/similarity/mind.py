@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from ..spatial.filters import box_mean
 from .base import ImageSimilarity
 
+_REACH_VOXELS = 2  # of a descriptor
+
 
 class SquaredDifference(ImageSimilarity):
     """Minus half the weighted mean squared difference of features.
@@ -18,7 +20,7 @@ class SquaredDifference(ImageSimilarity):
     def __init__(self, fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor):
         super().__init__(moving)
         self._fixed = fixed
-        self._weight = weight / (weight.sum() * fixed.shape[1])
+        self._weight = weight / (weight.sum().clamp(min=1e-6) * fixed.shape[1])
 
     def compare(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
         """See `ImageSimilarity.compare`; warped: (1, C, D, H, W)."""
@@ -31,7 +33,8 @@ class MindSsc(SquaredDifference):
     """Squared difference of the self-similarity descriptors MIND-SSC (Heinrich et al., MICCAI 2013), for any contrast.
 
     The descriptor compares twelve pairs of neighbors of a voxel within one image, never the two images. fixed, moving,
-    weight: (1, 1, D, H, W).
+    weight: (1, 1, D, H, W). scanned: of 0 and 1, the voxels that both volumes show, or None for all; descriptors that
+    read others do not count.
     """
 
     _NEIGHBORS = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
@@ -39,7 +42,15 @@ class MindSsc(SquaredDifference):
         (a, b) for a in range(6) for b in range(a) if a // 2 != b // 2
     )  # neighbors at a distance of sqrt(2) voxels, not opposite ones
 
-    def __init__(self, fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor):
+    def __init__(
+        self,
+        fixed: torch.Tensor,
+        moving: torch.Tensor,
+        weight: torch.Tensor,
+        scanned: torch.Tensor | None = None,
+    ):
+        if scanned is not None:
+            weight = weight * (box_mean(scanned, _REACH_VOXELS) > 1 - 1e-4)
         super().__init__(self.descriptor(fixed), self.descriptor(moving), weight)
 
     @classmethod

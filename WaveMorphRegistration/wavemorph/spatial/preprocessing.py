@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +13,21 @@ from ..errors import InputError
 from .filters import box_mean
 from .grid import WorkingGrid, tensor_from_array, tensor_from_image
 from .resampling import resample_to_grid
+from .subject import Subject, find_subject
 
-_WEIGHT_MARGIN_MM = 6.0  # around the foreground of both volumes, within which voxels are compared
+HEAD_EXTENT_MM = 200.0  # `extent_mm` of an adult head
+_WEIGHT_MARGIN_MM = 6.0  # for a head, around the foreground of both volumes, within which voxels are compared
 
 
 class Pair:
-    """The two images, their masks (or None) and their foregrounds, as SimpleITK images in LPS mm."""
+    """The two images, their masks (or None) and their foregrounds, as SimpleITK images in LPS mm.
+
+    length_scale: size of the subject relative to that of a head, by which lengths in mm are multiplied.
+    subjects: of both images, or None for brains, whose foregrounds are what is compared.
+    """
+
+    length_scale = 1.0
+    subjects: tuple[Subject, Subject] | None = None
 
     def __init__(
         self,
@@ -30,19 +40,32 @@ class Pair:
         self.fixed_mask, self.moving_mask = fixed_mask, moving_mask
         self.fixed_foreground, self.moving_foreground = foreground(fixed), foreground(moving)
 
+    def with_subjects(self) -> Pair:
+        """The same pair as of any part of the body and any size: compared within the outlines of its subjects."""
+        pair = copy.copy(self)
+        fixed = find_subject(self.fixed, self.fixed_foreground)
+        moving = find_subject(self.moving, self.moving_foreground)
+        pair.subjects = fixed, moving
+        pair.fixed_foreground, pair.moving_foreground = fixed.outline, moving.outline
+        pair.length_scale = extent_mm(fixed.outline) / HEAD_EXTENT_MM
+        return pair
+
 
 @dataclass(frozen=True)
 class WorkingPair:
     """The pair on the working grid, each (1, 1, D, H, W); the moving volume is resampled through the affine.
 
     fixed, moving: normalized intensities, about 0 to 1. weight: 0 to 1, where voxels are compared. inside: 1 in the
-    fixed foreground.
+    fixed foreground. fixed_scanned, moving_scanned: 1 where the volume was scanned, see `Subject.scanned`; None where
+    it was everywhere.
     """
 
     fixed: torch.Tensor
     moving: torch.Tensor
     weight: torch.Tensor
     inside: torch.Tensor
+    fixed_scanned: torch.Tensor | None = None
+    moving_scanned: torch.Tensor | None = None
 
 
 def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch.device) -> WorkingPair:
@@ -60,12 +83,18 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
 
     inside_fixed, inside_moving = binary(pair.fixed_foreground, None), binary(pair.moving_foreground, affine)
     # where only one volume has tissue nearby (a stripped skull, a neck outside the field of view) nothing can match
-    radius = max(1, round(_WEIGHT_MARGIN_MM / max(grid.spacing)))
+    radius = max(1, round(_WEIGHT_MARGIN_MM * pair.length_scale / max(grid.spacing)))
     weight = dilate(inside_fixed, radius) * dilate(inside_moving, radius)
     if pair.fixed_mask is not None:
         weight = weight * binary(pair.fixed_mask, None)
     if pair.moving_mask is not None:
         weight = weight * binary(pair.moving_mask, affine)
+    fixed_scanned = moving_scanned = None
+    if pair.subjects is not None:
+        fixed_scanned = pair.subjects[0].scanned(grid, None, device)
+        moving_scanned = pair.subjects[1].scanned(grid, affine, device)
+        if fixed_scanned is not None:
+            weight = weight * fixed_scanned
     if float(weight.sum()) < 64:
         raise InputError(
             f"Only {int(weight.sum())} voxels of the fixed image can be compared with the moving image after the "
@@ -76,6 +105,8 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
         moving=normalize(intensities(pair.moving, affine), inside_moving),
         weight=weight,
         inside=inside_fixed,
+        fixed_scanned=fixed_scanned,
+        moving_scanned=moving_scanned,
     )
 
 
@@ -114,6 +145,12 @@ def bounding_box(mask: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
         first.append(indices[0])
         last.append(array.shape[axis] - 1 - from_end[0])
     return np.array(first), np.array(last)
+
+
+def extent_mm(mask: sitk.Image) -> float:
+    """Geometric mean of the sides of the bounding box of a mask, in mm."""
+    first, last = bounding_box(mask)
+    return float(np.prod((last - first + 1) * np.array(mask.GetSpacing())) ** (1 / 3))
 
 
 def normalize(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

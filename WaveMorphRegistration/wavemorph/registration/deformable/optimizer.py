@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 from ...similarity.base import ImageSimilarity
 from ...similarity.segmentation import SegmentationDifference
-from ...spatial.displacement import border_taper, compose_small_step, invert, length, resize
+from ...spatial.displacement import border_taper, compose_small_step, invert, length, resize, warp_image
 from ...spatial.filters import apply_in_slabs, smooth
 
 _MANY_PLANES = 64  # from here on the reference gradient is measured in a quarter of the planes
@@ -29,12 +30,15 @@ _CONVERGENCE_WINDOW = 10  # iterations
 class PyramidLevel:
     """One resolution: `factor` voxels of the working grid to one voxel here, and the maximum number of iterations.
 
-    segmentation: whether the segmentation term counts at this level.
+    segmentation: whether the segmentation term counts at this level. lncc_radius, lncc_stride: of the windows of local
+    correlation, in voxels of the level; None for those of two brains.
     """
 
     factor: int
     iterations: int
     segmentation: bool = False
+    lncc_radius: int | None = None
+    lncc_stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,29 +83,60 @@ class OptimizationProblem:
     """What is aligned in one direction.
 
     fixed, moving, weight: (1, 1, D, H, W). segmentations: maps (1, C, d, h, w) of both volumes over the same box, or
-    None.
+    None. fixed_scanned, moving_scanned: like the images, 1 where the volume was scanned, or None where it was
+    everywhere.
     """
 
     fixed: torch.Tensor
     moving: torch.Tensor
     weight: torch.Tensor
     segmentations: tuple[torch.Tensor, torch.Tensor] | None = None
+    fixed_scanned: torch.Tensor | None = None
+    moving_scanned: torch.Tensor | None = None
 
     def reversed(self) -> OptimizationProblem:
         """The same problem from moving to fixed; the weight stays where it is."""
         return OptimizationProblem(
-            self.moving, self.fixed, self.weight, self.segmentations and self.segmentations[::-1]
+            fixed=self.moving,
+            moving=self.fixed,
+            weight=self.weight,
+            segmentations=self.segmentations and self.segmentations[::-1],
+            fixed_scanned=self.moving_scanned,
+            moving_scanned=self.fixed_scanned,
         )
 
     def downsampled(self, factor: int) -> OptimizationProblem:
         """Means of the images over `factor`^3 voxels; the segmentations are as they are."""
-        images = (self.fixed, self.moving, self.weight)
-        fixed, moving, weight = images if factor == 1 else (F.avg_pool3d(image, factor) for image in images)
-        return OptimizationProblem(fixed, moving, weight, self.segmentations)
+        if factor == 1:
+            return self
+        fixed, moving, weight = (F.avg_pool3d(image, factor) for image in (self.fixed, self.moving, self.weight))
+        fixed_scanned, moving_scanned = (
+            None if scanned is None else (F.avg_pool3d(scanned, factor) > 1 - 1e-4).float()
+            for scanned in (self.fixed_scanned, self.moving_scanned)
+        )
+        return OptimizationProblem(fixed, moving, weight, self.segmentations, fixed_scanned, moving_scanned)
+
+    def scanned_under(self, displacement: torch.Tensor) -> torch.Tensor | None:
+        """1 where both volumes were scanned when the moving one is warped; None where they were everywhere."""
+        if self.moving_scanned is None:
+            return self.fixed_scanned
+        warped = (warp_image(self.moving_scanned, displacement) > 0.5).float()
+        return warped if self.fixed_scanned is None else warped.mul_(self.fixed_scanned)
 
 
-# (fixed, moving, weight, level, same_subject) -> the measure to maximize at that level
-SimilarityFactory = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, PyramidLevel, bool], ImageSimilarity]
+class SimilarityFactory(Protocol):
+    """Makes the measure to maximize at a level."""
+
+    def __call__(
+        self,
+        fixed: torch.Tensor,
+        moving: torch.Tensor,
+        weight: torch.Tensor,
+        level: PyramidLevel,
+        same_subject: bool,
+        scanned: torch.Tensor | None = None,
+    ) -> ImageSimilarity:
+        """fixed, moving, weight: (1, 1, D, H, W). scanned: the voxels that both volumes show, or None for all."""
 
 
 def optimize(
@@ -186,7 +221,8 @@ class _MultiresolutionOptimizer:
         """(displacement, similarity at the first iteration, similarity at the last one; 0 where there is none)."""
         schedule, here = self._schedule, problem.downsampled(level.factor)
         smoothing = schedule.same_subject_sigmas if same_subject else (schedule.fluid_sigma, schedule.elastic_sigma)
-        similarity = self._make_similarity(here.fixed, here.moving, here.weight, level, same_subject)
+        scanned = here.scanned_under(displacement)
+        similarity = self._make_similarity(here.fixed, here.moving, here.weight, level, same_subject, scanned)
         segmentation = None
         if level.segmentation and here.segmentations is not None and not same_subject:
             segmentation = _SegmentationTerm(here, schedule)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ...similarity.base import ImageSimilarity
-from ...similarity.contrast import contrast_agreement
+from ...similarity.contrast import contrast_agreement, global_correlation
 from ...similarity.lncc import LocalCorrelation
 from ...similarity.mind import MindSsc
 from ...similarity.mutual_information import MutualInformation
@@ -21,10 +21,12 @@ from ..schedules import (
     LNCC_RADIUS_VOXELS,
     LNCC_STRIDE_VOXELS,
     MIN_CONTRAST_AGREEMENT,
+    MIN_GLOBAL_CORRELATION,
     MIN_STRUCTURE_DICE,
     MIND_FACTOR_DIFFERENT_CONTRAST,
     MIND_FACTOR_SAME_CONTRAST,
     SAME_SUBJECT_LNCC_RADIUS_VOXELS,
+    body_schedule,
     choose_schedule,
 )
 from ..state import AlignedPair
@@ -65,21 +67,26 @@ class FinalMap:
 def judge_contrast(aligned: AlignedPair) -> Contrast:
     """Whether the contrast is the same, by measurement or as the settings say."""
     working, setting = aligned.working, aligned.job.settings.contrast
-    weight = working.weight * working.inside
-    agreement = contrast_agreement(working.fixed, working.moving, weight, aligned.spacing_mm)
-    return Contrast(agreement, agreement > MIN_CONTRAST_AGREEMENT if setting == "auto" else setting == "same")
+    weight, pair = working.weight * working.inside, aligned.job.pair
+    spacing = aligned.spacing_mm / pair.length_scale
+    agreement = contrast_agreement(working.fixed, working.moving, weight, spacing)
+    measured = agreement > MIN_CONTRAST_AGREEMENT
+    if measured and pair.subjects is not None:
+        measured = global_correlation(working.fixed, working.moving, weight) > MIN_GLOBAL_CORRELATION
+    return Contrast(agreement, measured if setting == "auto" else setting == "same")
 
 
 def run_network(aligned: AlignedPair) -> DeformationEstimate:
     """The displacement by the network, from the remainder of the initial transform if there is one.
 
-    A result that does not raise local correlation is discarded.
+    A result that does not raise local correlation is discarded. Where no brain is segmented, only the preset "Instant"
+    uses the network: it is trained on heads, and the optimizer begins coarser than it.
     """
     job, working = aligned.job, aligned.working
     start = None
     if aligned.linear.remainder is not None:
         start = aligned.grid.from_mm(aligned.linear.remainder).to(job.device)
-    if job.model is None:
+    if job.model is None or (job.pair.subjects is not None and job.settings.preset != "Instant"):
         return DeformationEstimate(start)
     job.timer.start("Network", 0.2)
     displacement, velocity = predict(
@@ -100,15 +107,25 @@ def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEs
     """The displacement after optimization from `start`; `start` itself for the preset "Instant"."""
     job, working = aligned.job, aligned.working
     segmentations = _trusted_log_odds(aligned, contrast)
-    after_passes = job.model is not None and bool(job.model.network.config.passes_mm)
-    schedule = choose_schedule(job.settings.preset, contrast.same, after_passes, segmentations is not None)
+    if job.pair.subjects is not None:
+        schedule = body_schedule(job.settings.preset)
+    else:
+        after_passes = job.model is not None and bool(job.model.network.config.passes_mm)
+        schedule = choose_schedule(job.settings.preset, contrast.same, after_passes, segmentations is not None)
     if schedule is None:
         return start
     job.timer.start("Refinement", 0.25)
     if job.settings.similarity == "mi":  # is no correlation, by which pairs of one subject are recognized
         schedule = replace(schedule, same_subject_threshold=math.inf)
     displacement = optimize(
-        OptimizationProblem(working.fixed, working.moving, working.weight, segmentations),
+        OptimizationProblem(
+            working.fixed,
+            working.moving,
+            working.weight,
+            segmentations,
+            working.fixed_scanned,
+            working.moving_scanned,
+        ),
         schedule,
         _similarity_factory(job.settings.similarity, contrast.same),
         start.displacement,
@@ -162,15 +179,22 @@ def _similarity_factory(name: str, same_contrast: bool) -> SimilarityFactory:
     mind_factor = MIND_FACTOR_SAME_CONTRAST if same_contrast else MIND_FACTOR_DIFFERENT_CONTRAST
 
     def make(
-        fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor, level: PyramidLevel, same_subject: bool
+        fixed: torch.Tensor,
+        moving: torch.Tensor,
+        weight: torch.Tensor,
+        level: PyramidLevel,
+        same_subject: bool,
+        scanned: torch.Tensor | None = None,
     ) -> ImageSimilarity:
         if name == "mi":
             return MutualInformation(fixed, moving, weight)
         if name == "mind" or (name == "auto" and level.factor >= mind_factor):
-            return MindSsc(fixed, moving, weight)
+            return MindSsc(fixed, moving, weight, scanned)
+        radius, stride = LNCC_RADIUS_VOXELS, LNCC_STRIDE_VOXELS if same_contrast else 1
         if same_subject:
-            return LocalCorrelation(fixed, moving, weight, SAME_SUBJECT_LNCC_RADIUS_VOXELS, signed=False)
-        stride = LNCC_STRIDE_VOXELS if same_contrast else 1
-        return LocalCorrelation(fixed, moving, weight, LNCC_RADIUS_VOXELS, signed=False, stride=stride)
+            radius, stride = SAME_SUBJECT_LNCC_RADIUS_VOXELS, 1
+        elif level.lncc_radius is not None:
+            radius, stride = level.lncc_radius, level.lncc_stride
+        return LocalCorrelation(fixed, moving, weight, radius, signed=False, stride=stride, scanned=scanned)
 
     return make

@@ -16,11 +16,18 @@ import SimpleITK as sitk
 
 from ...errors import InputError
 
+_COARSE_MM, _FINE_MM = 4.0, 2.5  # voxels for a head
 _PITCH_STARTS_DEG = (-20.0, 0.0, 20.0)  # head positions differ most by nodding
 _DOWNSAMPLED_SLAB_PLANES = 16  # of a downsampled image that are made at once
 _PARTIAL_OVERLAP = 0.95  # fraction of the fixed lattice below which the moving volume shows only a part of it
 _STRETCH_PENALTY = 6.0  # mutual information per sum of squared log scale factors; see `_log_stretch_variance`
-_SHIFT_STARTS_MM = (-40.0, -20.0, 0.0, 20.0, 40.0)  # a neck in one volume only shifts its centroid along the body
+_SHIFT_STARTS_MM = (
+    -40.0,
+    -20.0,
+    0.0,
+    20.0,
+    40.0,
+)  # for a head: a neck in one volume only shifts its centroid along the body
 
 
 def linear_part(transform: sitk.Transform) -> sitk.AffineTransform | None:
@@ -53,6 +60,8 @@ def estimate_affine(
     initial: sitk.AffineTransform | None = None,
     seed: int = 0,
     progress: Callable[[float], None] = lambda fraction: None,
+    length_scale: float = 1.0,
+    min_stretch: float = 0.0,
 ) -> sitk.AffineTransform:
     """The affine, fixed points -> moving points in LPS mm, that maximizes mutual information.
 
@@ -60,24 +69,28 @@ def estimate_affine(
     the alignment by the headers, by the centroids and by the centers of the foregrounds are tried, each under several
     rotations and shifts along the body axis; the three best are refined rigidly, and the best of those becomes affine.
 
+    length_scale: size of the subject relative to a head, by which all lengths are multiplied. min_stretch: an affine
+    that changes no length by this fraction is replaced by the rigid transform.
+
     Mutual information also rises where more of the subject comes into view, so that a slab of thick slices would be
     stretched. Therefore the rigid stage fixes the region that both volumes show, and stretching is penalized.
     """
-    registration = _MattesRegistration(fixed, moving, masks, seed)
+    registration = _MattesRegistration(fixed, moving, masks, seed, length_scale)
+    coarse, fine = registration.coarse_mm, _FINE_MM * length_scale
     center = _centroid(fixed_foreground)
     if initial is not None:
         starts = [initial]
     else:
-        candidates = _candidates(fixed_foreground, moving_foreground)
-        starts = sorted(candidates, key=lambda start: registration.score(start, 4.0), reverse=True)[:3]
+        candidates = _candidates(fixed_foreground, moving_foreground, length_scale)
+        starts = sorted(candidates, key=lambda start: registration.score(start, coarse), reverse=True)[:3]
     progress(0.15)
-    rigid = [registration.refine_rigid(_with_center(start, center), 4.0) for start in starts]
-    best = max([*starts, *rigid], key=lambda affine: registration.score(affine, 4.0))
+    rigid = [registration.refine_rigid(_with_center(start, center), coarse) for start in starts]
+    best = max([*starts, *rigid], key=lambda affine: registration.score(affine, coarse))
     registration = registration.restricted_to_overlap(best)
-    again = registration.refine_rigid(_with_center(best, center), 4.0)
-    best = before = max(best, again, key=lambda affine: registration.score(affine, 4.0))
+    again = registration.refine_rigid(_with_center(best, center), coarse)
+    best = before = max(best, again, key=lambda affine: registration.score(affine, coarse))
     progress(0.5)
-    for spacing, step, done in ((4.0, 1.0, 0.7), (2.5, 0.5, 1.0)):
+    for spacing, step, done in ((coarse, 1.0, 0.7), (fine, 0.5, 1.0)):
         refined = registration.refine_affine(_with_center(best, center), spacing, step)
         scores = [
             registration.score(each, spacing) - _STRETCH_PENALTY * _log_stretch_variance(each, before)
@@ -86,15 +99,18 @@ def estimate_affine(
         if scores[0] > scores[1]:
             best = refined
         progress(done)
+    if _largest_stretch(best, before) < min_stretch:
+        best = before
     return _with_center(best, center)
 
 
 class _MattesRegistration:
     """Mutual information between one fixed and one moving image, at several spacings."""
 
-    def __init__(self, fixed: sitk.Image, moving: sitk.Image, masks, seed: int):
+    def __init__(self, fixed: sitk.Image, moving: sitk.Image, masks, seed: int, length_scale: float = 1.0):
         self._images = (fixed, *_robust_range(fixed)), (moving, *_robust_range(moving))
-        self._masks = masks
+        self._masks, self._length_scale = masks, length_scale
+        self.coarse_mm = max(_COARSE_MM * length_scale, 2 * min(fixed.GetSpacing()))
         self._seed = seed + 1  # 0 would mean: seed by the clock
         self._cache: dict[float, tuple[sitk.Image, sitk.Image]] = {}
 
@@ -106,7 +122,7 @@ class _MattesRegistration:
 
     def restricted_to_overlap(self, affine: sitk.Transform) -> _MattesRegistration:
         """The same registration, restricted to what the moving volume shows under this affine."""
-        lattice, moving = self._pair(4.0)
+        lattice, moving = self._pair(self.coarse_mm)
         moving_extent = sitk.Image(moving.GetSize(), sitk.sitkUInt8) + 1
         moving_extent.CopyInformation(moving)
         overlap = sitk.Resample(moving_extent, lattice, affine, sitk.sitkNearestNeighbor, 0)
@@ -160,7 +176,10 @@ class _MattesRegistration:
     def _optimize(self, method, transform, spacing, step, iterations) -> sitk.Transform | None:
         method.SetInitialTransform(transform, inPlace=False)
         method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=step, minStep=0.01, numberOfIterations=iterations, relaxationFactor=0.6
+            learningRate=step * self._length_scale,
+            minStep=0.01 * self._length_scale,
+            numberOfIterations=iterations,
+            relaxationFactor=0.6,
         )
         method.SetOptimizerScalesFromPhysicalShift()
         try:
@@ -169,7 +188,9 @@ class _MattesRegistration:
             return None
 
 
-def _candidates(fixed_foreground: sitk.Image, moving_foreground: sitk.Image) -> list[sitk.AffineTransform]:
+def _candidates(
+    fixed_foreground: sitk.Image, moving_foreground: sitk.Image, length_scale: float
+) -> list[sitk.AffineTransform]:
     pivot = _centroid(fixed_foreground)
     offsets = [
         np.zeros(3),
@@ -181,7 +202,7 @@ def _candidates(fixed_foreground: sitk.Image, moving_foreground: sitk.Image) -> 
         start = sitk.Euler3DTransform()
         start.SetCenter(pivot.tolist())
         start.SetRotation(math.radians(pitch), 0.0, 0.0)
-        start.SetTranslation((offset + np.array([0.0, 0.0, shift])).tolist())
+        start.SetTranslation((offset + np.array([0.0, 0.0, shift * length_scale])).tolist())
         candidates.append(as_affine(start))
     return candidates
 
@@ -191,6 +212,12 @@ def _log_stretch_variance(affine: sitk.AffineTransform, before: sitk.AffineTrans
     change = np.reshape(affine.GetMatrix(), (3, 3)) @ np.linalg.inv(np.reshape(before.GetMatrix(), (3, 3)))
     logs = np.log(np.maximum(np.linalg.svd(change)[1], 1e-6))
     return float(((logs - logs.mean()) ** 2).sum())
+
+
+def _largest_stretch(affine: sitk.AffineTransform, before: sitk.AffineTransform) -> float:
+    """The largest logarithm of a scale factor, of either sign, by which `affine` differs from `before`."""
+    change = np.reshape(affine.GetMatrix(), (3, 3)) @ np.linalg.inv(np.reshape(before.GetMatrix(), (3, 3)))
+    return float(np.abs(np.log(np.maximum(np.linalg.svd(change)[1], 1e-6))).max())
 
 
 def _with_center(affine: sitk.AffineTransform, center: np.ndarray) -> sitk.AffineTransform:

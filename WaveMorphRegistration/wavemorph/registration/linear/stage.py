@@ -7,7 +7,7 @@ import SimpleITK as sitk
 
 from ...errors import InputError
 from ...spatial.preprocessing import Pair
-from ..schedules import MIN_DICE_GAIN_OVER_MI, MIN_STRUCTURE_DICE
+from ..schedules import MIN_BODY_STRETCH, MIN_DICE_GAIN_OVER_MI, MIN_STRUCTURE_DICE
 from ..segmentation.pair import PairSegmentation
 from ..state import Job, LinearAlignment
 from .mutual_information import estimate_affine, linear_part
@@ -65,6 +65,8 @@ def _by_intensities(job: Job, start: sitk.AffineTransform | None) -> sitk.Affine
         masks=(pair.fixed_mask, pair.moving_mask),
         initial=start,
         seed=job.settings.seed,
+        length_scale=pair.length_scale,
+        min_stretch=MIN_BODY_STRETCH if pair.subjects is not None else 0.0,
         progress=lambda fraction: job.timer.report(
             0.1 + 0.1 * fraction, "aligning position, rotation, scale and shear"
         ),
