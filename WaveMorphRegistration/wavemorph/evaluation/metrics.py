@@ -205,9 +205,9 @@ def label_report(
         distances: also compute HD95, which takes longer.
 
     Returns:
-        {"labels": {number: {"dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm"}}, "mean": the same four}.
-        HD95 is None where a structure has no voxel in the volume, and where `distances` is False. Means leave None
-        out.
+        A dictionary with "labels" (label -> dice_before, dice_after, hd95_before_mm, hd95_after_mm) and "mean" (the
+        same four). HD95 is None where a structure has no voxel in the volume, and where `distances` is False. Means
+        leave None out.
 
     Raises:
         InputError: the maps have no label in common.

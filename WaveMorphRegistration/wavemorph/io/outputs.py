@@ -35,9 +35,10 @@ class Outputs:
     name in the same folder, and renamed when all are complete. If one fails, none is left, and previous files are
     restored.
 
-    >>> outputs = Outputs(inputs=["fixed.nii.gz", "moving.nii.gz"])
-    >>> outputs.add("map.h5", lambda result, path: write_transform(result, path), TRANSFORM_EXTENSIONS, "transform")
-    >>> outputs.write(wavemorph.register(fixed, moving))
+    Examples:
+        >>> outputs = Outputs(inputs=["fixed.nii.gz", "moving.nii.gz"])
+        >>> outputs.add("map.h5", write_transform, TRANSFORM_EXTENSIONS, "transform")
+        >>> outputs.write(wavemorph.register("fixed.nii.gz", "moving.nii.gz"))
     """
 
     def __init__(self, inputs: Iterable[str | os.PathLike] = ()):

@@ -40,7 +40,7 @@ class Registration:
         fixed: the fixed image; `warped` and `jacobian` are computed on its lattice when they are first read.
         moving: the moving image.
 
-    Example:
+    Examples:
         >>> result = wavemorph.register("fixed.nii.gz", "moving.nii.gz")
         >>> labels_on_fixed = result.warp("moving_labels.nii.gz", labels=True)
         >>> result.save("result")

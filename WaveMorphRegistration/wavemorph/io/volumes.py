@@ -31,7 +31,7 @@ class Volume:
         origin: LPS mm of the voxel (0, 0, 0).
         direction: (3, 3); its columns are the unit LPS vectors of the axes i, j, k. None is the identity.
 
-    Example:
+    Examples:
         >>> fixed = wavemorph.Volume(array, spacing=(0.9, 0.9, 1.2))
     """
 
