@@ -1,4 +1,4 @@
-"""Does the cost grow linearly with the voxels? `register` on cubes of one anatomy in finer and finer voxels.
+"""Does the cost grow linearly with the voxels? `register` on cubes of one synthetic head in finer and finer voxels.
 
     scaling.py [--sides 64 96 128 160 192 256 320] [--presets Instant Balanced] [--threads N]
                [--output table.md] [--json rows.json] [--plot plot.png]

@@ -71,7 +71,7 @@ class Worker:
                     self._jobs.put(message)
             except (ValueError, TypeError) as error:
                 self._send("log", message=f"not understood: {line.strip()[:200]} ({error})")
-        os._exit(0)  # the parent is gone: a running job is of no use either
+        os._exit(0)  # the parent process has ended, so that a running job has no receiver
 
     def _do(self, job: dict[str, Any]) -> None:
         from .errors import Cancelled, OutOfMemoryError, WaveMorphError

@@ -25,7 +25,7 @@ def pair(pair_folder):
 
 
 def refused(capsys, *arguments) -> tuple[int, str]:
-    """(exit code, sentence), after checking that it is one sentence and nothing else."""
+    """(exit code, sentence), after checking that the output is exactly one sentence."""
     code = main([str(argument) for argument in arguments])
     printed = capsys.readouterr()
     assert printed.out == ""

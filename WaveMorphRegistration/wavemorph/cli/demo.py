@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     if pair is not None:
         print(_table(pair, registration))
     print("\n".join(f"written: {path}" for path in written))
-    print(f"\nLook at {folder / _FILES['picture']}, and open {job.output} in 3D Slicer.")
+    print(f"\nOpen {folder / _FILES['picture']}, or {job.output} in 3D Slicer.")
 
 
 def template_path() -> Path:

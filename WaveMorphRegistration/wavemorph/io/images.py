@@ -98,7 +98,7 @@ def validate_image(image: sitk.Image, name: str = "image") -> None:
     _check_finite(array, name)
     low, high = array.min(), array.max()
     if low == high:
-        raise InputError(f"The {name} is constant: every voxel is {low:g}; there is nothing to align in it.")
+        raise InputError(f"The {name} is constant: every voxel is {low:g}; it cannot be aligned.")
 
 
 def validate_mask(mask: sitk.Image, image: sitk.Image, name: str = "mask") -> sitk.Image:
@@ -124,7 +124,7 @@ def validate_mask(mask: sitk.Image, image: sitk.Image, name: str = "mask") -> si
     resampled = sitk.Resample(binary, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     if not np.any(sitk.GetArrayViewFromImage(resampled)):
         raise InputError(
-            f"The {name} marks {count} voxels, but none of the image's voxels lies in them; check that the mask was "
+            f"The {name} marks {count} voxels, but no voxel of the image is inside; check that the mask was "
             "drawn on this image."
         )
     return resampled

@@ -75,10 +75,10 @@ class Outputs:
     def write(self, result: Any = None) -> list[Path]:
         """Write every file from `result`, and return the paths. Raises OutputError; then no file has changed."""
         with contextlib.ExitStack() as undo, quiet_itk():
-            complete = [self._write_aside(result, *target, undo) for target in self._targets]
+            complete = [self._write_temporary(result, *target, undo) for target in self._targets]
             backups = [
-                self._put_in_place(aside, target, name, undo)
-                for aside, (target, _, _, name) in zip(complete, self._targets)
+                self._put_in_place(temporary, target, name, undo)
+                for temporary, (target, _, _, name) in zip(complete, self._targets)
             ]
             undo.pop_all()
         for backup in backups:
@@ -87,25 +87,25 @@ class Outputs:
         return [target for target, _, _, _ in self._targets]
 
     @staticmethod
-    def _write_aside(
+    def _write_temporary(
         result: Any, target: Path, writer: Writer, extension: str, name: str, undo: contextlib.ExitStack
     ) -> Path:
         failed = f'The {name} "{target}" could not be written'
-        aside = _beside(target, extension)
+        temporary = _beside(target, extension)
         try:
             _make_folder(target.parent, undo)
-            undo.callback(_remove, aside)
-            writer(result, str(aside))
+            undo.callback(_remove, temporary)
+            writer(result, str(temporary))
         except OutputError as error:
-            raise OutputError(str(error).replace(str(aside), str(target))) from error
+            raise OutputError(str(error).replace(str(temporary), str(target))) from error
         except (OSError, RuntimeError) as error:
             raise OutputError(f"{failed}: {short_reason(error)}; is the disk full?") from error
-        if not aside.is_file() or aside.stat().st_size == 0:
+        if not temporary.is_file() or temporary.stat().st_size == 0:
             raise OutputError(f"{failed}: the file is missing or empty; is the disk full?")
-        return aside
+        return temporary
 
     @staticmethod
-    def _put_in_place(aside: Path, target: Path, name: str, undo: contextlib.ExitStack) -> Path | None:
+    def _put_in_place(temporary: Path, target: Path, name: str, undo: contextlib.ExitStack) -> Path | None:
         """Rename the complete file to its target; returns the backup of the previous file, if one existed."""
         backup = None
         try:
@@ -114,7 +114,7 @@ class Outputs:
                 undo.callback(_restore, backup, target)
             else:
                 undo.callback(_remove, target)
-            os.replace(aside, target)
+            os.replace(temporary, target)
         except OSError as error:
             raise OutputError(
                 f'The {name} "{target}" could not be put in place: {short_reason(error)}; is it open in another '

@@ -201,7 +201,7 @@ def _from_markups(text: str, called: str) -> PointList:
         if kind not in _POINT_MARKUPS:
             raise InputError(
                 f"The {called} holds a markup of type {kind}, which has more to it than points; only "
-                f"{', '.join(_POINT_MARKUPS)} can be carried through a deformation."
+                f"{', '.join(_POINT_MARKUPS)} can be transformed."
             )
         ras = _is_ras(markup.get("coordinateSystem", "LPS"), called)
         for place, point in enumerate(markup.get("controlPoints", []), 1):

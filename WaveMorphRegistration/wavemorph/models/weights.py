@@ -255,9 +255,9 @@ def _with_current_names(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

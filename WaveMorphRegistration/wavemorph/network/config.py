@@ -31,8 +31,8 @@ class NetworkConfig:
         bottleneck_kernel: side of their kernels (ours; 7 in ConvNeXt).
         dysample_groups: groups of channels with the same offset (ours; the default of DySample).
         dysample_scope: static scope of the offsets, voxels of the coarse lattice (ours; the default of DySample).
-        flow_level: number of halvings of the lattice on which the flow is decoded; trilinear upsampling brings it to
-            the full lattice (ours).
+        flow_level: number of halvings of the lattice on which the flow is decoded; trilinear upsampling
+            gives the full lattice (ours).
         flow_deviation: standard deviation of the flow head's initial weights, so that training begins near the
             identity (ours; that of VoxelMorph).
         output: "velocity", a stationary velocity field whose exponential is the map (ours), "displacement" (paper 3.7),

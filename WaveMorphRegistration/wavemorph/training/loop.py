@@ -194,15 +194,15 @@ class Trainer:
         if not self.is_main_process:
             return
         path = self.folder / _CHECKPOINT
-        aside = path.with_suffix(".part")
+        temporary = path.with_suffix(".part")
         state = {
             "recipe": self.recipe.to_dict(),
             "pair": self.pair,
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
-        torch.save(state, aside)
-        os.replace(aside, path)
+        torch.save(state, temporary)
+        os.replace(temporary, path)
 
     def _resume(self) -> None:
         path = self.folder / _CHECKPOINT
