@@ -33,7 +33,7 @@ from wavemorph.spatial.preprocessing import bounding_box, foreground
 from wavemorph.training.known_deformation import Difference, make_pair
 
 SIDES = (64, 96, 128, 160, 192, 256, 320)  # multiples of 8, as the working grid's
-CUBE_MM = 208.0  # room for the brain of the template and the margin of the working grid
+CUBE_MM = 208.0  # contains the brain of the template and the margin of the working grid
 COLUMNS = ("wall s", "CPU s", "peak GB")
 
 

@@ -1,8 +1,7 @@
 """Labeled crops of synthetic heads at 1 mm, made from one atlas, with random shape and contrast (ours).
 
-In the manner of SynthSeg (Billot et al., Medical Image Analysis 2023), but over half of the contrasts look like T1. The
-template has no head around it: fluid, skull, scalp, face and neck are drawn at random. Crop n depends on seed and n
-alone.
+As in SynthSeg (Billot et al., Medical Image Analysis 2023), but over half of the contrasts resemble T1. The template is
+a brain without head: fluid, skull, scalp, face and neck are drawn at random. Crop n depends on the seed and n alone.
 """
 
 from __future__ import annotations
@@ -167,7 +166,7 @@ class LabeledCrops:
         return (image + (1 - mask) * rim) * kept, kept > 0.5
 
     def _head(self, draw: Draw, image, mask, outside, mm, fluid):
-        """Fluid, skull with marrow, scalp, and below the brain random tissues of face and neck; air outside."""
+        """Fluid, skull with marrow, scalp, and below the brain random tissue of face and neck; air outside."""
         deep = outside + draw.uniform(0.5, 2) * draw.noise((draw.uniform(3, 8),), 1, self._size)
         skull = draw.uniform(0.5, 5) + draw.uniform(0, 1) * draw.noise((12.0,), 1, self._size)
         thick = draw.uniform(3, 9)
@@ -187,8 +186,8 @@ class LabeledCrops:
         if below.any():
             maps = torch.cat([draw.noise((draw.uniform(2.5, 8),), 1, self._size) for _ in range(5)], 1)
             values = [bone, draw.uniform(0.2, 0.7), draw.uniform(0.2, 0.7), fat, draw.uniform(0, 0.1)]
-            tissues = torch.tensor(values, device=self._device)[maps.argmax(1, keepdim=True)]
-            around = torch.where(below, tissues, around)
+            neck = torch.tensor(values, device=self._device)[maps.argmax(1, keepdim=True)]
+            around = torch.where(below, neck, around)
         visible = (deep < end) | below
         around = smooth(around * visible, draw.uniform(0.3, 0.8))
         around = around * (1 + 0.15 * draw.noise((draw.uniform(1.5, 5),), 1, self._size))

@@ -2,7 +2,7 @@
 
 As in SynthMorph (Hoffmann et al., IEEE TMI 2022), brains and shapes are drawn at random. The inputs of the network have
 random contrast, bias, blur, noise, lesions and surroundings; the loss compares images without them. Half of the
-contrasts look like T1. One in five pairs is made of random shapes instead of a brain.
+contrasts resemble T1. One in five pairs is made of random shapes instead of a brain.
 
 The brains come from the MNI ICBM152 template (2009a, nonlinear, symmetric) that ships with nilearn; its license allows
 use, copying and distribution with its notice. A pair depends on (seed, index) alone.
@@ -25,7 +25,7 @@ from ..spatial.filters import smooth
 SPACING_MM = 2.0
 SIZE = (88, 104, 80)
 _SCALES_MM = (5.0, 9.0, 18.0, 36.0)
-# T1 intensity of the template (0 to 1) -> contrast of one subject's scan, where tissues are not averaged over many
+# T1 intensity of the template (0 to 1) -> contrast of one subject's scan, where tissue is not averaged over many
 _KNOTS = (0.0, 0.30, 0.48, 0.60, 0.69, 0.78, 0.86, 1.0)
 T1_TONES = (0.0, 0.10, 0.22, 0.45, 0.54, 0.80, 0.88, 0.96)
 
