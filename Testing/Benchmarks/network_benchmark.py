@@ -288,7 +288,7 @@ def _parameters(model: torch.nn.Module) -> int:
 
 
 def _brains_at_training_spacing(options: argparse.Namespace) -> list:
-    """Two aligned volumes on one 1 mm lattice, in both directions: images at half the resolution, labels at the whole."""
+    """Two aligned volumes on one 1 mm lattice, in both directions: images at half resolution, labels at full."""
 
     def tensor(image):
         return tensor_from_array(sitk.GetArrayFromImage(image))[None, None]

@@ -124,7 +124,7 @@ def validate_mask(mask: sitk.Image, image: sitk.Image, name: str = "mask") -> si
     resampled = sitk.Resample(binary, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     if not np.any(sitk.GetArrayViewFromImage(resampled)):
         raise InputError(
-            f"The {name} marks {count} voxels, but no voxel of the image is inside; check that the mask was "
+            f"The {name} marks {count} voxels, but none of them is in the image; check that the mask was "
             "drawn on this image."
         )
     return resampled
