@@ -18,12 +18,12 @@ QUICK = Settings(spacing_mm=4.0, weights="none")
 
 
 @pytest.mark.parametrize("stop_at", ["Affine", "Refinement", "Finishing"])
-def test_a_registration_can_be_canceled_at_each_stage(tiny_pair, monkeypatch, stop_at):
+def test_a_registration_can_be_cancelled_at_each_stage(tiny_pair, monkeypatch, stop_at):
     monkeypatch.setattr(linear_stage, "estimate_affine", lambda *_, **__: sitk.AffineTransform(3))
 
     def progress(stage, fraction, message):
         if stage == stop_at:
-            raise Cancelled("Canceled.")
+            raise Cancelled("Cancelled.")
 
     with pytest.raises(Cancelled):
         register(*tiny_pair, QUICK, progress)

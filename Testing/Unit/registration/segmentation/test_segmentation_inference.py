@@ -54,7 +54,7 @@ def test_a_pass_over_the_mirrored_volume_on_shifted_lattices_gives_the_same_plac
     assert not torch.allclose(plain.probabilities, plain.probabilities.flip(-1), atol=0.1)
 
 
-def test_segmentation_can_be_canceled_before_each_pass(monkeypatch, never_upright):
+def test_segmentation_can_be_cancelled_before_each_pass(monkeypatch, never_upright):
     found, atlas = confident_structures(lattice())
     passes, calls = [], []
     monkeypatch.setattr(inference, "_segment_on_grid", lambda *_: passes.append(1) or found)
