@@ -1,4 +1,4 @@
-# make demo       register a real brain and look at the result:  make demo [FIXED=a.nii.gz MOVING=b.nii.gz]
+# make demo       register a real brain, write a scene and a picture:  make demo [FIXED=a.nii.gz MOVING=b.nii.gz]
 # make test       everything that is checked: style, types, documentation, tests
 # make test-fast  the same without documentation and without the slow ring of tests (whole registrations, trainings)
 # make docs       the documentation site in build/site

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the virtual environment; on a bare Debian or Ubuntu also what the system lacks, if that is allowed.
+# Makes the virtual environment; on a minimal Debian or Ubuntu also installs missing system packages, if that is allowed.
 set -euo pipefail
 venv=$1
 
@@ -45,7 +45,7 @@ needed='import ctypes; [ctypes.CDLL(f"lib{name}") for name in
     ("EGL.so.1", "GL.so.1", "xkbcommon.so.0", "fontconfig.so.1", "dbus-1.so.3", "glib-2.0.so.0")]'
 if [ "$(uname -s)" = Linux ] && ! "$python" -c "$needed" 2>/dev/null; then
     system_packages libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libxkbcommon0 libfontconfig1 libdbus-1-3 libglib2.0-0 ||
-        say "going on without: everything works but the pictures and the tests of the panel"
+        say "continuing without them: everything works except the pictures and the tests of the panel"
 fi
 
 say "making $venv with $("$python" --version)"

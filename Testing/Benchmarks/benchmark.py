@@ -59,7 +59,7 @@ BUILT_IN = {
 
 @dataclass
 class Case:
-    """A pair to register; cases of one group share a panel of the plot, where their means stand."""
+    """A pair to register; cases of one group are in one panel of the plot, which shows their means."""
 
     name: str
     group: str
@@ -226,7 +226,7 @@ def plot(rows: Sequence[Row], path: str | os.PathLike) -> None:
 
     groups = list(dict.fromkeys(row.group for row in rows if _measure(row)))
     if not groups:
-        raise SystemExit("There is nothing to plot: no method gave a result that could be scored.")
+        raise SystemExit("The plot would be empty: no method gave a result that could be scored.")
     columns = min(2, len(groups))
     shape = (math.ceil(len(groups) / columns), columns)
     figure, axes = plt.subplots(*shape, figsize=(7.5 * shape[1], 5.2 * shape[0]), squeeze=False, layout="constrained")
@@ -328,7 +328,7 @@ def main() -> None:
         if bool(getattr(options, f"fixed{pair}")) != bool(getattr(options, f"moving{pair}")):
             parser.error(f"--fixed{pair} and --moving{pair} go together".replace("_", "-"))
     if not (options.fixed or options.cases):
-        parser.error("there is no case: give --fixed and --moving, or --cases")
+        parser.error("no case is given: give --fixed and --moving, or --cases")
     facts, rows = machine(options.threads), []
 
     def text() -> str:

@@ -167,7 +167,7 @@ class Watch:
             time.sleep(0.02)
 
     def listen(self, lines) -> None:
-        """Progress lines look like " 25 %  Refinement: refining the deformation, 3 s left"."""
+        """A progress line has the form " 25 %  Refinement: refining the deformation, 3 s left"."""
         self.began["Reading"] = time.perf_counter()
         for line in lines:
             stage = line.partition("%  ")[2].partition(":")[0].partition(",")[0].strip()

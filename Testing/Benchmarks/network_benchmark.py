@@ -190,18 +190,18 @@ def orientation(options: argparse.Namespace) -> None:
     def segmentation_of(image: sitk.Image) -> BrainSegmentation | None:
         return segment(SegmentationInput(model.network, image, foreground(image), model.card.extra["atlas"]))
 
-    upright, corner = segmentation_of(fixed), np.array(_center(moving)) - RAS @ np.full(3, (CUBE - 1) / 2)
+    fixed_segmentation, corner = segmentation_of(fixed), np.array(_center(moving)) - RAS @ np.full(3, (CUBE - 1) / 2)
     print("| rotated by | overlap of the structures after the affine | s to segment |", "|---" * 3 + "|", sep="\n")
     for angles in ORIENTATIONS:
         rotation = sitk.Euler3DTransform()
         rotation.SetCenter(_center(moving))
         rotation.SetRotation(*np.radians(angles).tolist())
-        # in a cube of voxels of 1 mm, where nothing of the head is cut off
+        # in a cube of voxels of 1 mm, so that no part of the head is cut off
         cube = (rotation, sitk.sitkLinear, corner.tolist(), (1.0,) * 3, RAS.ravel().tolist(), 0.0)
         rotated, since = sitk.Resample(moving, (CUBE,) * 3, *cube), time.monotonic()
         found = segmentation_of(rotated)
         seconds = time.monotonic() - since
-        dice = "not found" if found is None else f"{align_structures(upright, found)[1]:.3f}"
+        dice = "not found" if found is None else f"{align_structures(fixed_segmentation, found)[1]:.3f}"
         print(f"| {angles} | {dice} | {seconds:.1f} |", flush=True)
 
 
@@ -288,7 +288,7 @@ def _parameters(model: torch.nn.Module) -> int:
 
 
 def _brains_at_training_spacing(options: argparse.Namespace) -> list:
-    """Two aligned volumes on one 1 mm lattice, both ways: images at half the resolution, labels at the whole."""
+    """Two aligned volumes on one 1 mm lattice, in both directions: images at half resolution, labels at full."""
 
     def tensor(image):
         return tensor_from_array(sitk.GetArrayFromImage(image))[None, None]
@@ -345,7 +345,7 @@ def throughput(options: argparse.Namespace) -> None:
 def gpu(options: argparse.Namespace) -> None:
     """Forward passes at the paper's size and whole registrations on a CUDA device; exit status 2 without one."""
     if not torch.cuda.is_available():
-        print("No GPU that torch can use through CUDA is there; these tables need one.", file=sys.stderr)
+        print("torch finds no GPU through CUDA; these tables need one.", file=sys.stderr)
         raise SystemExit(2)
     device = torch.device("cuda")
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}\n")

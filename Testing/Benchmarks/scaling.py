@@ -1,4 +1,4 @@
-"""Does the cost grow linearly with the voxels? `register` on cubes of one anatomy in finer and finer voxels.
+"""Does the cost grow linearly with the voxels? `register` on cubes of one synthetic head in finer and finer voxels.
 
     scaling.py [--sides 64 96 128 160 192 256 320] [--presets Instant Balanced] [--threads N]
                [--output table.md] [--json rows.json] [--plot plot.png]
@@ -33,7 +33,7 @@ from wavemorph.spatial.preprocessing import bounding_box, foreground
 from wavemorph.training.known_deformation import Difference, make_pair
 
 SIDES = (64, 96, 128, 160, 192, 256, 320)  # multiples of 8, as the working grid's
-CUBE_MM = 208.0  # room for the brain of the template and the margin of the working grid
+CUBE_MM = 208.0  # contains the brain of the template and the margin of the working grid
 COLUMNS = ("wall s", "CPU s", "peak GB")
 
 

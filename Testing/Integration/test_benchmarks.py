@@ -196,7 +196,7 @@ def test_the_working_grid_of_a_cube_has_its_voxels(tmp_path):
     try:
         fixed, moving, mask = scaling.make_cube(40, tmp_path)
     except InputError:
-        pytest.skip("the template in the package nilearn is not there")
+        pytest.skip("the template in the package nilearn is missing")
     image = sitk.ReadImage(fixed)
     grid = make_working_grid(image, bounding_box(sitk.ReadImage(mask)), image.GetSpacing()[0], scaling.MARGIN_MM)
     assert grid.size == image.GetSize() == (40, 40, 40)

@@ -98,7 +98,7 @@ def test_a_brain_is_found_in_any_orientation(model, template, segmented, angles)
     rotation = sitk.Euler3DTransform()
     rotation.SetCenter(segmented.centroids()[1:].mean(0).tolist())
     rotation.SetRotation(*np.radians(angles))
-    # the rotated head in a cube, so that nothing of it is cut off
+    # the rotated head in a cube, so that no part of it is cut off
     empty = sitk.Image([230] * 3, sitk.sitkFloat32)
     empty.SetDirection(RAS.ravel().tolist())
     empty.SetOrigin((np.array(rotation.GetCenter()) - RAS @ np.full(3, 114.5)).tolist())

@@ -59,9 +59,9 @@ def test_an_installed_wheel_registers_with_its_network(python, tiny_pair, tmp_pa
     )
     done = run(python, "-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert Path(told["file"]).is_relative_to(python.parents[1])
-    assert told["weights"]["name"] == "wavemorph"
+    installed = json.loads(done.stdout)
+    assert Path(installed["file"]).is_relative_to(python.parents[1])
+    assert installed["weights"]["name"] == "wavemorph"
 
 
 def test_a_missing_model_is_said(python, tiny_pair, tmp_path):

@@ -42,15 +42,15 @@ class WorkerRecordings:
 class FakeWorker:
     """Has the methods of `WorkerProcess`; a test steers it.
 
-    pauseAt: the stage after whose first event nothing more arrives, until `resume`.
+    holdAt: the stage after whose first event nothing more arrives, until `resume`.
     answersCancel: whether it answers a cancel message, or has to be killed.
     """
 
     _processIds = itertools.count(1)
 
-    def __init__(self, recordings: WorkerRecordings, pauseAt: str | None = None, answersCancel: bool = True):
-        self._recordings, self._pending, self._paused = recordings, [], False
-        self.pauseAt, self.answersCancel = pauseAt, answersCancel
+    def __init__(self, recordings: WorkerRecordings, holdAt: str | None = None, answersCancel: bool = True):
+        self._recordings, self._pending, self._held = recordings, [], False
+        self.holdAt, self.answersCancel = holdAt, answersCancel
         self.processId, self.running, self.killed, self.standardError = next(self._processIds), False, False, ""
         self.messages: list[dict] = []
 
@@ -65,22 +65,22 @@ class FakeWorker:
         if "cancel" not in message:
             self._pending += self._recordings.replay(message)
         elif self.answersCancel:
-            self._pending, self._paused = [{"event": "cancelled", "job": message["cancel"]}], False
+            self._pending, self._held = [{"event": "cancelled", "job": message["cancel"]}], False
         return True
 
     def events(self) -> list[dict]:
         arrived = []
-        while self._pending and not self._paused:
+        while self._pending and not self._held:
             arrived.append(self._pending.pop(0))
-            self._paused = self.pauseAt is not None and arrived[-1].get("stage") == self.pauseAt
+            self._held = self.holdAt is not None and arrived[-1].get("stage") == self.holdAt
         return arrived
 
     def resume(self) -> None:
-        self.pauseAt, self._paused = None, False
+        self.holdAt, self._held = None, False
 
     def answer(self, *events: dict) -> None:
         """Let these events arrive instead of the recorded ones."""
-        self._pending, self._paused = list(events), False
+        self._pending, self._held = list(events), False
 
     def crash(self, standardError: str = "") -> None:
         self.running, self._pending, self.standardError = False, [], standardError

@@ -1,4 +1,4 @@
-"""The module with its panel opened on a real MRML scene, with look-alikes of what only the Slicer application has."""
+"""The module with its panel opened on a real MRML scene, with stand-ins for what only the Slicer application has."""
 
 from __future__ import annotations
 

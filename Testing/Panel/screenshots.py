@@ -2,7 +2,7 @@
 
     .venv/bin/python Testing/Panel/screenshots.py
 
-The panel is drawn by Qt with look-alikes of Slicer's widgets; the views by Slicer's own displayable managers.
+The panel is drawn by Qt with stand-ins for Slicer's widgets; the views by Slicer's own displayable managers.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class View3D:
 
 
 def crop(path: Path, margin: int = 16) -> None:
-    """Take away the empty part below."""
+    """Crop the empty part at the bottom."""
     image = Image.open(path).convert("RGB")
     empty = Image.new("RGB", image.size, image.getpixel((0, 0)))
     bottom = ImageChops.difference(image, empty).getbbox()[3]

@@ -13,7 +13,7 @@ def startAndPause(opened):
 
 
 def test_canceling_leaves_the_scene_unchanged_and_the_panel_ready(opened, fakeWorker, tiny_pair):
-    fakeWorker["pauseAt"] = "Affine"
+    fakeWorker["holdAt"] = "Affine"
     opened.choose(*tiny_pair)
     before = opened.nodeIds()
     startAndPause(opened)
@@ -33,7 +33,7 @@ def test_canceling_leaves_the_scene_unchanged_and_the_panel_ready(opened, fakeWo
 
 def test_a_worker_that_does_not_answer_a_cancel_message_is_killed(opened, fakeWorker, tiny_pair, monkeypatch):
     monkeypatch.setattr(job, "CANCEL_GRACE_SECONDS", 0.05)
-    fakeWorker.update(pauseAt="Affine", answersCancel=False)
+    fakeWorker.update(holdAt="Affine", answersCancel=False)
     opened.choose(*tiny_pair)
     startAndPause(opened)
     worker = opened.worker
@@ -45,7 +45,7 @@ def test_a_worker_that_does_not_answer_a_cancel_message_is_killed(opened, fakeWo
 
 
 def test_a_worker_that_dies_is_reported_and_replaced(opened, fakeWorker, tiny_pair):
-    fakeWorker["pauseAt"] = "Affine"
+    fakeWorker["holdAt"] = "Affine"
     opened.choose(*tiny_pair)
     before = opened.nodeIds()
     startAndPause(opened)
@@ -64,7 +64,7 @@ def test_a_worker_that_dies_is_reported_and_replaced(opened, fakeWorker, tiny_pa
 
 
 def test_a_scene_that_closes_cancels_the_job(opened, fakeWorker, tiny_pair):
-    fakeWorker["pauseAt"] = "Affine"
+    fakeWorker["holdAt"] = "Affine"
     opened.choose(*tiny_pair)
     startAndPause(opened)
     opened.scene.Clear(0)
@@ -80,7 +80,7 @@ def test_a_scene_that_closes_cancels_the_job(opened, fakeWorker, tiny_pair):
 
 
 def test_a_volume_deleted_during_the_registration_ends_the_job_with_a_message(opened, fakeWorker, tiny_pair):
-    fakeWorker["pauseAt"] = "Affine"
+    fakeWorker["holdAt"] = "Affine"
     _fixed, moving = opened.choose(*tiny_pair)
     startAndPause(opened)
     opened.scene.RemoveNode(moving)
@@ -94,7 +94,7 @@ def test_a_volume_deleted_during_the_registration_ends_the_job_with_a_message(op
 
 
 def test_no_worker_runs_after_the_panel_is_closed(opened, fakeWorker, tiny_pair):
-    fakeWorker["pauseAt"] = "Affine"
+    fakeWorker["holdAt"] = "Affine"
     opened.choose(*tiny_pair)
     startAndPause(opened)
     worker = opened.worker

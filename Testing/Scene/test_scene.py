@@ -26,8 +26,8 @@ SEEDS = range(20)
 
 def pointsOf(image, count=1000, margin=0.0):
     size = np.array(image.GetSize())
-    places = np.random.default_rng(5).uniform(margin * size - 0.5, (1 - margin) * size - 0.5, (count, 3))
-    return np.array([image.TransformContinuousIndexToPhysicalPoint(place.tolist()) for place in places])
+    indices = np.random.default_rng(5).uniform(margin * size - 0.5, (1 - margin) * size - 0.5, (count, 3))
+    return np.array([image.TransformContinuousIndexToPhysicalPoint(index.tolist()) for index in indices])
 
 
 def moved(transform, points):

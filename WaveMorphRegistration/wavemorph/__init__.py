@@ -34,34 +34,35 @@ def register(
 ) -> Registration:
     """Register `moving` to `fixed`. The inputs are not changed.
 
+    All errors are subclasses of `WaveMorphError`, with one sentence: what is wrong, the values found, and what to do.
+
     Parameters:
         fixed: the volume that stays: a path, a SimpleITK image or a `Volume` (an array with its spacing in mm).
             3D and scalar, of any geometry, pixel type and spacing.
         moving: the volume that is aligned to it, in the same forms.
         settings: see `Settings`; by default the preset "Balanced" on the best device.
         progress: called as progress(stage, fraction, message) with 0 <= fraction <= 1. It may raise
-            `errors.Cancelled` to stop the registration.
-        fixed_mask: where it is not 0 the fixed volume is compared.
-        moving_mask: where it is not 0 the moving volume is compared.
-        initial_transform: fixed points -> moving points in LPS mm, a path or a SimpleITK transform. A linear one is
-            where the affine stage starts; another one is kept, and the deformation continues from it.
+            `errors.Cancelled` to cancel the registration.
+        fixed_mask: only voxels of the fixed volume where it is not 0 are compared.
+        moving_mask: only voxels of the moving volume where it is not 0 are compared.
+        initial_transform: fixed points -> moving points in LPS mm, a path or a SimpleITK transform. The affine stage
+            starts from a linear one. A non-linear one is kept, and the deformation is added to it.
 
     Returns:
-        A `Registration`: transforms in LPS mm, volumes on the lattice of the fixed volume, and a report.
+        Transforms in LPS mm, volumes on the lattice of the fixed volume, and a report.
 
     Raises:
         InputError: a volume, mask or transform cannot be used.
-        SettingsError: the settings contradict each other.
+        SettingsError: a setting is unknown or out of range, or settings contradict each other.
         DeviceError: the device is not available.
         WeightsError: the model is missing or damaged.
         OutOfMemoryError: memory does not suffice even for a coarse working grid.
-        Each is a `WaveMorphError` with one sentence: what is wrong, the values, and what to do.
 
     Reference:
         Zhang et al., Bioengineering 2025, 12(4), 406, for the network. The optimizer, the inverse and the removal of
         folds are ours (ARCHITECTURE.md).
 
-    Example:
+    Examples:
         >>> import wavemorph
         >>> result = wavemorph.register("fixed.nii.gz", "moving.nii.gz")
         >>> labels_on_fixed = result.warp("moving_labels.nii.gz", labels=True)

@@ -1,22 +1,22 @@
-"""What can go wrong, each with one sentence for the user and an exit code for the shell."""
+"""The errors that WaveMorph raises. Each has one sentence for the user and an exit code for the shell."""
 
 from __future__ import annotations
 
 
 class WaveMorphError(Exception):
-    """An expected failure. `str(error)` is one sentence: what is wrong, the values seen, what to do."""
+    """An expected failure. `str(error)` is one sentence: what is wrong, the values found, what to do."""
 
     exit_code = 1
 
 
 class InputError(WaveMorphError):
-    """An input image, mask, label map, transform or point file cannot be used."""
+    """An input (image, mask, label map, transform or landmark file) cannot be used."""
 
     exit_code = 2
 
 
 class SettingsError(WaveMorphError):
-    """An unknown preset, or a setting out of range."""
+    """A setting is unknown or out of range, or settings contradict each other."""
 
     exit_code = 2
 
@@ -28,24 +28,24 @@ class OutputError(WaveMorphError):
 
 
 class DeviceError(WaveMorphError):
-    """The device asked for is not there."""
+    """The requested device is not available."""
 
     exit_code = 4
 
 
 class WeightsError(WaveMorphError):
-    """A weights file is missing, corrupt, or made for another network."""
+    """A model is missing, damaged, or made for another network."""
 
     exit_code = 5
 
 
 class OutOfMemoryError(WaveMorphError):
-    """The job does not fit in memory even on the coarsest working grid."""
+    """Memory does not suffice even on the coarsest working grid."""
 
     exit_code = 6
 
 
 class Cancelled(WaveMorphError):
-    """The user asked to stop."""
+    """The user canceled the work."""
 
     exit_code = 130

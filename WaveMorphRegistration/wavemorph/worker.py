@@ -5,10 +5,10 @@ Job:    {"job": ID, "folder": FOLDER, "settings": {...}}, with fixed.nrrd and mo
 Events: {"event": "ready", "device": NAME, "torch": VERSION} once;
         "progress" (job, stage, fraction, message), "log" (message),
         "result" (job, folder: a `Registration` saved into FOLDER/result), "cancelled" (job),
-        "error" (job or null, kind, message: one sentence, details: where it came from).
+        "error" (job or null, kind, message: one sentence, details: the traceback, or "").
 
-It keeps running between jobs. It ends when standard input closes, when its parent is gone, or after some minutes
-without a job.
+It keeps running between jobs. It ends when standard input closes, when its parent process has ended, or after ten
+minutes without a job.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _INPUTS = ("fixed_mask", "moving_mask")
 
 
 class Worker:
-    """Reads `source`, works, and writes to `sink`."""
+    """Reads jobs from `source` (lines of JSON), runs one at a time, and writes events to `sink`."""
 
     def __init__(self, source: TextIO, sink: TextIO):
         self._source, self._sink = source, sink
@@ -41,7 +41,7 @@ class Worker:
         self._parent = os.getppid()
 
     def run(self, idle_seconds: float = IDLE_SECONDS) -> int:
-        """Work until the input ends, or until `idle_seconds` pass without a job; returns the exit code."""
+        """Run jobs until the input ends, or until `idle_seconds` pass without a job; returns the exit code."""
         threading.Thread(target=self._listen, daemon=True).start()
         try:
             self._send("ready", **_describe_engine())
@@ -61,7 +61,7 @@ class Worker:
         return 0
 
     def _listen(self) -> None:
-        """Runs in its own thread, so that a cancellation, or the end of the parent, is noticed during a job too."""
+        """Read messages in a thread of its own: a running job must notice a cancellation and the end of its parent."""
         for line in self._source:
             try:
                 message = json.loads(line)
@@ -71,7 +71,7 @@ class Worker:
                     self._jobs.put(message)
             except (ValueError, TypeError) as error:
                 self._send("log", message=f"not understood: {line.strip()[:200]} ({error})")
-        os._exit(0)  # the parent is gone: a running job is of no use either
+        os._exit(0)  # the parent process has ended, so that a running job has no receiver
 
     def _do(self, job: dict[str, Any]) -> None:
         from .errors import Cancelled, OutOfMemoryError, WaveMorphError
@@ -104,7 +104,7 @@ class Worker:
 
         def progress(stage: str, fraction: float, message: str) -> None:
             if job["job"] in self._cancelled:
-                raise Cancelled("Cancelled.")
+                raise Cancelled("Canceled.")
             self._send("progress", job=job["job"], stage=stage, fraction=round(fraction, 4), message=message)
 
         progress("Reading", 0.0, "")
@@ -149,7 +149,7 @@ def _short_reason(error: BaseException) -> str:
 
 
 def main() -> int:
-    """Run a worker. Standard output is for the protocol; everything else that prints goes to standard error."""
+    """Run a worker. Standard output is kept for events; other output goes to standard error. Returns the exit code."""
     set_passive_wait()
     protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

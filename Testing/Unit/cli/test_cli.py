@@ -25,7 +25,7 @@ def pair(pair_folder):
 
 
 def refused(capsys, *arguments) -> tuple[int, str]:
-    """(exit code, sentence), after checking that it is one sentence and nothing else."""
+    """(exit code, sentence), after checking that the output is exactly one sentence."""
     code = main([str(argument) for argument in arguments])
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -228,7 +228,7 @@ def test_an_interruption_writes_nothing(pair, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(stage, "optimize", interrupt)
     code, sentence = refused(capsys, "register", *pair, "--aligned", "--transform", tmp_path / "t.h5")
     assert code == 130
-    assert "Cancelled" in sentence
+    assert "Canceled" in sentence
     assert os.listdir(tmp_path) == []
 
 

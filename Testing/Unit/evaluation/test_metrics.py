@@ -110,7 +110,7 @@ def test_hausdorff_distances_agree_with_scipy_on_unequal_spacing(label):
 def test_hausdorff_distances_agree_with_scipy_for_structures_inside_the_volume():
     a, b = np.zeros((2, 30, 30, 30), bool)
     a[10:13, 12:14, 9:20] = True
-    b[10:20, 12:20, 9:20] = True  # shares three faces with a, so that a border left out there would be missed
+    b[10:20, 12:20, 9:20] = True  # touches three faces of a: a border omitted at these faces would change the result
     for first, second in ((a, b), (a[::-1, ::-1, ::-1], b[::-1, ::-1, ::-1])):
         expected = scipy_hausdorff95(first, second, SPACING[::-1])
         assert hausdorff95_mm(first, second, True, SPACING) == pytest.approx(expected, abs=1e-4)
@@ -224,10 +224,10 @@ def test_a_structure_that_leaves_the_volume_has_no_distance():
     report = label_report(labels, labels, sitk.TranslationTransform(3, (0.0, 0.0, 8.0)))
     assert report["labels"][1]["dice_after"] == 0
     assert report["labels"][1]["hd95_after_mm"] == pytest.approx(scipy_distance_after_shift(array, 1, 8))
-    gone = label_report(labels, labels, sitk.TranslationTransform(3, (0.0, 0.0, 50.0)))
-    assert gone["labels"][1]["hd95_after_mm"] is None
-    assert gone["mean"]["hd95_after_mm"] is None
-    assert "-" in format_table(gone).splitlines()[-1]
+    report = label_report(labels, labels, sitk.TranslationTransform(3, (0.0, 0.0, 50.0)))
+    assert report["labels"][1]["hd95_after_mm"] is None
+    assert report["mean"]["hd95_after_mm"] is None
+    assert "-" in format_table(report).splitlines()[-1]
 
 
 def scipy_distance_after_shift(array, label, shift):

@@ -293,7 +293,7 @@ def test_messages_name_the_file_that_was_asked_for(registration, tmp_path, monke
 def test_a_writer_that_writes_nothing_is_noticed(tmp_path):
     outputs = Outputs()
     outputs.add(tmp_path / "a.json", lambda result, path: None, TEXT)
-    with pytest.raises(OutputError, match="nothing arrived"):
+    with pytest.raises(OutputError, match="missing or empty"):
         outputs.write()
 
 

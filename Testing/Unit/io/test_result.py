@@ -117,7 +117,7 @@ def test_what_cannot_be_warped_is_refused(result, labels, tmp_path):
         result.warp(result.moving / 3, labels=True)
     result.save(tmp_path)
     loaded = wavemorph.Registration.load(tmp_path)
-    with pytest.raises(InputError, match="fixed image is not at hand"):
+    with pytest.raises(InputError, match="does not hold the fixed image"):
         loaded.warp(labels, labels=True)
     loaded.fixed = result.fixed
     expected = sitk.GetArrayFromImage(result.warp(labels, labels=True))

@@ -1,4 +1,4 @@
-"""The rooms of ARCHITECTURE.md: who imports whom, what is free of torch, and how much a folder holds."""
+"""The layers of ARCHITECTURE.md: which package imports which, which are free of torch, and the size of folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[3]
 MODULE = ROOT / "WaveMorphRegistration"
 ENGINE = MODULE / "wavemorph"
 MAX_ENTRIES = 15
-# what a room may import when it is imported, besides itself and the rooms that every room may import
+# the packages that a package may import when it is imported, besides itself and EVERYWHERE
 EVERYWHERE = {"errors", "settings"}
 LAYERS = {
     "errors": set(),
@@ -99,25 +99,25 @@ def test_the_search_for_cycles_finds_one():
     assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c", "a"]
 
 
-@pytest.mark.parametrize("room", sorted(LAYERS))
-def test_a_room_imports_only_the_rooms_below_it(room):
+@pytest.mark.parametrize("package", sorted(LAYERS))
+def test_a_package_imports_only_those_below_it(package):
     named = {
         target.split(".")[0]
         for module, targets in graph(whole=False).items()
-        if module.split(".")[0] == room
+        if module.split(".")[0] == package
         for target in targets
     }
-    assert named - {room} <= LAYERS[room] | EVERYWHERE
+    assert named - {package} <= LAYERS[package] | EVERYWHERE
 
 
 def test_every_room_has_its_layer():
-    rooms = {path.stem for path in ENGINE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert rooms - {"__init__"} == set(LAYERS)
+    packages = {path.stem for path in ENGINE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert packages - {"__init__"} == set(LAYERS)
 
 
-@pytest.mark.parametrize("room", TORCH_FREE)
-def test_what_slicers_process_may_import_is_free_of_torch(room):
-    modules = [name for name in graph(whole=False) if name.split(".")[0] == room]
+@pytest.mark.parametrize("package", TORCH_FREE)
+def test_what_slicers_process_may_import_is_free_of_torch(package):
+    modules = [name for name in graph(whole=False) if name.split(".")[0] == package]
     code = f"import sys; import {', '.join('wavemorph.' + name for name in modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=MODULE, check=False).returncode == 0
 
@@ -159,7 +159,7 @@ def test_no_folder_holds_more_than_a_reader_takes_in():
 def test_the_architecture_page_shows_every_room():
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     tree = page[page.index("```") : page.index("## Data flow")]
-    rooms = [path for path in ENGINE.iterdir() if (path / "__init__.py").is_file()]
-    rooms += [path for path in (MODULE / "WaveMorphRegistrationLib").iterdir() if (path / "__init__.py").is_file()]
-    missing = [room.name for room in rooms if f"{room.name}/" not in tree]
+    packages = [path for path in ENGINE.iterdir() if (path / "__init__.py").is_file()]
+    packages += [path for path in (MODULE / "WaveMorphRegistrationLib").iterdir() if (path / "__init__.py").is_file()]
+    missing = [package.name for package in packages if f"{package.name}/" not in tree]
     assert missing == []

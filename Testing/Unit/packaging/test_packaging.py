@@ -1,4 +1,4 @@
-"""What is built and installed is what lies in the tree."""
+"""The built and installed files are those of the repository."""
 
 from __future__ import annotations
 

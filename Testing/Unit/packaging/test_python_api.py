@@ -1,4 +1,4 @@
-"""The Python API as one meets it: real signatures, all names, and an import that costs nothing."""
+"""The Python API: complete signatures, all names, and an import without torch and SimpleITK."""
 
 from __future__ import annotations
 

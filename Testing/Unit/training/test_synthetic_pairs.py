@@ -30,7 +30,7 @@ def test_a_synthetic_pair_is_the_same_at_every_call_and_another_for_another_inde
     assert not torch.equal(first.fixed, other.fixed)
 
 
-def test_the_truth_of_a_synthetic_pair_aligns_the_anatomies_without_folding(pairs):
+def test_the_truth_of_a_synthetic_pair_aligns_the_targets_without_folding(pairs):
     for pair in pairs:
         before, after = (
             float(((pair.fixed_target - moving) ** 2 * pair.weight).mean())

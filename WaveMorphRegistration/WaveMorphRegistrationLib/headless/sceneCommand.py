@@ -31,7 +31,7 @@ class SceneCommand:
         )
 
     def show(self, registration: Registration, withInverse: bool = False) -> None:
-        """Create the nodes and views of a registration of the two volumes."""
+        """Create the nodes and views of the registration of both volumes."""
         outputs = [output for output in ALL_OUTPUTS if withInverse or output != "inverse"]
         nodes = addRegistrationToScene(registration, self._fixedNode, self._movingNode, outputs)
         self._picture = ResultPicture(self._scene, nodes, self._fixedNode, self._movingNode)

@@ -1,6 +1,6 @@
 """Slice views of a result: before and after, checkerboard, and a preview of the warp between them.
 
-The volumes and the transform of the result are not changed: what is shown are copies that share their data.
+The volumes and the transform of the result are not changed: the views show copies that use the same data.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class ResultView:
         return [self._scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode") for index in range(count)]
 
     def _warpPreview(self, fraction: float):
-        """A second moving volume that shares the voxels, under a second transform that shares the displacements.
+        """A second moving volume with the same voxels, under a second transform with the same displacements.
 
         A displacement scale that is set on the transform of the result itself would be saved and hardened.
         """

@@ -36,7 +36,7 @@ def addOverlapTable(transformNode, fixedNode, movingNode, fixedSegmentation, mov
 def addLandmarkTable(transformNode, fixedNode, movingNode, fixedPoints, movingPoints):
     """A table of the distance (mm) between corresponding control points, before and after.
 
-    Raises InputError where the two lists do not correspond.
+    Raises InputError where the lists differ in length.
     """
     fixed, moving = landmarksFromNode(fixedPoints), landmarksFromNode(movingPoints)
     transform = transformFromNode(transformNode, imageFromVolumeNode(fixedNode))

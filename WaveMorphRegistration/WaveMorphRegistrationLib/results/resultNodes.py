@@ -108,7 +108,7 @@ def _wholeTransform(registration: Registration):
 
 
 def _inverseTransform(registration: Registration):
-    """Moving points -> fixed points: the affine's inverse, then the two fields, as in `Registration.inverse`."""
+    """Moving points -> fixed points: the affine's inverse, then both fields, as in `Registration.inverse`."""
     transform = vtk.vtkGeneralTransform()
     transform.PostMultiply()
     transform.Concatenate(vtkMatrix(np.linalg.inv(affineMatrix(registration.affine))))

@@ -12,7 +12,7 @@ class SyntheticPair:
     """The images `fixed` and `moving`, LPS mm; `groundTruth` maps points of one to points of the other.
 
     spacingMm: of the voxels of fixed.
-    oblique: rotate the axes of the moving volume and make its voxels anisotropic; its anatomy is the same.
+    oblique: rotate the axes of the moving volume and make its voxels anisotropic; it shows the same head.
     """
 
     def __init__(self, spacingMm: float = 3.0, oblique: bool = False):

@@ -1,1 +1,1 @@
-"""The command line; `python -m wavemorph.cli` is the command `wavemorph`."""
+"""The command `wavemorph`, also started by `python -m wavemorph.cli`."""

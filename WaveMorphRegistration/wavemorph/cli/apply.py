@@ -1,4 +1,4 @@
-"""`wavemorph apply`: a volume, a label map or points through a transform."""
+"""`wavemorph apply`: apply a transform to a volume, a label map or points."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--image", metavar="M", help="a volume in the moving space")
     what.add_argument("--labels", metavar="L", help="a label map in the moving space (nearest neighbor)")
-    what.add_argument("--points", metavar="P", help="points (.csv, .mrk.json) in the space that T starts from")
+    what.add_argument("--points", metavar="P", help="points (.csv, .mrk.json) in the space that T maps from")
     parser.add_argument("--reference", metavar="F", help="the fixed volume: the lattice of the output")
     parser.add_argument("--output", required=True, metavar="O")
     parser.add_argument("--interpolation", choices=sorted(_INTERPOLATORS), default="linear", help="for --image")

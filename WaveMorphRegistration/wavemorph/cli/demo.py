@@ -1,4 +1,4 @@
-"""`wavemorph demo`: a real brain and a copy with a known deformation, registered like any other pair."""
+"""`wavemorph demo`: register a real brain and a copy of it with a known deformation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _FILES = {
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("demo", help="register a real brain with a known answer, and look at the result")
+    parser = commands.add_parser("demo", help="register a real brain and a copy with a known deformation")
     parser.add_argument("--output", default="demo-output", metavar="FOLDER", help="default: demo-output")
     parser.add_argument("--fixed", metavar="F", help="with --moving: your own pair instead")
     parser.add_argument("--moving", metavar="M")
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     if pair is not None:
         print(_table(pair, registration))
     print("\n".join(f"written: {path}" for path in written))
-    print(f"\nLook at {folder / _FILES['picture']}, and open {job.output} in 3D Slicer.")
+    print(f"\nOpen {folder / _FILES['picture']}, or {job.output} in 3D Slicer.")
 
 
 def template_path() -> Path:
@@ -80,7 +80,7 @@ def template_path() -> Path:
 
 
 def built_in_pair() -> SyntheticPair:
-    """The template, and the same head deformed, rotated, with another contrast, bias, noise and an oblique lattice."""
+    """The template, and the same head deformed and rotated, with another contrast, bias, noise and oblique lattice."""
     from ..training.known_deformation import Difference, make_pair  # imports torch
 
     template = sitk.Cast(sitk.ReadImage(str(template_path())), sitk.sitkFloat32)
@@ -99,10 +99,10 @@ def _write_built_in_pair(folder: Path) -> SyntheticPair:
 
 
 def _table(pair: SyntheticPair, registration: Registration) -> str:
-    """The true error of 5000 voxels of the brain."""
+    """The true error at 5000 voxels of the brain, as text."""
     lines = ["true error in the brain, mm      mean    95 %     max"]
     for name, transform in (
-        ("as the files lie", sitk.Transform()),
+        ("before registration", sitk.Transform()),
         ("after the affine", registration.affine),
         ("after the deformation", registration.transform),
     ):

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     if bool(options.fixed_points) != bool(options.moving_points):
         raise SettingsError("Landmarks come in pairs of lists; give --fixed-points and --moving-points.")
     if not options.fixed_labels and not options.fixed_points:
-        raise SettingsError("There is nothing to evaluate; give two label maps or two point lists.")
+        raise SettingsError("Nothing is given to evaluate; give two label maps or two point lists.")
     files = outputs.Outputs(
         inputs=given(options, "transform", "fixed_labels", "moving_labels", "fixed_points", "moving_points")
     )

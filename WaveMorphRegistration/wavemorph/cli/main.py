@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _message_and_code(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
-        error = Cancelled("Cancelled; nothing was written.")
+        error = Cancelled("Canceled; nothing was written.")
     elif isinstance(error, MemoryError):
         error = OutOfMemoryError("Memory ran out; close other programs or give smaller volumes.")
     if isinstance(error, WaveMorphError):

@@ -1,4 +1,4 @@
-"""`wavemorph models`: the models that are installed, and the complexity of the network."""
+"""`wavemorph models`: list the installed models, or the complexity of the network."""
 
 from __future__ import annotations
 

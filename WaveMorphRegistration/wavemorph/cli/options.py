@@ -1,4 +1,4 @@
-"""Options that several commands share, and the settings and files they stand for."""
+"""Options that several commands have in common, and the settings and output files that they name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..settings import CONTRASTS, DEVICES, PRESETS, SIMILARITIES, Settings
 EPILOG = """\
 Transforms map fixed points to moving points (the resampling direction of ITK, ANTs and Slicer), in LPS mm.
 Exit codes: 0 done, 1 unexpected, 2 an input or a setting, 3 an output, 4 the device, 5 the weights, 6 memory,
-130 cancelled."""
+130 canceled."""
 _INPUTS = (
     "fixed",
     "moving",
@@ -25,33 +25,33 @@ _INPUTS = (
 
 
 def add_pair(parser: argparse.ArgumentParser) -> None:
-    """The two volumes, their masks and where to start, and the settings."""
+    """Add the options for the volumes, masks, initial transform and settings of a registration."""
     parser.add_argument("--fixed", required=True, metavar="F", help="the volume that stays")
     parser.add_argument("--moving", required=True, metavar="M", help="the volume that is aligned to it")
     parser.add_argument("--fixed-mask", metavar="FM", help="compare only where this is not 0")
     parser.add_argument("--moving-mask", metavar="MM", help="compare only where this is not 0")
-    parser.add_argument("--initial-transform", metavar="T", help="where to start: fixed points -> moving points")
-    parser.add_argument("--aligned", action="store_true", help="skip the affine stage: the pair is aligned already")
+    parser.add_argument("--initial-transform", metavar="T", help="initial transform: fixed points -> moving points")
+    parser.add_argument("--aligned", action="store_true", help="skip the affine stage: the pair is already aligned")
     add_settings(parser)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """What `settings_of` reads."""
+    """Add the options that `settings_of` reads."""
     parser.add_argument("--preset", default="Balanced", help=f"{', '.join(PRESETS)} (default: Balanced)")
     parser.add_argument("--contrast", default="auto", help=f"{', '.join(CONTRASTS)} (default: auto, which measures it)")
     parser.add_argument("--similarity", default="auto", help=f"{', '.join(SIMILARITIES)} (default: auto, by contrast)")
     parser.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)} (default: auto)")
-    parser.add_argument("--spacing", type=float, metavar="MM", help="of the working grid (default: 1, or more)")
+    parser.add_argument("--spacing", type=float, metavar="MM", help="spacing of the working grid (default: 1, or more)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--weights", default="auto", metavar="W", help="a model's name, a file, none, auto (default)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def add_outputs(parser: argparse.ArgumentParser, transform_required: bool) -> None:
-    """The files of a registration."""
+    """Add the options for the output files of a registration."""
     forms = ".h5, .tfm, or a field .nii.gz, .nrrd, .mha"
     parser.add_argument("--transform", required=transform_required, metavar="T", help=forms)
-    inverse = "the inverse: moving points -> fixed points; takes about as long as the rest"
+    inverse = "the inverse: moving points -> fixed points; takes about as long as all other stages"
     parser.add_argument("--inverse", metavar="I", help=inverse)
     parser.add_argument("--warped", metavar="W", help="the moving volume on the fixed lattice")
     parser.add_argument("--jacobian", metavar="J", help="the Jacobian determinant on the fixed lattice")
@@ -59,7 +59,7 @@ def add_outputs(parser: argparse.ArgumentParser, transform_required: bool) -> No
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """The settings that the options stand for. Raises SettingsError."""
+    """The settings from the options. Raises SettingsError."""
     return Settings(
         preset=options.preset,
         contrast=options.contrast,
@@ -74,7 +74,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def output_files(options: argparse.Namespace) -> outputs.Outputs:
-    """The files that `register` and `scene` write from a Registration, as far as they are asked for."""
+    """The requested files that `register` and `scene` write from a Registration. Raises OutputError."""
     files = outputs.Outputs(inputs=given(options, *_INPUTS))
     for path, writer, extensions, name in (
         (options.transform, outputs.write_transform, outputs.TRANSFORM_EXTENSIONS, "transform"),
@@ -94,7 +94,7 @@ def given(options: argparse.Namespace, *names: str) -> list[str]:
 
 
 def _volume_writer(name: str) -> outputs.Writer:
-    """Makes a volume of a registration, writes it and releases it, so that no two of a large pair are in memory."""
+    """A writer that computes a volume, writes it and releases it, so that only one is in memory at a time."""
 
     def write(registration: Registration, path: str) -> None:
         outputs.write_image(getattr(registration, name), path)

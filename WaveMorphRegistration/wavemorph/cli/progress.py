@@ -11,7 +11,7 @@ _STEP = 0.1  # of the work between two lines where lines cannot be overwritten
 
 
 class TerminalProgress:
-    """Callable as `progress(stage, fraction, message)`; one line that is redrawn, or few lines where that cannot be."""
+    """Called as progress(stage, fraction, message): one line that is redrawn on a terminal, a few lines elsewhere."""
 
     def __init__(self, stream: TextIO | None = None, clock=time.monotonic):
         self._stream = stream if stream is not None else sys.stderr
@@ -35,7 +35,7 @@ class TerminalProgress:
         self._stream.flush()
 
     def interrupt(self) -> None:
-        """Leave the line, so that what is said next does not stand behind the bar."""
+        """End the line of the progress bar, so that the next output starts on a new line."""
         if self._redraws and self._width:
             self._stream.write("\n")
             self._width = 0
@@ -46,7 +46,7 @@ class TerminalProgress:
         return text if left is None else f"{text}, {format_duration(left)} left"
 
     def _seconds_left(self, fraction: float) -> float | None:
-        """By the rate so far; None while that says little, and at the end."""
+        """Extrapolated from the elapsed time; None in the first second, below 5 %, and at the end."""
         elapsed = self._clock() - self._began
         if elapsed < 1 or not 0.05 <= fraction < 1:
             return None
@@ -54,7 +54,7 @@ class TerminalProgress:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as one would say it: "8 s", "3 min 20 s", "2 h 5 min"."""
+    """A duration as text: "8 s", "3 min 20 s", "2 h 5 min"."""
     seconds = max(1, round(seconds))
     if seconds < 60:
         return f"{seconds} s"

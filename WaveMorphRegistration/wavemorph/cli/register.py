@@ -1,4 +1,4 @@
-"""`wavemorph register`: two volumes to a transform and what derives from it."""
+"""`wavemorph register`: register two volumes, and write the transform and its other outputs."""
 
 from __future__ import annotations
 

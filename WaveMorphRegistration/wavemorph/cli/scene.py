@@ -1,4 +1,4 @@
-"""`wavemorph scene`: a registration as a Slicer scene (.mrb) and a picture."""
+"""`wavemorph scene`: register, and write a Slicer scene (.mrb) and a picture."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def register_to_scene(
         files.add(bundle, lambda _, path: command.writeBundle(path, bundle.stem), (".mrb",), "scene")
         files.add(picture, lambda _, path: command.writePicture(path), (".png",), "picture")
         for path, name in ((options.fixed, "fixed image"), (options.moving, "moving image")):
-            images.read_image(path, name)  # one sentence of refusal, where the readers of the scene would log many
+            images.read_image(path, name)  # gives one sentence for a bad file; Slicer's readers would log many
         fixed, moving = command.load(options.fixed, options.moving)
         registration = register_images(fixed, moving, options, settings, progress)
         command.show(registration, options.with_inverse)

@@ -15,10 +15,10 @@ from ..errors import InputError, SettingsError, WeightsError
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser(
-        "train", help="train a network, in several runs if wanted; continues from its checkpoint"
+        "train", help="train a network, in one run or several; continues from its checkpoint"
     )
     train.add_argument(
-        "--recipe", required=True, choices=("wavemorph", "brain-segmentation", "ixi", "oasis"), help="what and how"
+        "--recipe", required=True, choices=("wavemorph", "brain-segmentation", "ixi", "oasis"), help="what to train"
     )
     train.add_argument("--data", metavar="FOLDER", help="the data set, for ixi and oasis")
     train.add_argument("--output", required=True, metavar="FOLDER", help="for the checkpoint, losses.csv, the model")
@@ -26,7 +26,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.add_argument(
         "--threads", type=int, metavar="N", help="of torch; crops are made in one more thread (brain-segmentation)"
     )
-    train.add_argument("--minutes", type=float, metavar="M", help="stop after so long; the same command continues")
+    train.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes; the same command continues")
     _add_training(train)
     train.add_argument("--name", help="of the model; by default the recipe's")
     train.set_defaults(run=_train)
@@ -38,7 +38,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     protocol.add_argument("--device", default="auto")
     protocol.set_defaults(run=_protocol)
 
-    ablation = commands.add_parser("ablation", help="the twelve combinations of the paper, trained alike and scored")
+    ablation = commands.add_parser("ablation", help="the twelve combinations of the paper, each trained and scored")
     ablation.add_argument("--data-set", required=True, choices=("ixi", "oasis"))
     ablation.add_argument("--data", required=True, metavar="FOLDER")
     ablation.add_argument("--output", required=True, metavar="FOLDER", help="checkpoints and table.txt")
@@ -47,7 +47,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pairs", type=int, metavar="N", help="how many pairs are seen in all")
+    parser.add_argument("--pairs", type=int, metavar="N", help="number of training pairs")
     parser.add_argument("--config", metavar="FILE", help="JSON with other values of the recipe and of its network")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--device", default="auto")
@@ -82,10 +82,10 @@ def _train(options: argparse.Namespace, progress: object) -> None:
         from ..training.datasets import DataPairs
 
         source = DataPairs(_data(recipe.data, options.data), recipe.seed, device)
-    network, begun = None, ""
+    network, initial_model = None, ""
     if options.begin_with:
         model = load(Path(options.begin_with), device)
-        network, begun = model.network, f"; begun with {model.card.name}, {model.sha256[:12]}"
+        network, initial_model = model.network, f"; begun with {model.card.name}, {model.sha256[:12]}"
         if network.config != recipe.network:
             raise SettingsError(f'The model "{options.begin_with}" is another network than that of the recipe.')
     trainer = kind(recipe, source, Path(options.output), device, network)
@@ -104,14 +104,14 @@ def _train(options: argparse.Namespace, progress: object) -> None:
         options.name or recipe.name,
         f"Trained by the recipe {recipe.name} on {recipe.pairs} pairs",
         {},
-        training=f"wavemorph train --recipe {recipe.name}; seed {recipe.seed}{begun}",
+        training=f"wavemorph train --recipe {recipe.name}; seed {recipe.seed}{initial_model}",
         extra={"recipe": recipe.to_dict(), **facts},
     )
     print(f"written: {save_model(trainer.network, card, options.output)}")
 
 
 def _own_device(device):
-    """Under torchrun each process takes the GPU of its number."""
+    """Under torchrun, the GPU with the local rank of this process."""
     if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
         return device
     import torch
@@ -132,7 +132,7 @@ def _protocol(options: argparse.Namespace, progress: object) -> None:
     if len(models) < len(options.weights):
         raise WeightsError("The weights none cannot be scored; give the name or the file of a model.")
     print(HEADER)
-    print(evaluate(None, data, "as they lie", device).row())
+    print(evaluate(None, data, "before registration", device).row())
     for model in models:
         print(evaluate(model.network, data, model.card.name, device).row())
 
@@ -146,11 +146,11 @@ def _ablation(options: argparse.Namespace, progress: object) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
 
-    def say(line: str) -> None:
+    def report_line(line: str) -> None:
         lines.append(line)
         print(line, flush=True)
 
-    ablation(_recipe(options, options.data_set), _data(options.data_set, options.data), folder, device, say)
+    ablation(_recipe(options, options.data_set), _data(options.data_set, options.data), folder, device, report_line)
     (folder / "table.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -170,7 +170,7 @@ def _recipe(options: argparse.Namespace, name: str):
             values[field] = getattr(options, field)
     unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(Recipe)})
     if unknown:
-        raise SettingsError(f'"{unknown[0]}" is no value of a recipe; see training/recipe.py.')
+        raise SettingsError(f'"{unknown[0]}" is not a field of a recipe; training/recipe.py lists them.')
     return Recipe.from_dict(values)
 
 
@@ -183,7 +183,7 @@ def _data(name: str, folder: str | None):
 
 
 def _progress():
-    """A line that is written over in a terminal, now and then a line elsewhere."""
+    """Progress of a training: one line that is redrawn on a terminal, a line every 50 pairs elsewhere."""
     began, first = time.monotonic(), None
 
     def show(pair: int, pairs: int, loss: float) -> None:

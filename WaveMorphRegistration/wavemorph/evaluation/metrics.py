@@ -1,4 +1,4 @@
-"""How well two volumes agree after a registration: overlap, surface distance, landmarks, folding, volume change.
+"""Measures of a registration: overlap, surface distance, landmark error, folding and volume change.
 
 Free of torch, so that Slicer's own process can use it. Arrays are (D, H, W) = (k, j, i), spacings mm along (i, j, k)
 as in SimpleITK, points LPS mm. Transforms map fixed points to moving points.
@@ -24,9 +24,21 @@ _SLAB_PLANES = 32
 
 
 def dice(a: np.ndarray, b: np.ndarray, labels: Iterable[int]) -> dict[int, float]:
-    """Dice's overlap 2 |A and B| / (|A| + |B|) of each label in two maps (D, H, W); NaN where neither holds it.
+    """The Dice overlap 2 |A and B| / (|A| + |B|) of each label in two label maps.
 
-    Raises InputError where the shapes differ.
+    Parameters:
+        a: (D, H, W), label numbers.
+        b: the same, on the same lattice.
+        labels: the labels to compare.
+
+    Returns:
+        Label -> Dice, 0 to 1; NaN where neither map has the label.
+
+    Raises:
+        InputError: the shapes differ.
+
+    Reference:
+        Dice, Ecology 1945, 26(3), 297.
     """
     a, b = np.asarray(a), np.asarray(b)
     _check_shapes(a, b)
@@ -39,10 +51,22 @@ def dice(a: np.ndarray, b: np.ndarray, labels: Iterable[int]) -> dict[int, float
 
 
 def hausdorff95_mm(a: np.ndarray, b: np.ndarray, label: int, spacing: Sequence[float]) -> float:
-    """The robust Hausdorff distance of one label in two maps (D, H, W), in mm; NaN where either lacks it.
+    """The robust Hausdorff distance (HD95) of one label in two label maps, in mm.
 
-    The larger of the two directed 95th percentiles of the distances between border voxels: those with one of their six
-    neighbors outside the structure. The end of the volume is no border. Raises InputError where the shapes differ.
+    It is the larger of the directed 95th percentiles of the distances between border voxels. A border voxel has at
+    least one of its six neighbors outside the structure; the end of the volume is not a border.
+
+    Parameters:
+        a: (D, H, W), label numbers.
+        b: the same, on the same lattice.
+        label: the label to compare.
+        spacing: mm along (i, j, k).
+
+    Returns:
+        The distance in mm; NaN where either map lacks the label.
+
+    Raises:
+        InputError: the shapes differ.
     """
     a, b = np.asarray(a), np.asarray(b)
     _check_shapes(a, b)
@@ -60,10 +84,18 @@ def hausdorff95_mm(a: np.ndarray, b: np.ndarray, label: int, spacing: Sequence[f
 def target_registration_error_mm(
     transform: sitk.Transform, fixed_points: np.ndarray, moving_points: np.ndarray
 ) -> np.ndarray:
-    """|transform(f) - m| in mm for corresponding points f and m, both (N, 3) LPS mm: (N,).
+    """The distance |transform(f) - m| of each pair of landmarks, in the moving space.
 
-    Fixed points are carried to the moving space, because that is the way the transform points. Raises InputError where
-    the two lists differ in length.
+    Parameters:
+        transform: fixed points -> moving points, LPS mm.
+        fixed_points: (N, 3), LPS mm.
+        moving_points: (N, 3), LPS mm, in the same order.
+
+    Returns:
+        (N,), mm.
+
+    Raises:
+        InputError: the lists differ in length.
     """
     fixed_points, moving_points = np.asarray(fixed_points, float), np.asarray(moving_points, float)
     if fixed_points.shape != moving_points.shape:
@@ -75,17 +107,27 @@ def target_registration_error_mm(
 
 
 def warp_labels(moving_labels: sitk.Image, fixed: sitk.Image, transform: sitk.Transform) -> sitk.Image:
-    """The moving label map on the lattice of `fixed`, nearest neighbor, 0 outside: out(x) = labels(transform(x))."""
+    """The moving label map on the lattice of `fixed`: out(x) = labels(transform(x)), nearest neighbor, 0 outside."""
     return sitk.Resample(moving_labels, fixed, transform, sitk.sitkNearestNeighbor, 0)
 
 
 def folding(field: sitk.Image, mask: sitk.Image | None = None) -> dict:
-    """Where the map x -> x + field(x) turns space inside out; `field` is a vector image of LPS mm.
+    """The number of voxels where the map x -> x + field(x) is folded.
 
-    central: voxels whose Jacobian determinant from central differences (one-sided on the border) is <= 0. strict: those
-    where any of the eight determinants from one-sided differences is. Counted where `mask`, on the same lattice, is not
-    0, or everywhere. The keys are those of a registration's report["folding"], with the least determinant and the
-    standard deviation of log J, clamped to [0.001, 1000], beside them. Raises InputError.
+    Two tests are counted. Central: the Jacobian determinant from central differences (one-sided on the border) is
+    <= 0. Strict: any of the eight determinants from one-sided differences is <= 0.
+
+    Parameters:
+        field: displacement, a 3D vector image, LPS mm.
+        mask: voxels that are not 0 are counted, on the lattice of `field`; None counts all.
+
+    Returns:
+        The keys of a registration's report["folding"] (central_voxels, central_percent, strict_voxels,
+        strict_percent, evaluated_voxels), the smallest determinant (min), and the standard deviation of log J with J
+        clamped to [0.001, 1000] (sd_log).
+
+    Raises:
+        InputError: the field is not a 3D vector image, or the mask is empty or on another lattice.
     """
     vectors = sitk.GetArrayViewFromImage(field)
     if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3 or min(field.GetSize()) < 2:
@@ -127,10 +169,17 @@ def folding(field: sitk.Image, mask: sitk.Image | None = None) -> dict:
 
 
 def volume_change(jacobian: sitk.Image, labels: sitk.Image) -> dict[int, float]:
-    """The mean Jacobian determinant of the fixed -> moving map in each structure of the fixed label map.
+    """The mean Jacobian determinant in each structure: its volume in the moving image over that in the fixed image.
 
-    It is the structure's volume in the moving image over that in the fixed: above 1, the moving one is larger. Raises
-    InputError where the two images do not share their lattice.
+    Parameters:
+        jacobian: determinant of the map fixed -> moving; above 1 the moving tissue is larger.
+        labels: label map of the fixed image, on the same lattice.
+
+    Returns:
+        Label -> volume ratio, without background.
+
+    Raises:
+        InputError: the lattices differ.
     """
     if not same_lattice(jacobian, labels):
         raise InputError(
@@ -147,11 +196,21 @@ def volume_change(jacobian: sitk.Image, labels: sitk.Image) -> dict[int, float]:
 def label_report(
     fixed_labels: sitk.Image, moving_labels: sitk.Image, transform: sitk.Transform, distances: bool = True
 ) -> dict:
-    """Dice and HD95 of every structure in both label maps, before (as they lie in space) and after the transform.
+    """Dice and HD95 of every structure that both label maps hold, before the transform (identity) and after it.
 
-    {"labels": {number: {"dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm"}}, "mean": the same four}, on
-    the lattice of `fixed_labels`. None stands where a structure has left the volume, and for the distances if
-    `distances` is False; means leave None out. Raises InputError where the maps share no label.
+    Parameters:
+        fixed_labels: label map of the fixed image; the measures are taken on its lattice.
+        moving_labels: label map of the moving image, with the same numbering.
+        transform: fixed points -> moving points, LPS mm.
+        distances: also compute HD95, which takes longer.
+
+    Returns:
+        A dictionary with "labels" (label -> dice_before, dice_after, hd95_before_mm, hd95_after_mm) and "mean" (the
+        same four). HD95 is None where a structure has no voxel in the volume, and where `distances` is False. Means
+        leave None out.
+
+    Raises:
+        InputError: the maps have no label in common.
     """
     labels = shared_labels(fixed_labels, moving_labels)
     fixed = sitk.GetArrayViewFromImage(fixed_labels)
@@ -171,7 +230,12 @@ def label_report(
 
 
 def format_table(report: dict, names: dict[int, str] | None = None) -> str:
-    """What `label_report` returns as an aligned text table; `names` as from `read_label_names`."""
+    """The result of `label_report` as an aligned text table.
+
+    Parameters:
+        report: as `label_report` returns it.
+        names: label -> name, as `read_label_names` returns it.
+    """
     names = names or {}
     columns = (("dice_before", ".3f"), ("dice_after", ".3f"), ("hd95_before_mm", ".2f"), ("hd95_after_mm", ".2f"))
     rows: list[tuple[str, ...]] = [("label", "Dice before", "after", "HD95 mm before", "after")]
@@ -188,10 +252,16 @@ def format_table(report: dict, names: dict[int, str] | None = None) -> str:
 
 
 def read_label_names(path: str | os.PathLike) -> dict[int, str]:
-    """{number: name} from lines of a number and a name, separated by blanks, tabs or commas.
+    """Names of labels from a text file with a number and a name in each line.
 
-    Slicer's .ctbl, FreeSurfer's color table, ITK-SNAP's descriptions (the name in quotes comes last) and CSV with or
-    without a header are such files; colors and lines starting with # are left out. Raises InputError with the line.
+    Read are Slicer's .ctbl, FreeSurfer's color table, ITK-SNAP's label descriptions, and CSV with or without a header.
+    Colors and lines that start with # are ignored.
+
+    Returns:
+        Label -> name.
+
+    Raises:
+        InputError: the file cannot be read, or a line has no number and name; the message gives the line.
     """
     path = Path(path)
     try:
@@ -232,7 +302,7 @@ def _called(label: int, names: dict[int, str]) -> str:
 
 def _check_shapes(a: np.ndarray, b: np.ndarray) -> None:
     if a.shape != b.shape:
-        raise InputError(f"The two label maps differ in shape, {a.shape} and {b.shape}; resample one onto the other.")
+        raise InputError(f"The label maps differ in shape, {a.shape} and {b.shape}; resample one onto the other.")
 
 
 def _counts(array: np.ndarray) -> dict[int, int]:
@@ -244,8 +314,8 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     """The box of the mask with one voxel around it, inside the volume."""
     box = []
     for axis in range(3):
-        seen = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        box.append(slice(max(seen[0] - 1, 0), seen[-1] + 2))
+        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        box.append(slice(max(occupied[0] - 1, 0), occupied[-1] + 2))
     return tuple(box)
 
 

@@ -1,7 +1,7 @@
-"""Volumes, masks, label maps and transforms: read and checked. Free of torch, so that Slicer's own process can use it.
+"""Read and check volumes, masks, label maps and transforms. Does not import torch: Slicer's own process uses it.
 
-Everything that cannot be used is refused with an `InputError` of one sentence before any work begins: what is wrong,
-the values seen, what to do. Physical points are LPS mm, and transforms map fixed points to moving points.
+An input that cannot be used raises an `InputError` before any work begins, with one sentence: what is wrong, the values
+found, what to do. Physical points are LPS mm, and transforms map fixed points to moving points.
 """
 
 from __future__ import annotations
@@ -26,9 +26,14 @@ _GEOMETRY_TOLERANCE = 1e-3  # in voxels, and of a unit vector: the rounding of f
 
 
 def read_image(path: str | os.PathLike, name: str = "image") -> sitk.Image:
-    """A 3D scalar volume, checked by `validate_image`; a folder is read if it holds exactly one DICOM series.
+    """Read a 3D scalar volume and check it with `validate_image`.
 
-    name: what messages call it, such as "fixed image". Raises InputError.
+    Parameters:
+        path: a file, or a folder with exactly one DICOM series.
+        name: what messages call it, such as "fixed image".
+
+    Raises:
+        InputError: it cannot be read or registered.
     """
     image, called = _read_volume(path, name)
     validate_image(image, called)
@@ -36,22 +41,27 @@ def read_image(path: str | os.PathLike, name: str = "image") -> sitk.Image:
 
 
 def read_mask(path: str | os.PathLike, image: sitk.Image, name: str = "mask") -> sitk.Image:
-    """A mask for `image`, as `validate_mask` returns it. Raises InputError."""
+    """Read a mask for `image`; see `validate_mask`. Raises InputError."""
     mask, called = _read_volume(path, name)
     return validate_mask(mask, image, called)
 
 
 def read_labels(path: str | os.PathLike, name: str = "label map") -> sitk.Image:
-    """A 3D label map of an integer pixel type, as `validate_labels` returns it. Raises InputError."""
+    """Read a 3D label map; see `validate_labels`. Raises InputError."""
     labels, called = _read_volume(path, name)
     return validate_labels(labels, called)
 
 
 def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Transform:
-    """A 3D transform in LPS mm, fixed points -> moving points.
+    """Read a 3D transform, fixed points -> moving points, LPS mm.
 
-    Either what ITK, ANTs or Slicer write as a transform (.h5, .tfm, .txt, .mat, .xfm) or a displacement field: a
-    vector image of three LPS components in mm, identity outside it. Raises InputError.
+    Parameters:
+        path: a transform file of ITK, ANTs or Slicer (.h5, .tfm, .txt, .mat, .xfm), or a displacement field: a vector
+            image of three LPS components in mm, identity outside it.
+        name: what messages call it.
+
+    Raises:
+        InputError: it cannot be read, or is not 3D and finite.
     """
     path, called = _existing(path, name)
     if path.is_dir():
@@ -69,9 +79,13 @@ def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Tra
 
 
 def validate_image(image: sitk.Image, name: str = "image") -> None:
-    """Raise InputError unless `image` can be registered: a finite 3D scalar volume that is not constant.
+    """Check that a volume can be registered.
 
-    It needs at least 16 voxels along each axis and orthonormal axes; pixel type, spacing and orientation are free.
+    It must be a finite 3D scalar volume that is not constant, with at least 16 voxels along each axis and orthonormal
+    axes. Pixel type, spacing and orientation are free.
+
+    Raises:
+        InputError: one of these does not hold.
     """
     _check_volume(image, name)
     size = image.GetSize()
@@ -84,14 +98,16 @@ def validate_image(image: sitk.Image, name: str = "image") -> None:
     _check_finite(array, name)
     low, high = array.min(), array.max()
     if low == high:
-        raise InputError(f"The {name} is constant: every voxel is {low:g}; there is nothing to align in it.")
+        raise InputError(f"The {name} is constant: every voxel is {low:g}; it cannot be aligned.")
 
 
 def validate_mask(mask: sitk.Image, image: sitk.Image, name: str = "mask") -> sitk.Image:
-    """The mask as uint8 0 or 1 on the lattice of `image`; voxels that are not 0 count.
+    """The mask on the lattice of `image`, uint8: 1 where the mask is not 0.
 
-    A mask of another geometry is resampled in physical space, nearest neighbor. Raises InputError where it is empty,
-    or marks no voxel of the image.
+    A mask with another lattice is resampled in physical space with nearest neighbor.
+
+    Raises:
+        InputError: the mask is empty, or marks no voxel of the image.
     """
     _check_volume(mask, name)
     array = sitk.GetArrayViewFromImage(mask)
@@ -108,16 +124,17 @@ def validate_mask(mask: sitk.Image, image: sitk.Image, name: str = "mask") -> si
     resampled = sitk.Resample(binary, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     if not np.any(sitk.GetArrayViewFromImage(resampled)):
         raise InputError(
-            f"The {name} marks {count} voxels, but none of the image's voxels lies in them; check that the mask was "
+            f"The {name} marks {count} voxels, but none of them is in the image; check that the mask was "
             "drawn on this image."
         )
     return resampled
 
 
 def validate_labels(labels: sitk.Image, name: str = "label map") -> sitk.Image:
-    """The label map in an integer pixel type: 0 is background, floating-point files of whole numbers are accepted.
+    """The label map in an integer pixel type; 0 is background. Whole numbers in floating point are accepted.
 
-    Raises InputError where it is not a 3D scalar map of whole numbers, or holds nothing but background.
+    Raises:
+        InputError: it is not a 3D scalar map of whole numbers, or has background only.
     """
     _check_volume(labels, name)
     array = sitk.GetArrayViewFromImage(labels)
@@ -136,24 +153,24 @@ def validate_labels(labels: sitk.Image, name: str = "label map") -> sitk.Image:
 
 
 def shared_labels(fixed: sitk.Image, moving: sitk.Image) -> list[int]:
-    """The labels other than 0 that both maps hold, in order. Raises InputError where there are none."""
-    ours, theirs = (label_numbers(labels) for labels in (fixed, moving))
-    shared = sorted(set(ours) & set(theirs))
+    """The labels that both maps hold, in ascending order, without 0. Raises InputError where there are none."""
+    fixed_numbers, moving_numbers = label_numbers(fixed), label_numbers(moving)
+    shared = sorted(set(fixed_numbers) & set(moving_numbers))
     if not shared:
         raise InputError(
-            f"The two label maps share no label: the fixed one holds {_shortened(ours)}, the moving one "
-            f"{_shortened(theirs)}; give maps that follow the same numbering."
+            f"The label maps have no label in common: the fixed one holds {_shortened(fixed_numbers)}, the moving one "
+            f"{_shortened(moving_numbers)}; give maps that follow the same numbering."
         )
     return shared
 
 
 def label_numbers(labels: sitk.Image) -> list[int]:
-    """The labels other than 0, in order."""
+    """The labels of a map, in ascending order, without 0."""
     return [int(number) for number in np.unique(sitk.GetArrayViewFromImage(labels)) if number != 0]
 
 
 def same_lattice(first: sitk.Image, second: sitk.Image) -> bool:
-    """Whether the voxels of two volumes lie at the same places, within a thousandth of a voxel."""
+    """Whether the voxels of two volumes have the same positions, within a thousandth of a voxel."""
     if first.GetSize() != second.GetSize():
         return False
     corners = [(0, 0, 0), *np.diag(np.subtract(first.GetSize(), 1)).tolist()]
@@ -166,7 +183,7 @@ def same_lattice(first: sitk.Image, second: sitk.Image) -> bool:
 
 @contextlib.contextmanager
 def quiet_itk() -> Iterator[None]:
-    """Keep ITK's C++ warnings off the terminal; the checks of this module report what matters."""
+    """Suppress ITK's C++ warnings; the checks of this module report what matters."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -176,7 +193,7 @@ def quiet_itk() -> Iterator[None]:
 
 
 def stored_length(path: Path) -> int:
-    """Bytes in a file, after decompression if it ends in .gz. Raises EOFError or OSError where it is cut or broken."""
+    """Bytes in a file, after decompression of .gz. Raises EOFError or OSError where it is truncated or damaged."""
     if path.suffix.lower() != ".gz":
         return path.stat().st_size
     length = 0
@@ -187,7 +204,7 @@ def stored_length(path: Path) -> int:
 
 
 def short_reason(error: Exception) -> str:
-    """The reason that the system or SimpleITK gives, on one short line without source files and addresses."""
+    """The reason in an error of the system or of SimpleITK, on one short line, without source files and addresses."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = re.sub(r"\w+\(0x[0-9a-f]+\):\s*", "", str(error).rpartition("ERROR:")[2])
@@ -195,7 +212,7 @@ def short_reason(error: Exception) -> str:
 
 
 def _read_volume(path: str | os.PathLike, name: str) -> tuple[sitk.Image, str]:
-    """(volume, what messages call it): 3D and scalar, its voxels not yet looked at."""
+    """(volume, what messages call it): 3D and scalar; its voxels are not yet checked."""
     path, called = _existing(path, name)
     if path.is_dir():
         return _read_series(path, called), called

@@ -1,6 +1,6 @@
-"""Outputs written whole or not at all: checked before the work, put in place after it.
+"""Write output files, all of them or none: paths are checked before the work, files put in place after it.
 
-Free of torch, so that Slicer's own process can use it. Transforms are in LPS mm and map fixed points to moving points.
+Does not import torch: Slicer's own process uses it. Transforms are in LPS mm and map fixed points to moving points.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ Writer = Callable[[Any, str], None]
 class Outputs:
     """The files that a command will write.
 
-    `add` checks a path before the work starts; `write` writes all of them after it, each first under another name in
-    the same folder and with the same extension, and renames when all are complete. Where one fails, none is left and
-    what was there before is put back.
+    `add` checks a path before the work starts; `write` writes the files after it. Each is first written under another
+    name in the same folder, and renamed when all are complete. If one fails, none is left, and previous files are
+    restored.
 
-    >>> outputs = Outputs(inputs=["fixed.nii.gz", "moving.nii.gz"])
-    >>> outputs.add("map.h5", lambda result, path: write_transform(result, path), TRANSFORM_EXTENSIONS, "transform")
-    >>> outputs.write(wavemorph.register(fixed, moving))
+    Examples:
+        >>> outputs = Outputs(inputs=["fixed.nii.gz", "moving.nii.gz"])
+        >>> outputs.add("map.h5", write_transform, TRANSFORM_EXTENSIONS, "transform")
+        >>> outputs.write(wavemorph.register("fixed.nii.gz", "moving.nii.gz"))
     """
 
     def __init__(self, inputs: Iterable[str | os.PathLike] = ()):
@@ -45,9 +46,16 @@ class Outputs:
         self._targets: list[tuple[Path, Writer, str, str]] = []
 
     def add(self, path: str | os.PathLike, writer: Writer, extensions: Iterable[str], name: str = "output") -> None:
-        """`writer(result, path)` is to write the file; it must end in one of `extensions`. Raises OutputError.
+        """Check a path, and keep it for `write`.
 
-        A missing folder is created when the file is written. A symbolic link stays, and what it points to is written.
+        Parameters:
+            path: the file. A missing folder is created by `write`; a symbolic link is kept, and its target is written.
+            writer: called as writer(result, path); writes the file.
+            extensions: `path` must end in one of them.
+            name: what messages call it.
+
+        Raises:
+            OutputError: the file cannot be written, would overwrite an input, or is already among the outputs.
         """
         extension = _extension(path, extensions, name)
         target = Path(os.path.realpath(path))
@@ -65,12 +73,12 @@ class Outputs:
         self._targets.append((target, writer, extension, name))
 
     def write(self, result: Any = None) -> list[Path]:
-        """Write every file from `result` and return the paths. Raises OutputError, after which no file has changed."""
+        """Write every file from `result`, and return the paths. Raises OutputError; then no file has changed."""
         with contextlib.ExitStack() as undo, quiet_itk():
-            complete = [self._write_aside(result, *target, undo) for target in self._targets]
+            complete = [self._write_temporary(result, *target, undo) for target in self._targets]
             backups = [
-                self._put_in_place(aside, target, name, undo)
-                for aside, (target, _, _, name) in zip(complete, self._targets)
+                self._put_in_place(temporary, target, name, undo)
+                for temporary, (target, _, _, name) in zip(complete, self._targets)
             ]
             undo.pop_all()
         for backup in backups:
@@ -79,26 +87,26 @@ class Outputs:
         return [target for target, _, _, _ in self._targets]
 
     @staticmethod
-    def _write_aside(
+    def _write_temporary(
         result: Any, target: Path, writer: Writer, extension: str, name: str, undo: contextlib.ExitStack
     ) -> Path:
         failed = f'The {name} "{target}" could not be written'
-        aside = _beside(target, extension)
+        temporary = _beside(target, extension)
         try:
             _make_folder(target.parent, undo)
-            undo.callback(_remove, aside)
-            writer(result, str(aside))
+            undo.callback(_remove, temporary)
+            writer(result, str(temporary))
         except OutputError as error:
-            raise OutputError(str(error).replace(str(aside), str(target))) from error
+            raise OutputError(str(error).replace(str(temporary), str(target))) from error
         except (OSError, RuntimeError) as error:
             raise OutputError(f"{failed}: {short_reason(error)}; is the disk full?") from error
-        if not aside.is_file() or aside.stat().st_size == 0:
-            raise OutputError(f"{failed}: nothing arrived in the file; is the disk full?")
-        return aside
+        if not temporary.is_file() or temporary.stat().st_size == 0:
+            raise OutputError(f"{failed}: the file is missing or empty; is the disk full?")
+        return temporary
 
     @staticmethod
-    def _put_in_place(aside: Path, target: Path, name: str, undo: contextlib.ExitStack) -> Path | None:
-        """Returns where the previous contents are kept, if there were any."""
+    def _put_in_place(temporary: Path, target: Path, name: str, undo: contextlib.ExitStack) -> Path | None:
+        """Rename the complete file to its target; returns the backup of the previous file, if one existed."""
         backup = None
         try:
             if target.exists():
@@ -106,7 +114,7 @@ class Outputs:
                 undo.callback(_restore, backup, target)
             else:
                 undo.callback(_remove, target)
-            os.replace(aside, target)
+            os.replace(temporary, target)
         except OSError as error:
             raise OutputError(
                 f'The {name} "{target}" could not be put in place: {short_reason(error)}; is it open in another '
@@ -116,11 +124,11 @@ class Outputs:
 
 
 def write_image(image: sitk.Image, path: str | os.PathLike) -> None:
-    """Write a volume, compressed, as .nii.gz, .nii, .nrrd or .mha. Raises OutputError where it did not arrive whole."""
+    """Write a volume, compressed, as .nii.gz, .nii, .nrrd or .mha. Raises OutputError where it is not complete."""
     extension = _extension(path, IMAGE_EXTENSIONS, "image")
     with quiet_itk():
         _write(sitk.WriteImage, image, path, useCompression=True)
-    if extension.startswith(".nii"):  # ITK keeps silent when the disk is full
+    if extension.startswith(".nii"):  # ITK reports no error when the disk is full
         needed = _NIFTI_HEADER + sitk.GetArrayViewFromImage(image).nbytes
         try:
             whole = stored_length(Path(path)) >= needed
@@ -133,13 +141,19 @@ def write_image(image: sitk.Image, path: str | os.PathLike) -> None:
 def write_transform(
     transform: Registration | sitk.Transform, path: str | os.PathLike, lattice: sitk.Image | None = None
 ) -> None:
-    """Write fixed points -> moving points, LPS mm.
+    """Write a transform, fixed points -> moving points, LPS mm.
 
-    transform: a Registration, or any 3D SimpleITK transform. As .h5, .tfm or .txt it is an ITK transform file; as
-    .nii.gz, .nii, .nrrd or .mha one displacement field on `lattice`, which a Registration brings with it
-    (`field_lattice`). Fields are vector images of LPS mm as ITK, ANTs and Slicer read them. In NIfTI they have the
-    intent "vector" (1007) that ITK gives them, of which Slicer warns and which it reads right; not 1006, for which
-    newer versions of ITK turn the vectors to RAS. Raises OutputError.
+    A displacement field is a vector image of LPS mm, as ITK, ANTs and Slicer read it. In NIfTI it has the intent
+    "vector" (1007), as ITK writes it: Slicer warns of it and reads it correctly. The intent 1006 is not used, because
+    newer versions of ITK convert such vectors to RAS.
+
+    Parameters:
+        transform: a Registration, or any 3D SimpleITK transform.
+        path: .h5, .tfm or .txt for an ITK transform file; .nii.gz, .nii, .nrrd or .mha for a displacement field.
+        lattice: the voxels of a displacement field; by default `field_lattice` of a Registration.
+
+    Raises:
+        OutputError: the file cannot be written, or a field has no lattice.
     """
     extension = _extension(path, TRANSFORM_EXTENSIONS, "transform")
     if isinstance(transform, Registration):
@@ -150,7 +164,10 @@ def write_transform(
 
 
 def write_inverse(registration: Registration, path: str | os.PathLike) -> None:
-    """Write moving points -> fixed points in the forms of `write_transform`; a field lies over the moving image."""
+    """Write the inverse, moving points -> fixed points, LPS mm, in the formats of `write_transform`.
+
+    A displacement field covers the moving image. Raises OutputError.
+    """
     extension = _extension(path, TRANSFORM_EXTENSIONS, "inverse transform")
     is_field = extension in IMAGE_EXTENSIONS
     _write_transform(registration.inverse, path, extension, _inverse_lattice(registration) if is_field else None)
@@ -163,7 +180,7 @@ def write_json(content: Any, path: str | os.PathLike) -> None:
 
 
 def flattened_field(transform: sitk.Transform, lattice: sitk.Image) -> sitk.Image:
-    """The displacement transform(x) - x at each voxel of `lattice`: a float32 vector image, LPS mm."""
+    """A transform as one displacement field, transform(x) - x at each voxel of `lattice`: float32, LPS mm."""
     with quiet_itk():
         return sitk.TransformToDisplacementField(
             transform,
@@ -176,10 +193,10 @@ def flattened_field(transform: sitk.Transform, lattice: sitk.Image) -> sitk.Imag
 
 
 def field_lattice(registration: Registration) -> sitk.Image:
-    """The lattice on which one field says all that the registration's transform says: an image of zeros.
+    """The lattice on which one displacement field equals the registration's transform; an image of zeros.
 
-    Its voxels are those of the displacement, continued until they cover the fixed image and one voxel more. The affine
-    is applied after the displacement, so that linear interpolation between these voxels is exact.
+    Its voxels are those of the displacement, extended until they cover the fixed image and one more voxel on each side.
+    The affine is applied after the displacement, so linear interpolation between these voxels is exact.
     """
     displacement = registration.displacement
     fixed = registration.fixed if registration.fixed is not None else registration.jacobian
@@ -200,10 +217,10 @@ def field_lattice(registration: Registration) -> sitk.Image:
 
 
 def _inverse_lattice(registration: Registration) -> sitk.Image:
-    """The axes of the moving image, the spacing of the displacement, one voxel more than the moving image all round."""
+    """The axes of the moving image, the spacing of the displacement, one voxel more than the moving image each side."""
     moving = registration.moving
     if moving is None:
-        raise OutputError("The inverse field needs the moving volume, which is not at hand; write .h5.")
+        raise OutputError("The inverse field needs the moving volume, which this result does not hold; write .h5.")
     spacing = np.array(registration.displacement.GetSpacing())
     extent = np.array(moving.GetSize()) * np.array(moving.GetSpacing())
     axes = np.reshape(moving.GetDirection(), (3, 3))
@@ -218,13 +235,13 @@ def _inverse_lattice(registration: Registration) -> sitk.Image:
 def _write_transform(
     transform: sitk.Transform, path: str | os.PathLike, extension: str, lattice: sitk.Image | None, nested: bool = False
 ) -> None:
-    """See `write_transform`. nested: whether there may be composites inside a composite, which ITK's files cannot hold.
+    """See `write_transform`. nested: flatten composites inside a composite, which ITK's files cannot hold.
 
-    Unfolding them copies every part, and a field in a transform is large: in float64, 24 bytes a voxel.
+    Flattening copies every part, and a field in a transform is large: float64, 24 bytes a voxel.
     """
     if extension in IMAGE_EXTENSIONS:
         if lattice is None:
-            raise OutputError(f'A displacement field "{path}" needs a lattice; write .h5, or say on which lattice.')
+            raise OutputError(f'A displacement field "{path}" needs a lattice; write .h5, or give a lattice.')
         write_image(flattened_field(transform, lattice), path)
         return
     transform, parts = transform.Downcast(), 1
@@ -235,7 +252,7 @@ def _write_transform(
         parts = transform.GetNumberOfTransforms()
     with quiet_itk():
         _write(sitk.WriteTransform, transform, path)
-    if extension != ".h5":  # ITK keeps silent when the disk is full
+    if extension != ".h5":  # ITK reports no error when the disk is full
         text = Path(path).read_bytes()
         if not text.endswith(b"\n") or text.count(b"FixedParameters:") < parts:
             raise OutputError(f'"{path}" was not written completely; is the disk full?')
@@ -249,7 +266,7 @@ def _write(write: Callable, content: Any, path: str | os.PathLike, **options: bo
 
 
 def _extension(path: str | os.PathLike, extensions: Iterable[str], name: str) -> str:
-    """The longest of `extensions` that the path ends in, as written there."""
+    """The longest of `extensions` that the path ends in. Raises OutputError where it ends in none."""
     extensions = tuple(extensions)
     lower = Path(path).name.lower()
     found = [extension for extension in extensions if lower.endswith(extension) and lower != extension]
@@ -265,7 +282,7 @@ def _same_file(first: Path, second: Path) -> bool:
 
 
 def _check_folder(folder: Path, what: str) -> None:
-    """Whether a file can be made in `folder`, or in the nearest one above it that exists; leaves no trace."""
+    """Check that a file can be created in `folder`, or in its nearest parent that exists; the test file is removed."""
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
@@ -281,7 +298,7 @@ def _check_folder(folder: Path, what: str) -> None:
 
 
 def _make_folder(folder: Path, undo: contextlib.ExitStack) -> None:
-    """Make the folder and those above it; on failure the new ones are removed again, innermost first."""
+    """Create the folder and its missing parents; `undo` removes them again, innermost first."""
     missing = []
     while not folder.exists():
         missing.append(folder)
@@ -296,7 +313,7 @@ def _beside(target: Path, extension: str) -> Path:
 
 
 def _keep(target: Path) -> Path:
-    """The contents under a second name. A link where the file system has them: the file is then never missing."""
+    """Keep the file under a second name; a hard link where the file system has them, so that it is never missing."""
     backup = target.with_name(f".{target.name}-{secrets.token_hex(4)}.previous")
     try:
         os.link(target, backup)
@@ -308,7 +325,7 @@ def _keep(target: Path) -> Path:
 def _restore(backup: Path, target: Path) -> None:
     with contextlib.suppress(OSError):
         os.replace(backup, target)
-    _remove(backup)  # still there when both names were links to one file
+    _remove(backup)  # it remains where both names were links to one file
 
 
 def _remove(path: Path) -> None:

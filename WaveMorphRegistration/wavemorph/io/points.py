@@ -1,9 +1,9 @@
-"""Landmarks: read, carried through a transform, and written with everything else that their file says.
+"""Read, transform and write landmarks. The other content of a landmark file is kept.
 
-Free of torch, so that Slicer's own process can use it. Positions are LPS mm in memory, whatever the file uses.
+Does not import torch: Slicer's own process uses it. Positions in memory are LPS mm, whatever the file uses.
 
-A registration's transform maps *fixed points to moving points*. It carries landmarks drawn on the fixed image to the
-moving image; landmarks drawn on the moving image come to the fixed one by the registration's *inverse*.
+A registration's transform maps *fixed points to moving points*: it moves landmarks of the fixed image to the moving
+image. For landmarks of the moving image use the registration's *inverse*.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ _SCHEMA = (
 
 @dataclass(frozen=True)
 class PointList:
-    """Points and the file they came from.
+    """Landmarks, and the file that they were read from.
 
-    positions: (N, 3) float64, LPS mm. names: N texts, "" where the file gives none. source: the rest of the file's
-    content, which `write_points` keeps when the kind of file stays the same.
+    Attributes:
+        positions: (N, 3) float64, LPS mm.
+        names: N texts; "" where the file gives no name.
+        source: the other content of the file, which `write_points` keeps if the format stays the same.
     """
 
     positions: np.ndarray
@@ -44,7 +46,7 @@ class PointList:
     source: Any = field(default=None, repr=False)
 
     def moved_to(self, positions: np.ndarray) -> PointList:
-        """The same points at other places, (N, 3) LPS mm."""
+        """The same list with new positions, (N, 3) LPS mm. Raises InputError where their number differs."""
         positions = np.asarray(positions, float)
         if positions.shape != self.positions.shape:
             raise InputError(f"{len(self.positions)} points cannot be moved to {len(positions)} positions.")
@@ -62,10 +64,17 @@ class _Table:
 
 
 def transform_points(points: np.ndarray, transform: sitk.Transform) -> np.ndarray:
-    """Points (N, 3) in LPS mm through a transform: (N, 3).
+    """Apply a transform to points.
 
-    With a registration's `transform`, fixed points become moving points; with its `inverse`, moving points become fixed
-    points. Raises InputError where the points are not (N, 3).
+    Parameters:
+        points: (N, 3), LPS mm.
+        transform: a registration's `transform` maps fixed points to moving points, its `inverse` the reverse.
+
+    Returns:
+        (N, 3), LPS mm.
+
+    Raises:
+        InputError: the points are not (N, 3).
     """
     points = np.asarray(points, float)
     if points.ndim != 2 or points.shape[1] != 3:
@@ -74,12 +83,18 @@ def transform_points(points: np.ndarray, transform: sitk.Transform) -> np.ndarra
 
 
 def read_points(path: str | os.PathLike, name: str = "point list") -> PointList:
-    """Points from a CSV file or from Slicer's markups (.mrk.json, .json, or the older .fcsv).
+    """Read landmarks from a CSV file or from Slicer's markups.
 
     CSV: a header with the columns x, y, z (LPS mm) or r, a, s (RAS mm), in any case and order, separated by comma,
-    semicolon or tab; a column name or label is optional and others are kept. Markups: LPS unless the file says RAS;
-    points whose position is undefined are left out here and kept when the list is written. Raises InputError, with
-    the line where there is one.
+    semicolon or tab; a column "name" or "label" is optional, and other columns are kept. Markups: LPS unless the file
+    says RAS; points without a defined position are left out here, and kept when the list is written.
+
+    Parameters:
+        path: .csv, .mrk.json, .json, or the older .fcsv.
+        name: what messages call it.
+
+    Raises:
+        InputError: the file cannot be read or has no points; the message gives the line where possible.
     """
     path = Path(path)
     called = f'{name} "{path.name}"'
@@ -99,10 +114,13 @@ def read_points(path: str | os.PathLike, name: str = "point list") -> PointList:
 
 
 def write_points(points: PointList, path: str | os.PathLike) -> None:
-    """Write as .csv or .mrk.json; raises OutputError for other extensions.
+    """Write landmarks as .csv or .mrk.json.
 
-    Where the points were read from the same kind of file, all else in it, the coordinate system included, is kept.
-    Otherwise the file is in LPS mm.
+    If they were read from the same format, the other content of that file and its coordinate system are kept.
+    Otherwise positions are written in LPS mm.
+
+    Raises:
+        OutputError: the extension is another one, or the file cannot be written.
     """
     path = Path(path)
     extension = _extension(path)
@@ -183,7 +201,7 @@ def _from_markups(text: str, called: str) -> PointList:
         if kind not in _POINT_MARKUPS:
             raise InputError(
                 f"The {called} holds a markup of type {kind}, which has more to it than points; only "
-                f"{', '.join(_POINT_MARKUPS)} can be carried through a deformation."
+                f"{', '.join(_POINT_MARKUPS)} can be transformed."
             )
         ras = _is_ras(markup.get("coordinateSystem", "LPS"), called)
         for place, point in enumerate(markup.get("controlPoints", []), 1):

@@ -1,7 +1,7 @@
-"""The result of a registration, and its form on disk. Free of torch, so that Slicer's own process can read it.
+"""The result of a registration, in memory and on disk. Does not import torch: Slicer's own process reads it.
 
-All transforms are in LPS millimeters. The deformation is a displacement in mm on the working grid with a ring of zeros
-around it, so that readers that clamp outside (VTK) and readers that give zero there (ITK) agree everywhere.
+All transforms are in LPS mm. The deformation is a displacement in mm on the working grid, with a border of zeros one
+voxel wide: outside the grid VTK continues the edge and ITK takes zero, so that both agree.
 """
 
 from __future__ import annotations
@@ -19,28 +19,31 @@ import SimpleITK as sitk
 from ..errors import InputError
 from .volumes import VolumeLike, as_image, as_labels
 
-# Report keys of earlier versions
+# keys in reports of earlier versions
 _LEGACY_REPORT_KEYS = {"anatomy": "segmentation", "turned_degrees": "rotation_deg"}
 
 
 @dataclass
 class Registration:
-    """What `register` returns.
+    """The result of `register`.
 
-    affine: fixed points -> moving points, applied *after* the displacement.
-    displacement: float32 vector image on the working grid, LPS mm: fixed point x -> x + u(x).
-    inverse_displacement: of the same kind, y -> y + w(y), the inverse of that map at the nodes of the lattice.
-    inverse_correction: of the same kind, applied after it; corrects what the lattice of the inverse cannot resolve
-        where the map compresses. Both are None until the inverse is made: by `register` with `Settings.inverse`, or
-        when `inverse` is first read.
-    working_jacobian: float32 on the working grid, the determinant of the whole map, affine included.
-    velocity: the stationary velocity field on the working grid, LPS mm, where the map is one exponential; else None.
-    report: numbers, settings, versions and warnings, JSON-ready (ARCHITECTURE.md lists its entries).
-    fixed, moving: the inputs, from which `warped` and `jacobian` are made when they are first read.
+    Attributes:
+        affine: fixed points -> moving points, LPS mm; applied *after* the displacement.
+        displacement: u on the working grid, a float32 vector image, LPS mm: fixed point x -> x + u(x).
+        inverse_displacement: the inverse of that map at the nodes of the working grid, a float32 vector image, LPS mm.
+            None until the inverse is computed: by `register` with `Settings.inverse`, or when `inverse` is first read.
+        inverse_correction: applied after `inverse_displacement`, of the same kind; corrects what the lattice of the
+            inverse cannot resolve where the map compresses.
+        working_jacobian: determinant of the whole map, affine included, float32 on the working grid.
+        velocity: the stationary velocity field on the working grid, LPS mm, if the map is one exponential; else None.
+        report: numbers, settings, versions and warnings, ready for JSON (ARCHITECTURE.md lists the entries).
+        fixed: the fixed image; `warped` and `jacobian` are computed on its lattice when they are first read.
+        moving: the moving image.
 
-    >>> result = wavemorph.register("fixed.nii.gz", "moving.nii.gz")
-    >>> labels_on_fixed = result.warp("moving_labels.nii.gz", labels=True)
-    >>> result.save("result")
+    Examples:
+        >>> result = wavemorph.register("fixed.nii.gz", "moving.nii.gz")
+        >>> labels_on_fixed = result.warp("moving_labels.nii.gz", labels=True)
+        >>> result.save("result")
     """
 
     affine: sitk.AffineTransform
@@ -55,15 +58,15 @@ class Registration:
 
     @property
     def transform(self) -> sitk.CompositeTransform:
-        """Fixed points -> moving points (the resampling direction): first the displacement, then the affine."""
+        """Fixed points -> moving points, LPS mm: first the displacement, then the affine."""
         return sitk.CompositeTransform([sitk.Transform(self.affine), displacement_transform(self.displacement)])
 
     @property
     def inverse(self) -> sitk.CompositeTransform:
-        """Moving points -> fixed points: the inverse affine, then the inverse displacement, then its correction.
+        """Moving points -> fixed points, LPS mm: inverse affine, inverse displacement, correction.
 
-        Made when it is first read, which needs torch. It is most exact after `Settings(inverse=True)`, which also
-        smooths the map where its inverse would be inexact.
+        Computed when it is first read, which needs torch. It is most accurate after `Settings(inverse=True)`, which
+        also smooths the map where its inverse would be inaccurate.
         """
         if self.inverse_displacement is None or self.inverse_correction is None:
             from ..spatial.inversion import invert_displacement_image  # imports torch
@@ -79,32 +82,35 @@ class Registration:
 
     @cached_property
     def warped(self) -> sitk.Image:
-        """The moving image on the lattice of the fixed image, by linear interpolation; see `warp_image`."""
+        """The moving image on the lattice of the fixed image, by linear interpolation, in its pixel type."""
         if self.fixed is None or self.moving is None:
-            raise InputError("The fixed and the moving image are not at hand; set `fixed` and `moving` to them first.")
+            raise InputError("This result does not hold its fixed and moving image; set `fixed` and `moving` first.")
         return warp_image(self.moving, self.fixed, self.transform)
 
     @cached_property
     def jacobian(self) -> sitk.Image:
-        """The Jacobian determinant on the lattice of the fixed image; that of the affine outside the working grid."""
+        """The Jacobian determinant on the lattice of the fixed image; outside the working grid, that of the affine."""
         of_affine = float(np.linalg.det(np.reshape(self.affine.GetMatrix(), (3, 3))))
         return sitk.Resample(self.working_jacobian, self.fixed, sitk.Transform(), sitk.sitkLinear, of_affine)
 
     def warp(self, image: VolumeLike, *, labels: bool = False) -> sitk.Image:
-        """Another volume in the moving space, such as a label map, on the lattice of the fixed image.
+        """Resample another volume of the moving space, such as a label map, on the lattice of the fixed image.
 
-        image: a path, a SimpleITK image or a `Volume`. labels: nearest-neighbor interpolation for a label map instead
-        of linear interpolation for intensities. Raises InputError where the volume cannot be used, or where the fixed
-        image is not at hand, as after `load`.
+        Parameters:
+            image: a path, a SimpleITK image or a `Volume`.
+            labels: True for a label map (nearest neighbor), False for intensities (linear interpolation).
+
+        Raises:
+            InputError: the volume cannot be used, or `fixed` is None, as after `load`.
         """
         if self.fixed is None:
-            raise InputError("The fixed image is not at hand; set `fixed` to it first.")
+            raise InputError("This result does not hold the fixed image; set `fixed` first.")
         if labels:
             return sitk.Resample(as_labels(image, "label map"), self.fixed, self.transform, sitk.sitkNearestNeighbor, 0)
         return warp_image(as_image(image, "image"), self.fixed, self.transform)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the parts as plain files (uncompressed .nrrd, .tfm, .json) into a folder, which is made if missing."""
+        """Write the result into a folder (uncompressed .nrrd, .tfm, .json), which is created if missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         sitk.WriteTransform(self.affine, str(folder / "affine.tfm"))
@@ -116,7 +122,7 @@ class Registration:
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Registration:
-        """Read what `save` wrote; `fixed` and `moving` are not part of it."""
+        """Read a result that `save` wrote. `fixed` and `moving` are not part of it."""
         folder = Path(folder)
         images: dict[str, Any] = {
             name: sitk.ReadImage(str(path)) if (path := folder / f"{name}.nrrd").exists() else None
@@ -137,9 +143,9 @@ _ON_FIXED_LATTICE = ("warped", "jacobian")
 def warp_image(
     moving: sitk.Image, fixed: sitk.Image, transform: sitk.Transform, interpolator: int = sitk.sitkLinear
 ) -> sitk.Image:
-    """out(x) = moving(transform(x)) on the lattice of the fixed image, in the pixel type of the moving image.
+    """Resample the moving image on the lattice of the fixed image: out(x) = moving(transform(x)), in its pixel type.
 
-    Outside the moving image it is 0, or its darkest value where that lies well below 0, as the air of a CT.
+    Outside the moving image the value is 0, or its minimum where that is well below 0, as for air in a CT.
     """
     values = sitk.GetArrayViewFromImage(moving)
     darkest, brightest = float(values.min()), float(values.max())
@@ -148,7 +154,7 @@ def warp_image(
 
 
 def displacement_transform(image: sitk.Image) -> sitk.Transform:
-    """A transform from a displacement image; the image is copied, because SimpleITK would otherwise empty it."""
+    """A transform from a displacement image, LPS mm. The image is copied: SimpleITK would otherwise empty it."""
     return sitk.Transform(sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64)))
 
 

@@ -23,12 +23,16 @@ from .images import (
 
 @dataclass(frozen=True)
 class Volume:
-    """An array with its place in space.
+    """A numpy array with its geometry.
 
-    array: (D, H, W) = (k, j, i), of any real pixel type. spacing: mm along (i, j, k), the order of SimpleITK.
-    origin: LPS mm of the voxel (0, 0, 0). direction: 3x3, whose columns are the unit LPS vectors of the axes i, j, k.
+    Attributes:
+        array: (D, H, W) = (k, j, i); integers, booleans, float32 or float64.
+        spacing: mm along (i, j, k), the order of SimpleITK.
+        origin: LPS mm of the voxel (0, 0, 0).
+        direction: (3, 3); its columns are the unit LPS vectors of the axes i, j, k. None is the identity.
 
-    >>> fixed = wavemorph.Volume(array, spacing=(0.9, 0.9, 1.2))
+    Examples:
+        >>> fixed = wavemorph.Volume(array, spacing=(0.9, 0.9, 1.2))
     """
 
     array: np.ndarray
@@ -37,7 +41,7 @@ class Volume:
     direction: np.ndarray | None = None
 
     def to_image(self, name: str = "volume") -> sitk.Image:
-        """A SimpleITK image with a copy of the array. Raises InputError where array or geometry have another shape."""
+        """A SimpleITK image with a copy of the array. Raises InputError where array or geometry cannot be used."""
         array, spacing = np.asarray(self.array), np.asarray(self.spacing, float)
         direction = np.eye(3) if self.direction is None else np.asarray(self.direction, float)
         shapes = array.ndim, spacing.shape, np.shape(self.origin), direction.shape

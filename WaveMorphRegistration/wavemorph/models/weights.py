@@ -1,7 +1,7 @@
-"""Models: safetensors with a model card, checked before they are used. Nothing in a file is ever executed.
+"""Find, check, load and save models. No code in a model file is executed.
 
-A model is two files in one folder, NAME.safetensors and NAME.json. The shipped models are in the folder of this file,
-those of a user in `user_folder()`. Torch is imported only to load one.
+A model is two files in one folder: NAME.safetensors, and NAME.json, its card. The shipped models are in the folder of
+this file, those of a user in `user_folder()`. Torch is imported only to load or save one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,20 @@ _LEGACY_TENSOR_NAMES = {"reach": "depthwise", "carry": "shortcut"}
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model is. config: a NetworkConfig as a dictionary. sha256: checksum of the safetensors file."""
+    """The description of a model.
+
+    Attributes:
+        name: the name of both files, without extension.
+        description: one line, for lists.
+        config: a `NetworkConfig` as a dictionary.
+        sha256: checksum of the safetensors file.
+        training: data, command, hardware and time.
+        evaluation: results.
+        intended_use: what the model is for.
+        limits: what it is not for.
+        license: of the weights.
+        extra: further entries.
+    """
 
     name: str
     description: str
@@ -46,7 +59,7 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """An installed model, not yet loaded. `path` is its safetensors file."""
+    """An installed model, not yet loaded. path: its safetensors file."""
 
     name: str
     description: str
@@ -55,7 +68,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network in eval mode (`torch.nn.Module`), its card, and the checksum of its file."""
+    """A network in eval mode (a `torch.nn.Module`), its card, and the checksum of its file."""
 
     network: Any
     card: ModelCard
@@ -77,9 +90,9 @@ def user_folder() -> Path:
 
 
 def list_models() -> list[ModelInfo]:
-    """The installed registration models by name; of two with one name the shipped one counts.
+    """The installed registration models, sorted by name; a shipped model precedes one of the same name.
 
-    Files without a card are left out, and so is the segmentation model.
+    Files without a card and segmentation models are left out.
     """
     found: dict[str, ModelInfo] = {}
     for folder in (SHIPPED_FOLDER, user_folder()):
@@ -95,10 +108,17 @@ def list_models() -> list[ModelInfo]:
 
 
 def resolve(weights: str | os.PathLike, device: Any) -> LoadedModel | None:
-    """The registration model that `weights` names, on `device`; None for "none".
+    """Load the registration model that `weights` names. A model is loaded once per process and device.
 
-    weights: "none", "auto" (the default model), the name of an installed model, or a file. A model is loaded once per
-    process and device. Raises WeightsError, also where the default model is missing.
+    Parameters:
+        weights: "none", "auto" (the default model), the name of an installed model, or a file.
+        device: a torch.device or its name.
+
+    Returns:
+        The model on `device`; None for "none".
+
+    Raises:
+        WeightsError: the model is missing, damaged, or one for segmentation.
     """
     if str(weights) == "none":
         return None
@@ -122,7 +142,7 @@ def resolve(weights: str | os.PathLike, device: Any) -> LoadedModel | None:
 
 
 def resolve_segmentation_model(device: Any) -> LoadedModel:
-    """The shipped model that segments the brain. Raises WeightsError, also where it is missing."""
+    """Load the shipped brain segmentation model. Raises WeightsError where it is missing or damaged."""
     return _load_once(SHIPPED_FOLDER / f"{SEGMENTATION_MODEL}.safetensors", device)
 
 
@@ -141,7 +161,14 @@ def _load_cached(path: Path, device: str, stamp: tuple[int, ...]) -> LoadedModel
 
 
 def load(path: Path, device: Any) -> LoadedModel:
-    """The model in a safetensors file on `device`. Raises WeightsError where anything in it is wrong."""
+    """Load the model in a safetensors file.
+
+    The checksum, the names and shapes of the tensors and their values are checked. Names of earlier versions are
+    translated.
+
+    Raises:
+        WeightsError: the file or its card is missing, damaged, or made for another network.
+    """
     if not path.is_file():
         raise WeightsError(f'The weights "{path}" do not exist; check the path.')
     if path.suffix != ".safetensors":
@@ -188,7 +215,7 @@ def load(path: Path, device: Any) -> LoadedModel:
 
 
 def save_model(network: Any, card: ModelCard, folder: str | os.PathLike) -> Path:
-    """Write NAME.safetensors and NAME.json; returns the former. The card's checksum and configuration are filled in."""
+    """Write NAME.safetensors and NAME.json, with checksum and configuration in the card; returns the former's path."""
     import safetensors.torch
 
     folder = Path(folder)
@@ -228,9 +255,9 @@ def _with_current_names(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

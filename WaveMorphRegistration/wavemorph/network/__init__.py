@@ -1,4 +1,4 @@
-"""The WaveMorph network, in the order of the paper: wavelet, mswf, convnext, dysample, network; config: choices."""
+"""The WaveMorph network, with a module for each part of the paper: wavelet, mswf, convnext, dysample, network."""
 
 from .config import NetworkConfig
 from .network import WaveMorphNetwork

@@ -1,4 +1,4 @@
-"""Every choice in the network, each with what the paper says about it."""
+"""The configuration of the network; each field says what the paper fixes and what is ours."""
 
 from __future__ import annotations
 
@@ -15,33 +15,38 @@ INPUTS = ("pair", "pair+force", "image")
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The paper fixes Haar with 8 sub-bands, multi-scale kernels, a ConvNeXt bottleneck and DySample. "Ours" marks what
-    it leaves open.
+    """The configuration of the network.
 
-    channels: features after the stem and after each halving; one entry more than there are halvings (ours). Inputs of
-        160x192x224 can be halved five times.
-    downsampling: "mswf" (paper 3.4), or what its ablation compares: "max" pooling, patch "merging", plain "wavelet".
-    upsampling: "dysample" (paper 3.6), or "nearest" or "trilinear" from its ablation.
-    kernels: sides of the depthwise kernels on the bands with no, one, two and three high-pass directions (ours).
-    expansion: hidden over outer channels of the pointwise layers (ours; ConvNeXt's is 4).
-    bottleneck_blocks, bottleneck_kernel: ConvNeXt V2 blocks at the coarsest level (ours; 7 is ConvNeXt's).
-    dysample_groups, dysample_scope: groups of channels that share an offset, and the static scope of the offsets in
-        voxels of the coarse lattice (ours; DySample's own defaults).
-    flow_level: halvings at which the flow is decoded; it is brought to the full lattice by trilinear upsampling (ours).
-    flow_deviation: standard deviation of the flow head's first weights, so that training begins near the identity
-        (ours; VoxelMorph's).
-    output: "velocity", a stationary velocity field whose exponential is the map (ours), or "displacement" (paper 3.7).
-        "segmentation" with the inputs "image": the structures in one volume (ours; `segmentation.py`).
-    inputs: "pair", both volumes (paper 3.3), or "pair+force", with the gradient of their local correlation as further
-        channels, as learned optimizers have it (ours; GraDIRN, Qiu et al., MIDL 2022).
-    stem: a convolution on the full lattice before the first halving. Without it the first halving takes the inputs
-        themselves (ours): nothing is computed on the full lattice, and flow_level must be at least 1.
-    passes_mm: empty for one application on the given lattice (paper), or the spacings in mm on which the network is
-        applied in turn, each time to the moving volume as warped so far (ours).
-    flow_sigma: Gaussian that smooths each flow, in voxels of the lattice where it is decoded; 0 for none (ours).
-    pass_sigma: Gaussian in voxels that smooths the displacement after each of these passes (ours).
-    symmetric: each prediction is the mean over both directions, at twice the cost, so that swapped inputs give the
-        inverse (ours).
+    The paper fixes the Haar transform with 8 sub-bands, multi-scale kernels, a ConvNeXt bottleneck and DySample. "Ours"
+    marks what it leaves open.
+
+    Attributes:
+        channels: features after the stem and after each halving, one entry more than halvings (ours). Inputs of
+            160x192x224 can be halved five times.
+        downsampling: "mswf" (paper 3.4), or one of its ablation: "max" pooling, patch "merging", plain "wavelet".
+        upsampling: "dysample" (paper 3.6), or "nearest" or "trilinear" of its ablation.
+        kernels: sides of the depthwise kernels on bands with no, one, two and three high-pass directions (ours).
+        expansion: ratio of hidden to outer channels of the pointwise layers (ours; 4 in ConvNeXt).
+        bottleneck_blocks: ConvNeXt V2 blocks at the coarsest level (ours).
+        bottleneck_kernel: side of their kernels (ours; 7 in ConvNeXt).
+        dysample_groups: groups of channels with the same offset (ours; the default of DySample).
+        dysample_scope: static scope of the offsets, voxels of the coarse lattice (ours; the default of DySample).
+        flow_level: number of halvings of the lattice on which the flow is decoded; trilinear upsampling
+            gives the full lattice (ours).
+        flow_deviation: standard deviation of the flow head's initial weights, so that training begins near the
+            identity (ours; that of VoxelMorph).
+        output: "velocity", a stationary velocity field whose exponential is the map (ours), "displacement" (paper 3.7),
+            or with the inputs "image" "segmentation", the structures in one volume (ours; `segmentation.py`).
+        inputs: "pair", both volumes (paper 3.3); "pair+force", with the gradient of their local correlation as further
+            channels, as in learned optimizers (ours; GraDIRN, Qiu et al., MIDL 2022); "image", one volume (ours).
+        stem: a convolution on the full lattice before the first halving. Without it nothing is computed on the full
+            lattice, and flow_level must be at least 1 (ours).
+        passes_mm: spacings in mm on which the network is applied in turn, each time to the moving volume as warped so
+            far (ours); empty for one application on the given lattice (paper).
+        flow_sigma: Gaussian that smooths each flow, voxels of the lattice where it is decoded; 0 for none (ours).
+        pass_sigma: Gaussian that smooths the displacement after each pass, voxels (ours).
+        symmetric: each prediction is the mean over both directions, so that swapped inputs give the inverse, in twice
+            the time (ours).
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 96, 128)
@@ -81,13 +86,13 @@ class NetworkConfig:
             raise SettingsError(f"The network needs four odd kernel sides, not {self.kernels}.")
         if (self.output == "segmentation") != (self.inputs == "image"):
             raise SettingsError(
-                f"The output {self.output} does not go with the inputs {self.inputs}: a segmentation needs one image, "
+                f"The output {self.output} does not fit the inputs {self.inputs}: a segmentation needs one image, "
                 "a field needs a pair."
             )
         if not 0 <= self.flow_level < self.halvings:
             raise SettingsError(f"The flow level must lie between 0 and {self.halvings - 1}, not {self.flow_level}.")
         if not self.stem and self.flow_level == 0:
-            raise SettingsError("Without a stem there is nothing to decode the flow from at level 0; choose level 1.")
+            raise SettingsError("Without a stem the flow cannot be decoded at level 0; choose level 1.")
         if self.passes_mm and self.output != "velocity":
             raise SettingsError("Passes compose maps, which needs the output velocity, not displacement.")
         if any(not 0.1 <= mm <= 50 for mm in self.passes_mm):
@@ -99,18 +104,21 @@ class NetworkConfig:
 
     @property
     def halvings(self) -> int:
+        """The number of downsampling steps."""
         return len(self.channels) - 1
 
     @property
     def input_channels(self) -> int:
+        """The number of channels of the network's input."""
         return {"image": 1, "pair": 2, "pair+force": 5}[self.inputs]
 
     @property
     def divisor(self) -> int:
-        """What every side of the input must be a multiple of, in voxels."""
+        """Every side of the input must be a multiple of this number of voxels."""
         return 2**self.halvings
 
     def to_dict(self) -> dict:
+        """The fields as values for JSON."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
     @classmethod

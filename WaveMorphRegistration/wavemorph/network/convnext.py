@@ -24,7 +24,7 @@ class ChannelNorm(nn.Module):
 class Pointwise(nn.Conv3d):
     """A convolution with a kernel of one voxel, computed as a matrix product.
 
-    For narrow layers on a CPU torch's own convolution copies its input first and takes twice the time.
+    On a CPU, torch's own convolution copies the input of narrow layers first, which takes twice the time.
     """
 
     def __init__(self, channels: int, out_channels: int, bias: bool = True):

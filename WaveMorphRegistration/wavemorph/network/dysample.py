@@ -1,4 +1,4 @@
-"""Dynamic upsampling (paper section 3.6): DySample (Liu et al., ICCV 2023), carried to 3D, and plain alternatives."""
+"""Dynamic upsampling (paper section 3.6): DySample (Liu et al., ICCV 2023), extended to 3D, and its alternatives."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .convnext import Pointwise
 
 
 class DySample(nn.Module):
-    """(B, C, D, H, W) -> (B, C, 2 D, 2 H, 2 W), each new voxel sampled at a learned offset from its regular place.
+    """(B, C, D, H, W) -> (B, C, 2 D, 2 H, 2 W): each fine voxel is interpolated at a learned offset.
 
-    A pointwise layer gives 3 offsets for each of the 8 new voxels of a coarse one, for each group of channels ("lp"
-    style: linear, then shuffled). With zero offsets it is trilinear upsampling, exactly.
+    A pointwise layer gives three offsets for each of the eight fine voxels of a coarse one, for each group of channels
+    ("lp" style: linear, then shuffled). With zero offsets this is trilinear upsampling.
     """
 
     def __init__(self, channels: int, groups: int = 4, scope: float = 0.25):
@@ -45,7 +45,7 @@ class DySample(nn.Module):
 
 
 class Interpolation(nn.Module):
-    """Twice the sides by nearest neighbor or trilinear interpolation."""
+    """Doubles the sides by nearest-neighbor or trilinear interpolation."""
 
     def __init__(self, mode: str):
         super().__init__()
@@ -56,7 +56,7 @@ class Interpolation(nn.Module):
 
 
 def make_upsampling(config: NetworkConfig, channels: int) -> nn.Module:
-    """(B, channels, D, H, W) -> (B, channels, 2 D, 2 H, 2 W), as `config.upsampling` says."""
+    """(B, channels, D, H, W) -> (B, channels, 2 D, 2 H, 2 W), by the module for `config.upsampling`."""
     if config.upsampling == "dysample":
         return DySample(channels, config.dysample_groups, config.dysample_scope)
     return Interpolation(config.upsampling)

@@ -7,15 +7,22 @@ import torch.nn.functional as F
 
 from ..spatial.filters import box_mean
 
-_SCALE = 4.0  # brings the force between two brains that are some voxels apart to about 1
+_SCALE = 4.0  # the force between two brains that are some voxels apart is then about 1
 _NOISE = 1e-3  # variance added in each window, so that flat tissue gives no force
 
 
 def correlation_force(fixed: torch.Tensor, moving: torch.Tensor, radius: int = 2) -> torch.Tensor:
-    """(B, 1, D, H, W) twice -> (B, 3, D, H, W): gradient of squared local correlation with respect to (k, j, i) shifts.
+    """The gradient of squared local correlation with respect to a shift of the moving image, without autograd.
 
-    Windows have (2 radius + 1)^3 voxels. The inverse hyperbolic sine compresses the range, so that strong edges do not
-    dominate. Computed without gradient: the network does not learn through it.
+    The inverse hyperbolic sine compresses the range, so that strong edges do not dominate.
+
+    Parameters:
+        fixed: (B, 1, D, H, W).
+        moving: (B, 1, D, H, W).
+        radius: windows have (2 radius + 1)^3 voxels.
+
+    Returns:
+        (B, 3, D, H, W), channels (k, j, i).
     """
     with torch.no_grad():
         images = torch.cat([fixed, moving], 1)

@@ -1,4 +1,4 @@
-"""Downsampling: multi-scale wavelet fusion (MSWF, paper section 3.4), and the three that its ablation compares."""
+"""Downsampling: multi-scale wavelet fusion (MSWF, paper section 3.4), and the three alternatives of its ablation."""
 
 from __future__ import annotations
 

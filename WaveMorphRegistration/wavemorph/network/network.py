@@ -60,7 +60,7 @@ class EncoderDecoder(nn.Module):
 
 
 class WaveMorphNetwork(EncoderDecoder):
-    """Two volumes -> one field, a velocity or a displacement as `config.output` says.
+    """Two volumes -> one field, a velocity or a displacement (`config.output`).
 
     Sides must be multiples of `config.divisor`.
     """
@@ -73,14 +73,22 @@ class WaveMorphNetwork(EncoderDecoder):
             nn.init.zeros_(self.flow.bias)
 
     def forward(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
-        """Two volumes (B, 1, D, H, W), about [0, 1] -> the field (B, 3, D, H, W) in voxels, channels (k, j, i).
+        """Predict the field.
 
-        Raises InputError where shapes differ or a side is not a multiple of the divisor.
+        Parameters:
+            fixed: (B, 1, D, H, W), about [0, 1].
+            moving: (B, 1, D, H, W), about [0, 1].
+
+        Returns:
+            (B, 3, D, H, W) in voxels, channels (k, j, i).
+
+        Raises:
+            InputError: shapes differ, or a side is not a multiple of the divisor.
         """
         return resize(self.decode(fixed, moving), lattice_size(fixed))
 
     def decode(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
-        """The field on the lattice where it is decoded, in its voxels; sides are divided by 2^flow_level."""
+        """The field (B, 3, ...) on the lattice where it is decoded, in its voxels: sides divided by 2^flow_level."""
         self._check(fixed, moving)
         inputs = [fixed, moving]
         if self.config.inputs == "pair+force":
@@ -88,9 +96,9 @@ class WaveMorphNetwork(EncoderDecoder):
         return smooth(self.flow(self.trunk(torch.cat(inputs, 1))), self.config.flow_sigma)
 
     def decode_symmetric(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
-        """Half the difference of both directions, so that swapped inputs give the negative exactly (ours).
+        """Half the difference of both directions, so that swapped inputs give exactly the negative field (ours).
 
-        For a velocity field the map of the swapped pair is then the inverse. On the lattice of `decode`.
+        For a velocity field, the map of the swapped pair is then the inverse. On the lattice of `decode`.
         """
         forward, backward = self.decode(torch.cat([fixed, moving]), torch.cat([moving, fixed])).chunk(2)
         return (forward - backward) / 2

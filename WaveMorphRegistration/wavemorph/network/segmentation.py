@@ -1,6 +1,6 @@
 """Segmentation of the brain in one volume of a head, by the encoder and decoder of the network (ours).
 
-Trained on volumes of random contrast, so that the structures are found in any contrast. Not part of the paper.
+Trained on volumes of random contrast, so that it works in any contrast. Not part of the paper.
 """
 
 from __future__ import annotations
@@ -29,16 +29,23 @@ STRUCTURES = (
 
 
 class SegmentationNetwork(EncoderDecoder):
-    """One volume with voxels of 1 mm -> logits of `STRUCTURES`, on a lattice coarser by 2^`config.flow_level`."""
+    """One volume at 1 mm -> logits of `STRUCTURES`, on a lattice coarser by the factor 2^`config.flow_level`."""
 
     def __init__(self, config: NetworkConfig):
         super().__init__(config)
         self.structures = nn.Conv3d(self.features, len(STRUCTURES), 3, padding=1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, 1, D, H, W), axes S, A, R, about [0, 1] -> (B, len(STRUCTURES), ...), sides divided by 2^flow_level.
+        """Segment a volume.
 
-        Raises InputError where a side is not a multiple of the divisor.
+        Parameters:
+            image: (B, 1, D, H, W), axes S, A, R, voxels of 1 mm, about [0, 1].
+
+        Returns:
+            Logits (B, len(STRUCTURES), ...), sides divided by 2^flow_level.
+
+        Raises:
+            InputError: a side is not a multiple of the divisor.
         """
         if image.ndim != 5 or image.shape[1] != 1 or any(n % self.config.divisor for n in image.shape[2:]):
             raise InputError(

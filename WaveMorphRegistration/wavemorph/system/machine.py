@@ -1,4 +1,4 @@
-"""Devices, free memory and peak memory, by the standard library and torch, on all platforms."""
+"""Devices, free memory and peak memory, from the standard library and torch, on all platforms."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ _MALLOC_DEFAULTS = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 2**17, _M_TOP_PAD: 2*
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" takes CUDA, then Apple's MPS, then the CPU. Raises DeviceError if the device asked for is not there."""
+    """The device of that name; "auto" is CUDA, else Apple's MPS, else the CPU. Raises DeviceError if not available."""
     has_mps = hasattr(torch.backends, "mps") and torch.backends.mps.is_available()
-    available = [d for d, there in (("cuda", torch.cuda.is_available()), ("mps", has_mps), ("cpu", True)) if there]
+    usable = {"cuda": torch.cuda.is_available(), "mps": has_mps, "cpu": True}
+    available = [device for device, is_usable in usable.items() if is_usable]
     if name == "auto":
         return torch.device(available[0])
     if name not in available:
@@ -41,9 +42,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device; half of the whole where the system does not report it.
+    """Bytes of free memory on the device; half of all memory where the system does not report it.
 
-    On Linux at most what a container (control group) or a limit of the process (`ulimit -v`) leaves.
+    On Linux the limits of a container (control group) and of the process (`ulimit -v`) count too.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -58,9 +59,9 @@ def free_memory(device: torch.device) -> int:
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether this is a CPU that multiplies in bfloat16 (AVX-512 BF16, AMX), at twice the speed of float32.
+    """Whether the device is a CPU that multiplies in bfloat16 (AVX-512 BF16, AMX), twice as fast as in float32.
 
-    False where torch cannot tell; on CPUs without it bfloat16 would be emulated, and slower.
+    False where torch cannot tell: a CPU without these instructions emulates bfloat16, which is slower.
     """
     read: Callable[[], dict[str, bool]] = getattr(torch.cpu, "get_capabilities", dict)
     capabilities = read() if device.type == "cpu" else {}
@@ -68,7 +69,7 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: in Python, numpy, torch (on the CPU or the GPU) or SimpleITK."""
+    """Whether the error is a failed allocation in Python, numpy, torch (CPU or GPU) or SimpleITK."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 
@@ -126,10 +127,10 @@ def _free_in_system(meminfo: str | os.PathLike = "/proc/meminfo") -> int | None:
 def _free_in_groups(
     own: str | os.PathLike = "/proc/self/cgroup", root: str | os.PathLike = "/sys/fs/cgroup"
 ) -> int | None:
-    """Bytes left by the tightest control group of this process, of version 2 or 1; None without a limit.
+    """Bytes left by the tightest control group of this process, version 2 or 1; None without a limit.
 
-    The limits of all parent groups count too. A container sees its own group as the root, whatever its path. Page cache
-    that the kernel would drop first does not count as used.
+    The limits of all parent groups count too. In a container the root is the container's own group, whatever its path.
+    Page cache that the kernel would drop first does not count as used.
     """
     bounds = []
     for line in _text(own).splitlines():

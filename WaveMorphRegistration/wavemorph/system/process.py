@@ -6,11 +6,11 @@ import os
 
 
 def set_passive_wait() -> None:
-    """Let threads that wait for others sleep instead of spin; OpenMP reads this when torch is imported.
+    """Make waiting OpenMP threads sleep instead of spin; to be called before torch is imported.
 
-    On a busy machine spinning threads take the cores from the threads they wait for: a registration took twelve times
-    as long. About ten microseconds of spinning (GNU's OpenMP) cost nothing there, and save a fifth of the time of the
-    network on an idle machine. A value that the user has set is kept.
+    On a busy machine, spinning threads made a registration take twelve times as long. GNU's OpenMP still spins for
+    about ten microseconds: no cost on a busy machine, and a fifth of the network's time saved on an idle one. A value
+    that the user has set is kept.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -1,1 +1,1 @@
-"""Training: synthetic anatomy and the paper's data sets, losses, and a loop that stops and goes on. numpy and torch."""
+"""Training: synthetic data, the paper's data sets, losses, recipes, and a loop that can be stopped and continued."""

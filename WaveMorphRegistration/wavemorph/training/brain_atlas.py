@@ -1,7 +1,7 @@
-"""Labels of the structures of `network/segmentation.py`, drawn on the template by watersheds from markers (ours).
+"""Labels of the structures of `network/segmentation.py` on the MNI template, by watersheds from markers (ours).
 
-nilearn's MNI ICBM152 template comes with maps of gray and white matter but without structures. Each structure is grown
-from a few balls at MNI coordinates that any atlas of the brain gives, along the edges of the T1 image.
+nilearn's MNI ICBM152 template has maps of gray and white matter, but no labels of structures. Each structure is a
+watershed basin of the T1 image's gradient, from markers: balls at MNI coordinates as found in any brain atlas.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..network.segmentation import STRUCTURES
 from ..spatial.grid import tensor_from_array
 
 _CODE = {name: code for code, name in enumerate(STRUCTURES)}
-_FAR_MM = 80  # how far outside the template distances are known
+_FAR_MM = 80  # distances are computed up to here outside the template
 # (x, y, z, radius) in mm, on both sides
 _CEREBRUM = (
     (38, -20, -28, 5), (25, -80, -4, 4), (38, 5, -34, 6), (20, -50, 2, 3), (12, -90, -6, 4), (30, -72, -10, 3),
@@ -58,10 +58,14 @@ _VENTRICLES = ((10, 0, 20), (8, 12, 8), (13, -35, 15), (0, -12, 3), (24, -42, 6)
 class Atlas:
     """The template with labels, axes S, A, R, 1 mm.
 
-    t1: (1, 1, D, H, W) in [0, 1]. labels: alike, codes of STRUCTURES. outside: (1, 1, ...) on voxels of 2 mm that
-    begin `_FAR_MM` before the others: mm to the brain, 0 in it. depths: (1, 2, D, H, W), mm from where the cortex of
-    the cerebrum begins, negative in what it covers, and mm to the ventricles. center: MNI mm (z, y, x) of the center
-    of t1.
+    Attributes:
+        t1: (1, 1, D, H, W) in [0, 1].
+        labels: (1, 1, D, H, W), indices into STRUCTURES.
+        depths: (1, 2, D, H, W): signed distance in mm to the inner surface of the cerebral cortex, negative below it,
+            and distance in mm to the ventricles.
+        outside: (1, 1, ...) with voxels of 2 mm, extended by `_FAR_MM` on each side: distance in mm to the brain,
+            0 inside.
+        center: MNI mm (z, y, x) of the center of t1.
     """
 
     t1: torch.Tensor
@@ -72,24 +76,24 @@ class Atlas:
 
     @cached_property
     def intensities(self) -> torch.Tensor:
-        """(1, 2, D, H, W): t1 and the brain's mask."""
+        """(1, 2, D, H, W): t1 and the brain mask."""
         return torch.cat([self.t1, (self.t1 > 0).float()], 1)
 
     def facts(self) -> dict[str, list[float]]:
-        """Of each structure but the first: LPS mm of its center, and its volume in ml."""
+        """Structure -> [x, y, z of its centroid (LPS mm), volume (ml)], without the background."""
         labels = self.labels[0, 0]
         center = (torch.tensor(labels.shape, dtype=torch.float64) - 1) / 2 - torch.tensor(self.center).double()
         found = {}
         for code, name in enumerate(STRUCTURES[1:], 1):
-            places = (labels == code).nonzero().double()
-            z, y, x = (places.mean(0) - center).tolist()
-            found[name] = [round(-x, 2), round(-y, 2), round(z, 2), round(len(places) / 1000, 2)]
+            voxels = (labels == code).nonzero().double()
+            z, y, x = (voxels.mean(0) - center).tolist()
+            found[name] = [round(-x, 2), round(-y, 2), round(z, 2), round(len(voxels) / 1000, 2)]
         return found
 
 
 @lru_cache(maxsize=1)
 def load_atlas() -> Atlas:
-    """Draws the labels, which takes half a minute. Raises InputError where nilearn is not installed."""
+    """Read the template and compute its labels, in half a minute. Raises InputError where nilearn is not installed."""
     found = importlib.util.find_spec("nilearn")
     if found is None or found.origin is None:
         raise InputError("Synthetic brains need the template in the package nilearn: pip install nilearn.")
@@ -130,7 +134,7 @@ def load_atlas() -> Atlas:
 
 
 def _draw(t1, gray, white, x, y, z) -> np.ndarray:
-    """Codes of STRUCTURES for each voxel; x: |mm| from the center plane, y, z: mm."""
+    """Indices into STRUCTURES for each voxel. x: |MNI mm| from the midsagittal plane; y, z: MNI mm."""
 
     def ball(center_x, center_y, center_z, radius):
         return (x - center_x) ** 2 + (y - center_y) ** 2 + (z - center_z) ** 2 <= radius**2
@@ -146,8 +150,8 @@ def _draw(t1, gray, white, x, y, z) -> np.ndarray:
         for center in balls:
             markers[ball(*center)] = _CODE[name]
     markers[ventricles] = _CODE["ventricles"]
-    sure_white = ndimage.binary_erosion(white > 0.9)
-    markers[sure_white & (markers == 0) & ~ball(9, -17, 8, 13)] = _CODE["white matter"]
+    white_core = ndimage.binary_erosion(white > 0.9)
+    markers[white_core & (markers == 0) & ~ball(9, -17, 8, 13)] = _CODE["white matter"]
     beside = (x > 35) | (y > 26) | (y < -46) | (z > 28) | ((z < -2) & (x < 16) & (y > 14))
     markers[(gray > 0.8) & (markers == 0) & beside] = _CODE["cortex"]
     markers[(parts == 3) & (markers == 0)] = _CODE["brainstem"]
@@ -170,13 +174,13 @@ def _draw(t1, gray, white, x, y, z) -> np.ndarray:
 
 
 def _parts(smooth, brain, white, ball, y, z, x) -> np.ndarray:
-    """1 cerebrum, 2 cerebellum, 3 brainstem, 4 outside: basins of the smoothed T1, whose borders are dark."""
+    """1 cerebrum, 2 cerebellum, 3 brainstem, 4 outside: watershed basins of the smoothed T1, with dark borders."""
     markers = np.zeros(smooth.shape, np.uint8)
-    sure = white > 0.85
-    markers[sure & (z > 8)] = 1
-    markers[sure & (x > 30) & (y > -45) & (z > -28)] = 1
-    markers[sure & (y < -82) & (z > -5)] = 1
-    markers[sure & (y > 10) & (z > -20)] = 1
+    white_core = white > 0.85
+    markers[white_core & (z > 8)] = 1
+    markers[white_core & (x > 30) & (y > -45) & (z > -28)] = 1
+    markers[white_core & (y < -82) & (z > -5)] = 1
+    markers[white_core & (y > 10) & (z > -20)] = 1
     for code, balls in ((1, _CEREBRUM), (2, _CEREBELLUM), (3, _BRAINSTEM)):
         for center in balls:
             markers[ball(*center)] = code
@@ -185,18 +189,18 @@ def _parts(smooth, brain, white, ball, y, z, x) -> np.ndarray:
 
 
 def _ventricles(t1, brain, x, y, z) -> np.ndarray:
-    """The dark lakes deep inside, and the fourth ventricle: the largest dark one between brainstem and cerebellum."""
+    """The dark components deep inside, and the fourth ventricle: the largest one between brainstem and cerebellum."""
     depth = ndimage.distance_transform_edt(brain)
     dark = (t1 < 0.52) & (x < 40) & (y > -52) & (y < 36) & (z > -8) & (z < 30) & (depth > 14)
-    lakes, _ = ndimage.label(dark)
+    components, _ = ndimage.label(dark)
     found = np.zeros(t1.shape, bool)
     for seed in _VENTRICLES:
         near = (np.abs(x - seed[0]) < 0.6) & (np.abs(y - seed[1]) < 0.6) & (np.abs(z - seed[2]) < 0.6)
-        for lake in np.unique(lakes[near]):
-            found |= (lakes == lake) & (lake > 0)
-    lakes, count = ndimage.label((t1 < 0.55) & (x < 12) & (y > -56) & (y < -34) & (z > -46) & (z < -16))
-    sizes = ndimage.sum(lakes > 0, lakes, range(1, count + 1))
-    return found | (lakes == 1 + int(np.argmax(sizes)))
+        for component in np.unique(components[near]):
+            found |= (components == component) & (component > 0)
+    components, count = ndimage.label((t1 < 0.55) & (x < 12) & (y > -56) & (y < -34) & (z > -46) & (z < -16))
+    sizes = ndimage.sum(components > 0, components, range(1, count + 1))
+    return found | (components == 1 + int(np.argmax(sizes)))
 
 
 def _watershed(height: np.ndarray, markers: np.ndarray) -> np.ndarray:

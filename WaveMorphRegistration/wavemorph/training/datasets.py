@@ -1,4 +1,4 @@
-"""The paper's two data sets, read in the layouts in which they are passed around (paper section 4.1).
+"""The paper's two data sets, in the layouts of TransMorph and Learn2Reg (paper section 4.1).
 
 IXI, preprocessed for TransMorph: `Train/`, `Val/`, `Test/` with pickled (volume, labels), and `atlas.pkl`.
 OASIS of Learn2Reg: `imagesTr/OASIS_0001_0000.nii.gz`, `labelsTr/` with the same names, and `pairs_val.csv`.
@@ -32,7 +32,7 @@ _ALLOWED = {
 
 @dataclass(frozen=True)
 class Subject:
-    """volume (D, H, W), about [0, 1], and its labels or None, as the file has them."""
+    """One subject. volume: (D, H, W), about [0, 1]. labels: (D, H, W), or None where the data set has none."""
 
     name: str
     volume: np.ndarray
@@ -40,25 +40,25 @@ class Subject:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads numpy arrays and plain containers; whatever else a pickle names is refused before it can run."""
+    """Reads numpy arrays and plain containers; a pickle that names anything else is refused before it runs."""
 
     def find_class(self, module: str, name: str):
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no array")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not an array")
         return super().find_class(module, name)
 
 
 def read_pickled(path: Path) -> Subject:
-    """One subject of TransMorph's IXI. Raises InputError where the file holds anything but two arrays of one shape."""
+    """Read one subject of TransMorph's IXI. Raises InputError unless the file holds two arrays of the same shape."""
     try:
         with path.open("rb") as file:
             content = _ArrayUnpickler(file).load()
     except FileNotFoundError as error:
         raise InputError(f'There is no file "{path}"; check the folder of the data set.') from error
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError, TypeError) as error:
-        raise InputError(f'"{path}" is no pickled volume with labels ({error}).') from error
+        raise InputError(f'"{path}" is not a pickled volume with labels ({error}).') from error
     if not (isinstance(content, (tuple, list)) and len(content) == 2 and all(_is_volume(part) for part in content)):
-        raise InputError(f'"{path}" holds no pair of a volume and its labels.')
+        raise InputError(f'"{path}" does not hold a volume and its labels.')
     volume, labels = content
     if volume.shape != labels.shape:
         raise InputError(f'The volume {volume.shape} and the labels {labels.shape} of "{path}" differ in shape.')
@@ -70,7 +70,7 @@ def _is_volume(part) -> bool:
 
 
 class IxiData:
-    """Atlas to patient: the atlas moves, each patient is fixed. Raises InputError where files are missing."""
+    """IXI, atlas to patient: the atlas is moving, each patient fixed. Raises InputError where files are missing."""
 
     labels = IXI_LABELS
 
@@ -99,9 +99,10 @@ class IxiData:
 
 
 class OasisData:
-    """Inter-patient: every subject but those of the validation pairs trains, against any other of them.
+    """OASIS, inter-patient: each training subject is fixed once an epoch, against another one drawn at random.
 
-    The validation subjects are those of `pairs_val.csv` in the folder, or else of `splits.py`.
+    Subjects of the validation pairs are left out: those of `pairs_val.csv` in the folder, or else of `splits.py`.
+    Raises InputError where files are missing.
     """
 
     labels = OASIS_LABELS
@@ -165,7 +166,7 @@ DATA_SETS = {"ixi": IxiData, "oasis": OasisData}
 
 
 class DataPairs:
-    """Training pairs of a data set: each epoch goes through the subjects in an order of its own; same n, same pair."""
+    """Training pairs of a data set; pair n depends on the seed and n alone. Each epoch has its own order."""
 
     spacing_mm = 1.0
 
@@ -173,9 +174,9 @@ class DataPairs:
         self._data, self._seed, self._device, self._files = data, seed, torch.device(device), data.training()
 
     def __getitem__(self, index: int) -> TrainingPair:
-        epoch, place = divmod(index, len(self._files))
+        epoch, position = divmod(index, len(self._files))
         order = np.random.default_rng((self._seed, epoch)).permutation(len(self._files))
-        chosen = self._data.draw(np.random.default_rng((self._seed, epoch, place)), self._files[order[place]])
+        chosen = self._data.draw(np.random.default_rng((self._seed, epoch, position)), self._files[order[position]])
         moving, fixed = (as_tensor(self._data.read(path).volume, self._device) for path in chosen)
         if moving.shape != fixed.shape:
             raise InputError(f"The volumes {chosen[0]} and {chosen[1]} differ in shape.")

@@ -1,6 +1,6 @@
-"""Pairs with a known answer: a volume under a random diffeomorphism, another contrast, and another scanner's geometry.
+"""Pairs with a known deformation: a volume, and a copy with a random diffeomorphism, other contrast and geometry.
 
-Used by the demo, the tests and the benchmark. Nothing here is used when two real volumes are registered.
+Used by the demo, the tests and the benchmark, not by the registration.
 """
 
 from __future__ import annotations
@@ -20,13 +20,21 @@ from ..spatial.preprocessing import bounding_box, foreground
 
 @dataclass(frozen=True)
 class Difference:
-    """How the moving volume differs from the fixed one. Lengths in mm, angles in degrees.
+    """How the moving volume differs from the fixed one.
 
-    deformation_mm: root-mean-square displacement of the diffeomorphism, built from smooth fields of `scales_mm`.
-    rotation, translation_mm, scale: spread of the affine. spacing_mm, obliqueness: the moving lattice.
-    gamma: exponent that bends the intensities; reversed_contrast: bright tissue becomes dark, as from T1 to T2.
-    bias, noise: shares of the brightest intensity.
-    lesion_mm: mean radius of an irregular blob of another intensity that only the moving volume has; 0 for none.
+    Attributes:
+        deformation_mm: root-mean-square displacement of the diffeomorphism, mm.
+        scales_mm: scales of the smooth fields that it is built from, mm.
+        rotation: largest angle of the affine about each axis, degrees.
+        translation_mm: largest translation along each axis, mm.
+        scale: largest relative change of scale along each axis.
+        spacing_mm: of the moving lattice, mm along (i, j, k).
+        obliqueness: largest angle of the moving lattice about each axis, degrees.
+        gamma: exponent applied to the intensities.
+        reversed_contrast: bright tissue becomes dark, as from T1 to T2.
+        bias: amplitude of the bias field, relative to the brightest intensity.
+        noise: standard deviation of the noise, relative to the brightest intensity.
+        lesion_mm: mean radius of an irregular blob that only the moving volume has, mm; 0 for none.
     """
 
     deformation_mm: float = 4.0
@@ -45,7 +53,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class SyntheticPair:
-    """`truth` maps fixed points to moving points, `inverse_truth` back (LPS mm)."""
+    """A pair of volumes with its true transform.
+
+    Attributes:
+        fixed: the given volume.
+        moving: its deformed copy.
+        truth: fixed points -> moving points, LPS mm.
+        inverse_truth: moving points -> fixed points, LPS mm.
+        foreground: mask of the fixed volume, where errors are measured.
+    """
 
     fixed: sitk.Image
     moving: sitk.Image
@@ -65,7 +81,7 @@ class SyntheticPair:
 
 
 def make_pair(fixed: sitk.Image, difference: Difference | None = None, seed: int = 0) -> SyntheticPair:
-    """The same subject a second time, with everything that `difference` names changed at random."""
+    """A pair of `fixed` and a copy of it that is changed at random as `difference` says."""
     difference = difference or Difference()
     generator = np.random.default_rng(seed)
     mask = foreground(fixed)
@@ -78,14 +94,14 @@ def make_pair(fixed: sitk.Image, difference: Difference | None = None, seed: int
 
     lattice = _oblique_lattice(fixed, affine, difference, generator)
     source = sitk.Cast(fixed, sitk.sitkFloat32)
-    anatomy = sitk.Resample(source, lattice, inverse_truth, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    clean = sitk.Resample(source, lattice, inverse_truth, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
     subject = sitk.Resample(mask, lattice, inverse_truth, sitk.sitkNearestNeighbor, 0)
-    moving = _rescanned(anatomy, subject, difference, generator)
+    moving = _rescanned(clean, subject, difference, generator)
     return SyntheticPair(fixed, moving, truth, inverse_truth, mask)
 
 
 def _random_velocity(grid: WorkingGrid, difference: Difference, generator: np.random.Generator) -> torch.Tensor:
-    """(1, 3, D, H, W) in voxels, fading to zero at the border of the grid."""
+    """(1, 3, D, H, W) in voxels, zero at the border of the grid."""
     velocity = torch.zeros(1, 3, *grid.shape)
     taper = torch.ones(1, 1, *grid.shape)
     for axis, n in enumerate(grid.shape):
@@ -106,8 +122,8 @@ def _random_affine(mask: sitk.Image, difference: Difference, generator: np.rando
     affine = sitk.AffineTransform(3)
     affine.SetCenter(center)
     rotation = _rotation(np.radians(generator.uniform(-1, 1, 3) * difference.rotation))
-    stretch = np.diag(1 + generator.uniform(-1, 1, 3) * difference.scale)
-    affine.SetMatrix((rotation @ stretch).ravel().tolist())
+    scaling = np.diag(1 + generator.uniform(-1, 1, 3) * difference.scale)
+    affine.SetMatrix((rotation @ scaling).ravel().tolist())
     affine.SetTranslation((generator.uniform(-1, 1, 3) * difference.translation_mm).tolist())
     return affine
 
@@ -131,10 +147,10 @@ def _oblique_lattice(
 
 
 def _rescanned(
-    anatomy: sitk.Image, subject: sitk.Image, difference: Difference, generator: np.random.Generator
+    clean: sitk.Image, subject: sitk.Image, difference: Difference, generator: np.random.Generator
 ) -> sitk.Image:
-    """Another contrast, a bias field and Rician noise; background stays near zero; int16 like a scanner's."""
-    array = sitk.GetArrayFromImage(anatomy)
+    """Another contrast, a bias field and Rician noise, as int16; the background remains near zero."""
+    array = sitk.GetArrayFromImage(clean)
     inside = sitk.GetArrayViewFromImage(subject) > 0
     top = float(np.percentile(array[inside], 99.5))
     value = np.clip(array / top, 0, 1.2)
@@ -149,27 +165,27 @@ def _rescanned(
     noise = generator.standard_normal((2, *array.shape)) * difference.noise
     scanned = np.hypot(changed * bias + noise[0], noise[1])
     image = sitk.GetImageFromArray(np.rint(1000 * scanned).astype(np.int16))
-    image.CopyInformation(anatomy)
+    image.CopyInformation(clean)
     return image
 
 
 def _with_lesion(
     value: np.ndarray, subject: sitk.Image, radius_mm: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """A blob with a bent edge, as deep in the subject as its radius where there is room; bright where it was dark."""
+    """Add an irregular blob, where possible its radius away from the surface; bright in dark tissue, dark in bright."""
     depth = sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(subject, True, False, True))
-    places = np.argwhere(depth >= min(radius_mm, 0.8 * float(depth.max())))
-    center = places[generator.integers(len(places))]
+    candidates = np.argwhere(depth >= min(radius_mm, 0.8 * float(depth.max())))
+    center = candidates[generator.integers(len(candidates))]
     spacing = np.array(subject.GetSpacing())[::-1]
     axes = [(np.arange(n) - c) * mm for n, c, mm in zip(value.shape, center, spacing)]
     distance = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))
     noise = torch.from_numpy(generator.standard_normal((1, 1, *value.shape)).astype(np.float32))
     bumps = smooth(noise, 0.5 * radius_mm / max(subject.GetSpacing()))
     bumps = array_from_tensor(bumps / bumps.std())[0]
-    share = 1 / (1 + np.exp(np.clip((distance - radius_mm * (1 + 0.2 * bumps)) * 2, -30, 30)))
-    share *= sitk.GetArrayViewFromImage(subject) > 0
-    tissue = float((value * share).sum() / share.sum())
-    return value + share * ((0.1 if tissue > 0.5 else 1.0) - value)
+    weight = 1 / (1 + np.exp(np.clip((distance - radius_mm * (1 + 0.2 * bumps)) * 2, -30, 30)))
+    weight *= sitk.GetArrayViewFromImage(subject) > 0
+    tissue = float((value * weight).sum() / weight.sum())
+    return value + weight * ((0.1 if tissue > 0.5 else 1.0) - value)
 
 
 def _rotation(angles_radians: np.ndarray) -> np.ndarray:

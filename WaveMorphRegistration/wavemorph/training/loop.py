@@ -1,7 +1,7 @@
-"""The training loop: stops after a time or a number of pairs, and goes on exactly where it stopped.
+"""The training loop. It can be stopped at any pair, and continues from its checkpoint with the same results.
 
-Pair number n is the same in every run, so a checkpoint holds the weights, the optimizer and n, and nothing random.
-Under `torchrun` every process takes its share of the pairs, and gradients are averaged.
+Pair n is the same in every run, so that a checkpoint holds the weights, the optimizer and n, and no random state.
+Under `torchrun` the pairs are distributed over the processes, and gradients are averaged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PairSource(Protocol):
 
 
 class PrefetchedSource:
-    """A source that makes item n + 1 in another thread while item n is used; the items are the same."""
+    """A source that computes item n + 1 in another thread while item n is used; the items are the same."""
 
     def __init__(self, source):
         self._source, self.spacing_mm = source, source.spacing_mm
@@ -54,14 +54,22 @@ class PrefetchedSource:
 
 
 class Trainer:
-    """Trains the network of `recipe` on `source`, in `folder`; goes on from the checkpoint there, if there is one.
+    """Trains the network of a recipe; continues from the checkpoint in the folder, if it has one.
 
-    network: another one to train by the same recipe, with a `config` and a `decode` like ours.
-    columns: what losses.csv holds, a line a step of the optimizer.
-    Raises InputError where the checkpoint belongs to another recipe or cannot be read.
+    Parameters:
+        recipe: what to train.
+        source: the training pairs.
+        folder: for checkpoint.pt and losses.csv, which has a line for each step of the optimizer.
+        device: a torch.device or its name.
+        network: another network for the same recipe, with `config` and `decode` as in `WaveMorphNetwork`.
+
+    Raises:
+        InputError: the checkpoint belongs to another recipe or cannot be read.
     """
 
-    columns: tuple[str, ...] = ("pair", "pass", "loss", "similarity", "intensity", "smoothness", "rate", "seconds")
+    columns: tuple[str, ...] = (
+        *("pair", "pass", "loss", "similarity", "intensity", "smoothness", "learning_rate", "seconds"),
+    )
 
     def __init__(
         self,
@@ -85,7 +93,7 @@ class Trainer:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes files; one of several that train together does."""
+        """Whether this process writes files: one of the processes that train together does."""
         return self._rank == 0
 
     def run(
@@ -94,9 +102,15 @@ class Trainer:
         until_pair: int | None = None,
         progress: Callable[[int, int, float], None] = lambda pair, pairs, loss: None,
     ) -> bool:
-        """Train until the recipe is done (True), or until `minutes` have passed or `until_pair` is reached (False).
+        """Train; a checkpoint is written every two minutes and at the end, between two pairs.
 
-        A checkpoint is written every two minutes and at the end, between two pairs. progress(pair, pairs, loss).
+        Parameters:
+            minutes: stop after this time; None does not stop.
+            until_pair: stop at this pair; None is the last one.
+            progress: called as progress(pair, pairs, loss) after each pair.
+
+        Returns:
+            True when all pairs of the recipe are done.
         """
         began = saved = time.monotonic()
         end = min(self.recipe.pairs, until_pair if until_pair is not None else self.recipe.pairs)
@@ -113,7 +127,7 @@ class Trainer:
         return self.pair >= self.recipe.pairs
 
     def close(self) -> None:
-        """Leave the process group once all processes have come this far."""
+        """Leave the process group when all processes have reached this call."""
         if self._world > 1 and distributed.is_initialized():
             distributed.barrier()
             distributed.destroy_process_group()
@@ -122,7 +136,7 @@ class Trainer:
         return WaveMorphNetwork(self.recipe.network)
 
     def _train_pair(self, log: _Log) -> float:
-        """Train on one pair. Each pass is a step of the optimizer, from the displacement of the last pass."""
+        """Train on one pair. Each pass is a step of the optimizer and starts from the previous pass's displacement."""
         recipe, since = self.recipe, time.monotonic()
         pair = self._source[self.pair * self._world + self._rank]
         size, displacement, loss = lattice_size(pair.fixed), None, torch.zeros(())
@@ -143,13 +157,13 @@ class Trainer:
             regular = flow.float() if one_velocity and flow is not None else after
             smoothness = diffusion_loss(regular)
             loss = similarity + recipe.intensity * intensity + recipe.smoothness * smoothness
-            self._descend(loss)
+            self._optimizer_step(loss)
             displacement = after.detach()
             parts = [float(part.detach()) for part in (loss, similarity, intensity, smoothness)]
             log.write(self.pair, number, *parts, recipe.learning_rate_at(self.pair), time.monotonic() - since)
         return float(loss.detach())
 
-    def _descend(self, loss: torch.Tensor) -> None:
+    def _optimizer_step(self, loss: torch.Tensor) -> None:
         """One step of the optimizer."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate_at(self.pair)
@@ -167,7 +181,7 @@ class Trainer:
                     parameter.grad /= self._world
 
     def _out_of_time(self, began: float, minutes: float | None) -> bool:
-        """The same answer in all processes."""
+        """Whether any process has exceeded its time; the same value in all of them."""
         if minutes is None:
             return False
         over = torch.tensor(float(time.monotonic() - began > 60 * minutes), device=self._device)
@@ -176,19 +190,19 @@ class Trainer:
         return bool(over > 0)
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint under another name, then rename it."""
         if not self.is_main_process:
             return
         path = self.folder / _CHECKPOINT
-        aside = path.with_suffix(".part")
+        temporary = path.with_suffix(".part")
         state = {
             "recipe": self.recipe.to_dict(),
             "pair": self.pair,
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
-        torch.save(state, aside)
-        os.replace(aside, path)
+        torch.save(state, temporary)
+        os.replace(temporary, path)
 
     def _resume(self) -> None:
         path = self.folder / _CHECKPOINT
@@ -207,9 +221,9 @@ class Trainer:
 
 
 class SegmentationTrainer(Trainer):
-    """Trains the segmentation network; its source gives `synthetic_heads.Crop`."""
+    """Trains the segmentation network; the items of its source are `synthetic_heads.Crop`."""
 
-    columns: tuple[str, ...] = ("pair", "pass", "loss", "entropy", "overlap", "rate", "seconds")
+    columns: tuple[str, ...] = ("pair", "pass", "loss", "entropy", "overlap", "learning_rate", "seconds")
 
     def _make_network(self) -> torch.nn.Module:
         return SegmentationNetwork(self.recipe.network)
@@ -221,14 +235,14 @@ class SegmentationTrainer(Trainer):
             logits = self.network(crop.image)
         entropy, overlap = segmentation_loss(logits.float(), crop.probabilities)
         loss = entropy + 1 - overlap
-        self._descend(loss)
+        self._optimizer_step(loss)
         parts = [float(part.detach()) for part in (loss, entropy, overlap)]
         log.write(self.pair, 0, *parts, recipe.learning_rate_at(self.pair), time.monotonic() - since)
         return parts[0]
 
 
 class _Log:
-    """losses.csv, a line a pass, cut back to where the checkpoint is; and TensorBoard's files where it is installed."""
+    """losses.csv, truncated to the checkpoint, with a line for each pass; and TensorBoard's files if installed."""
 
     def __init__(self, folder: Path, columns: tuple[str, ...], pair: int, active: bool):
         self._path, self._pair, self._active = folder / "losses.csv", pair, active

@@ -11,9 +11,17 @@ from ..network.segmentation import STRUCTURES
 def local_correlation_loss(
     fixed: torch.Tensor, warped: torch.Tensor, weight: torch.Tensor | None = None, window: int = 9, noise: float = 1e-5
 ) -> torch.Tensor:
-    """One minus the mean squared correlation in cubic windows (paper 3.8: NCC), for (B, 1, D, H, W) twice.
+    """One minus the mean squared correlation in cubic windows (paper 3.8: NCC).
 
-    weight: (B, 1, D, H, W), where windows count; everywhere without it. noise: variance added in each window.
+    Parameters:
+        fixed: (B, 1, D, H, W).
+        warped: (B, 1, D, H, W).
+        weight: (B, 1, D, H, W), weights of the windows; None weights all the same.
+        window: side of the windows, voxels.
+        noise: variance added in each window.
+
+    Returns:
+        A scalar, 0 to 1.
     """
     images = torch.cat([fixed, warped], 1)
     moments = _mean(torch.cat([images, images * images, fixed * warped], 1), window)
@@ -27,7 +35,7 @@ def local_correlation_loss(
 
 
 def diffusion_loss(field: torch.Tensor) -> torch.Tensor:
-    """Mean squared forward difference of (B, 3, D, H, W) over components and axes (paper 3.8: smoothness)."""
+    """Mean squared forward difference of a field (B, 3, D, H, W), over components and axes (paper 3.8: smoothness)."""
     along_k, along_j, along_i = (field.diff(dim=axis).pow(2).mean() for axis in (2, 3, 4))
     return (along_k + along_j + along_i) / 3
 
@@ -40,7 +48,7 @@ def _mean(x: torch.Tensor, window: int) -> torch.Tensor:
     return x
 
 
-# small structures, and those surrounded by others, count for more
+# larger for small structures and for those surrounded by others
 _WEIGHTS = {
     "outside": 0.7,
     "white matter": 1.0,
@@ -52,7 +60,15 @@ _WEIGHTS = {
 
 
 def segmentation_loss(logits: torch.Tensor, probabilities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(weighted cross entropy, mean soft Dice of the structures present), of (1, len(STRUCTURES), D, H, W) (ours)."""
+    """Cross entropy and soft Dice of a segmentation (ours).
+
+    Parameters:
+        logits: (1, len(STRUCTURES), D, H, W).
+        probabilities: the true ones, (1, len(STRUCTURES), D, H, W).
+
+    Returns:
+        (cross entropy weighted by structure, mean soft Dice of the structures with more than 100 voxels), scalars.
+    """
     weights = logits.new_tensor([_WEIGHTS.get(name, 1.5) for name in STRUCTURES]).view(1, -1, 1, 1, 1)
     logs = logits.log_softmax(1)
     entropy = -(weights * probabilities * logs).sum(1).mean()

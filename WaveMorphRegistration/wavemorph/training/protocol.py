@@ -24,9 +24,14 @@ from .recipe import Recipe
 
 @dataclass(frozen=True)
 class Score:
-    """One line of a table. dice: of each pair, the mean over the structures that either map holds, 0 to 1.
-    folded_percent: of each pair, voxels whose Jacobian determinant by central differences is not positive.
-    seconds: of each pair, the network and its displacement alone."""
+    """One line of a table, with a value for each pair.
+
+    Attributes:
+        name: of the line.
+        dice: mean over the structures that either map holds, 0 to 1.
+        folded_percent: voxels whose Jacobian determinant by central differences is not positive, percent.
+        seconds: time of the network and its displacement.
+    """
 
     name: str
     dice: np.ndarray
@@ -51,7 +56,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
-    """Score `network` over the test pairs; None scores them as they lie. Raises InputError where labels are missing."""
+    """Score `network` on the test pairs; None scores them unregistered. Raises InputError where labels are missing."""
     dice, folded, seconds = [], [], []
     pairs = data.pairs()
     for number, (moving_path, fixed_path) in enumerate(pairs):
@@ -93,13 +98,13 @@ def ablation(
     data: IxiData | OasisData,
     folder: Path,
     device: torch.device | str = "cpu",
-    say: Callable[[str], None] = print,
+    report_line: Callable[[str], None] = print,
 ) -> list[Score]:
-    """Train and score the twelve combinations of the paper's ablation with the same budget; resumes where it stopped.
+    """Train and score the twelve combinations of the paper's ablation with the same number of pairs each.
 
-    say is given each line of the table as soon as it is known.
+    A stopped ablation continues from its checkpoints. report_line: called with each line of the table.
     """
-    say(HEADER)
+    report_line(HEADER)
     scores = []
     for downsampling, upsampling in itertools.product(DOWNSAMPLINGS, UPSAMPLINGS):
         network = replace(recipe.network, downsampling=downsampling, upsampling=upsampling)
@@ -109,5 +114,5 @@ def ablation(
         )
         trainer.run()
         scores.append(evaluate(trainer.network.eval(), data, name, device))
-        say(scores[-1].row())
+        report_line(scores[-1].row())
     return scores

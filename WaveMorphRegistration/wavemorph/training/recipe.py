@@ -13,17 +13,24 @@ DATA = ("synthetic", "ixi", "oasis", "synthetic-heads")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run. "Ours" marks what the paper's known parts leave open.
+    """One training configuration. "Ours" marks what the paper leaves open.
 
-    data: "ixi" (atlas to patient) or "oasis" (inter-patient), as in the paper; "synthetic" pairs (ours); or
-        "synthetic-heads": labeled crops for the segmentation network (ours), where a pair is one crop.
-    pairs: how many pairs are seen in all; an epoch of IXI is 403 patients, and there are 500 epochs.
-    learning_rate: Adam's, at the start. decay: "polynomial", power 0.9 as in TransMorph (ours for the paper), "cosine".
-    window: side of the windows of local correlation in voxels (9). noise: variance added in each window.
-    intensity: weight of the mean squared difference beside it (0 in the paper).
-    smoothness: weight of the diffusion loss on the displacement, or on the velocity where one pass gives one.
-    model_passes_mm: the passes of the finished model, where they differ from those of the training (ours).
-    clip: largest norm of the gradient. precision: "float32", or "bfloat16" autocast.
+    Attributes:
+        name: of the recipe and of its model.
+        data: "ixi" (atlas to patient) or "oasis" (inter-patient), as in the paper; "synthetic" pairs (ours); or
+            "synthetic-heads": labeled crops for the segmentation network (ours), where a pair is one crop.
+        network: its configuration.
+        pairs: number of training pairs. The default is IXI's: 500 epochs of 403 patients.
+        learning_rate: Adam's, at the start.
+        decay: of the learning rate: "polynomial", power 0.9 as in TransMorph (ours for the paper), or "cosine".
+        window: side of the windows of local correlation, voxels (9 in the paper).
+        noise: variance added in each window.
+        intensity: weight of the mean squared difference (0 in the paper).
+        smoothness: weight of the diffusion loss, on the velocity of a network with one pass, else on the displacement.
+        model_passes_mm: passes of the finished model, mm, if they differ from those of the training (ours).
+        clip: largest norm of the gradient.
+        precision: "float32", or "bfloat16" for autocast.
+        seed: of the weights and of the data.
     """
 
     name: str
@@ -55,11 +62,11 @@ class Recipe:
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate at the pair `step` of `pairs`."""
-        left = max(0.0, 1 - step / self.pairs)
+        remaining = max(0.0, 1 - step / self.pairs)
         if self.decay == "polynomial":
-            return self.learning_rate * left**0.9
-        warm = min(1.0, (step + 1) / 20)
-        return self.learning_rate * warm * (0.02 + 0.98 * left**1.5)
+            return self.learning_rate * remaining**0.9
+        warmup = min(1.0, (step + 1) / 20)
+        return self.learning_rate * warmup * (0.02 + 0.98 * remaining**1.5)
 
     def trains_like(self, other: Recipe) -> bool:
         """Whether a checkpoint of one recipe can be continued by the other."""

@@ -1,8 +1,7 @@
-"""Crops of heads at 1 mm with labels, from one atlas: no two alike, in any contrast (ours).
+"""Labeled crops of synthetic heads at 1 mm, made from one atlas, with random shape and contrast (ours).
 
-In the manner of SynthSeg (Billot et al., Medical Image Analysis 2023), but over half of the contrasts look like T1. The
-template has no head around it: fluid, skull, scalp, face and neck are drawn at random. Crop n depends on seed and n
-alone.
+As in SynthSeg (Billot et al., Medical Image Analysis 2023), but over half of the contrasts resemble T1. The template is
+a brain without head: fluid, skull, scalp, face and neck are drawn at random. Crop n depends on the seed and n alone.
 """
 
 from __future__ import annotations
@@ -27,14 +26,19 @@ _WHITE, _CORTEX, _VENTRICLES = (STRUCTURES.index(name) for name in ("white matte
 
 @dataclass(frozen=True)
 class Crop:
-    """image: (1, 1, D, H, W), about [0, 1]. probabilities: (1, len(STRUCTURES), D/2, H/2, W/2), of each structure."""
+    """One training example of the segmentation network.
+
+    Attributes:
+        image: (1, 1, D, H, W), about [0, 1].
+        probabilities: (1, len(STRUCTURES), D/2, H/2, W/2), the fraction of each structure in each voxel.
+    """
 
     image: torch.Tensor
     probabilities: torch.Tensor
 
 
 class LabeledCrops:
-    """`crops[index]`: the same crop for the same seed and index, on every run."""
+    """`crops[index]` is a `Crop` that depends on the seed and the index alone."""
 
     spacing_mm = 1.0
 
@@ -49,7 +53,7 @@ class LabeledCrops:
         draw = Draw(self._seed * 1_000_003 + index, self._device)
         with torch.no_grad():
             whole_head = draw.chance(0.5)
-            points = self._unravel(draw, whole_head)
+            points = self._random_points(draw, whole_head)
             t1, mask = _sample(self._intensities, points).split(1, 1)
             labels = _sample(self._labels, points, mode="nearest")[0, 0].long()
             outside = _sample(self._outside, points, step=2.0, padding_mode="border")
@@ -69,8 +73,8 @@ class LabeledCrops:
                 image, visible = self._stripped(draw, image, mask, outside, fluid)
             return Crop(self._scanned(draw, image, visible), F.avg_pool3d(probabilities, 2))
 
-    def _unravel(self, draw: Draw, whole_head: bool) -> torch.Tensor:
-        """(3, D, H, W): mm from the center of the template."""
+    def _random_points(self, draw: Draw, whole_head: bool) -> torch.Tensor:
+        """(3, D, H, W): the points of the template that a randomly deformed crop shows, mm from its center."""
         size = self._size
         bend = torch.zeros(1, 3, *(n // 2 for n in size), device=self._device)
         for smoothness, length in _SCALES_MM:
@@ -81,13 +85,13 @@ class LabeledCrops:
         matrix = torch.eye(3, device=self._device)
         for a, b in ((0, 1), (0, 2), (1, 2)):
             angle = math.radians(draw.uniform(-tilt, tilt))
-            turn = torch.eye(3, device=self._device)
-            turn[a, a] = turn[b, b] = math.cos(angle)
-            turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
-            matrix = matrix @ turn
-        stretch = [[draw.uniform(0.82, 1.22) if a == b else 0.0 for b in range(3)] for a in range(3)]
+            rotation = torch.eye(3, device=self._device)
+            rotation[a, a] = rotation[b, b] = math.cos(angle)
+            rotation[a, b], rotation[b, a] = -math.sin(angle), math.sin(angle)
+            matrix = matrix @ rotation
+        scaling = [[draw.uniform(0.82, 1.22) if a == b else 0.0 for b in range(3)] for a in range(3)]
         shear = [[draw.uniform(-0.06, 0.06) + (a == b) for b in range(3)] for a in range(3)]
-        matrix = matrix @ torch.tensor(stretch, device=self._device) @ torch.tensor(shear, device=self._device)
+        matrix = matrix @ torch.tensor(scaling, device=self._device) @ torch.tensor(shear, device=self._device)
         lowest = -90 if whole_head else -45
         center = torch.tensor([draw.uniform(lowest, 45), draw.uniform(-50, 50), draw.uniform(-36, 36)])
         axes = [torch.arange(n, device=self._device) - (n - 1) / 2 for n in size]
@@ -95,15 +99,15 @@ class LabeledCrops:
         return (matrix @ nodes.reshape(3, -1)).view_as(nodes) + bend + center.to(self._device).view(3, 1, 1, 1)
 
     def _with_wider_sulci(self, draw: Draw, labels: torch.Tensor, t1: torch.Tensor) -> torch.Tensor:
-        """Sulci are blurred away in a mean of many brains: cortex that is dark there becomes fluid, more or less."""
+        """The template, a mean of many brains, shows few sulci: dark cortex becomes fluid, below a random threshold."""
         threshold = draw.uniform(0.46, 0.65) + 0.04 * draw.noise((draw.uniform(1.5, 4),), 1, self._size)
         return torch.where((labels == _CORTEX) & (t1 < threshold)[0, 0], torch.zeros_like(labels), labels)
 
     def _with_new_folds(self, draw: Draw, labels: torch.Tensor, depth: torch.Tensor, to_ventricles: torch.Tensor):
-        """Folds that the mean of many brains does not have, and ventricles grown into the white matter as with age.
+        """Cortical folds that the template, a mean of many brains, does not have; ventricles of random size.
 
-        A ribbon of cortex covers white matter whose surface is moved at random; fluid begins where it ends, sooner
-        between two folds.
+        The surface of the white matter is displaced at random and covered by a ribbon of cortex, then by fluid. The
+        ribbon is thinner between folds.
         """
         size = self._size
         depth = depth + draw.noise((draw.uniform(1.6, 4),), 1, size) * draw.uniform(0.3, 1.8)
@@ -117,22 +121,22 @@ class LabeledCrops:
         return torch.where((labels == _WHITE) & (to_ventricles < grown)[0, 0], _VENTRICLES, labels)
 
     def _brain(self, draw: Draw, t1: torch.Tensor | None, mask: torch.Tensor, probabilities: torch.Tensor):
-        """(the brain in some contrast, how bright fluid is in it); t1 where the labels are those of the template."""
+        """(brain in a random contrast, intensity of fluid). t1: the template's, if the labels are its own."""
 
-        def near(values, width):
+        def varied(values, width):
             return [value + width * draw.uniform(-1, 1) for value in values]
 
         kind = draw.uniform(0, 1)
         if kind < 0.25 and t1 is not None:
-            tones = near(T1_TONES, 0.06)
+            tones = varied(T1_TONES, 0.06)
             return tone(t1, tones) * mask, tones[1]
         if kind < 0.62:
-            values = near(_T1, 0.07)
-            values[0] = draw.uniform(0.05, 0.38)  # never free of tissue in narrow sulci, unlike in the ventricles
+            values = varied(_T1, 0.07)
+            values[0] = draw.uniform(0.05, 0.38)  # narrow sulci contain some tissue, unlike the ventricles
         elif kind < 0.72:
-            values = near([1 - value for value in _T1], 0.1)
+            values = varied([1 - value for value in _T1], 0.1)
         elif kind < 0.80:  # like proton density: gray a little brighter than white
-            values = near([0.75 + 0.4 * (0.7 - value) for value in _T1], 0.05)
+            values = varied([0.75 + 0.4 * (0.7 - value) for value in _T1], 0.05)
         else:
             values = [draw.uniform(0.03, 1) for _ in STRUCTURES]
             if draw.chance(0.5):
@@ -155,14 +159,14 @@ class LabeledCrops:
         return image + fraction * (draw.uniform(0, 1) - image)
 
     def _stripped(self, draw: Draw, image, mask, outside, fluid):
-        """The brain with a rim of fluid, as wide here and there as strippers of skulls leave it."""
-        reach = draw.uniform(-1, 3) + draw.noise((6.0,), 1, self._size)
-        kept = ((outside < reach) | (mask > 0.5)).float()
+        """(skull-stripped brain, its mask), with a rim of fluid of random width, as skull stripping leaves it."""
+        width = draw.uniform(-1, 3) + draw.noise((6.0,), 1, self._size)
+        kept = ((outside < width) | (mask > 0.5)).float()
         rim = fluid + draw.uniform(0, 0.2) * draw.noise((1.5,), 1, self._size).abs()
         return (image + (1 - mask) * rim) * kept, kept > 0.5
 
     def _head(self, draw: Draw, image, mask, outside, mm, fluid):
-        """Fluid, skull with marrow, scalp, and below the brain random tissues of face and neck; air outside."""
+        """Fluid, skull with marrow, scalp, and below the brain random tissue of face and neck; air outside."""
         deep = outside + draw.uniform(0.5, 2) * draw.noise((draw.uniform(3, 8),), 1, self._size)
         skull = draw.uniform(0.5, 5) + draw.uniform(0, 1) * draw.noise((12.0,), 1, self._size)
         thick = draw.uniform(3, 9)
@@ -182,8 +186,8 @@ class LabeledCrops:
         if below.any():
             maps = torch.cat([draw.noise((draw.uniform(2.5, 8),), 1, self._size) for _ in range(5)], 1)
             values = [bone, draw.uniform(0.2, 0.7), draw.uniform(0.2, 0.7), fat, draw.uniform(0, 0.1)]
-            tissues = torch.tensor(values, device=self._device)[maps.argmax(1, keepdim=True)]
-            around = torch.where(below, tissues, around)
+            neck = torch.tensor(values, device=self._device)[maps.argmax(1, keepdim=True)]
+            around = torch.where(below, neck, around)
         visible = (deep < end) | below
         around = smooth(around * visible, draw.uniform(0.3, 0.8))
         around = around * (1 + 0.15 * draw.noise((draw.uniform(1.5, 5),), 1, self._size))

@@ -1,11 +1,11 @@
-"""Synthetic pairs of subjects with a known answer, made faster than a network trains on them (ours).
+"""Synthetic pairs of subjects with a known deformation, computed faster than a network trains on them (ours).
 
-In the manner of SynthMorph (Hoffmann et al., IEEE TMI 2022): anatomies are drawn at random. The inputs of the network
-have random contrast, bias, blur, noise, lesions and surroundings; the loss compares the anatomies themselves. Half of
-the contrasts look like T1. One in five pairs is made of random shapes instead of a brain.
+As in SynthMorph (Hoffmann et al., IEEE TMI 2022), brains and shapes are drawn at random. The inputs of the network have
+random contrast, bias, blur, noise, lesions and surroundings; the loss compares images without them. Half of the
+contrasts resemble T1. One in five pairs is made of random shapes instead of a brain.
 
 The brains come from the MNI ICBM152 template (2009a, nonlinear, symmetric) that ships with nilearn; its license allows
-use, copying and distribution with its notice. Everything depends on (seed, index) alone.
+use, copying and distribution with its notice. A pair depends on (seed, index) alone.
 """
 
 from __future__ import annotations
@@ -25,17 +25,22 @@ from ..spatial.filters import smooth
 SPACING_MM = 2.0
 SIZE = (88, 104, 80)
 _SCALES_MM = (5.0, 9.0, 18.0, 36.0)
-# T1 intensity of the template (0 to 1) -> contrast of one subject's scan, where tissues are not averaged over many
+# T1 intensity of the template (0 to 1) -> contrast of one subject's scan, where tissue is not averaged over many
 _KNOTS = (0.0, 0.30, 0.48, 0.60, 0.69, 0.78, 0.86, 1.0)
 T1_TONES = (0.0, 0.10, 0.22, 0.45, 0.54, 0.80, 0.88, 0.96)
 
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """What one pair is: all (1, C, D, H, W) on one lattice of `SPACING_MM`.
+    """One training example of the registration network, all on one lattice.
 
-    fixed, moving: inputs of the network, about [0, 1]. fixed_target, moving_target: what the loss compares.
-    weight: where it counts. truth: the displacement in voxels of fixed points to moving points, or None.
+    Attributes:
+        fixed: input of the network, (1, 1, D, H, W), about [0, 1].
+        moving: the same for the moving volume.
+        fixed_target: (1, 1, D, H, W), compared by the loss with the warped `moving_target`.
+        moving_target: (1, 1, D, H, W).
+        weight: weight of each voxel in the loss, (1, 1, D, H, W).
+        truth: true displacement, fixed points -> moving points, (1, 3, D, H, W) in voxels (k, j, i); None if unknown.
     """
 
     fixed: torch.Tensor
@@ -47,9 +52,13 @@ class TrainingPair:
 
 
 def load_template(path: Path | None = None) -> torch.Tensor:
-    """(1, 2, D, H, W), float16 at 1 mm, axes S, A, R: the T1 template and its brain mask.
+    """The T1 template and its brain mask, (1, 2, D, H, W), float16 at 1 mm, axes S, A, R.
 
-    path: a file that `torch.save` wrote of it, for machines without nilearn and SimpleITK. Raises InputError.
+    Parameters:
+        path: a file that `torch.save` wrote of it, for machines without nilearn; None reads it from nilearn.
+
+    Raises:
+        InputError: the template cannot be read.
     """
     if path is not None:
         try:
@@ -71,7 +80,10 @@ def load_template(path: Path | None = None) -> torch.Tensor:
 
 
 class SyntheticPairs:
-    """`pairs[index]`: the same pair for the same seed and index, on every run."""
+    """`pairs[index]` is a `TrainingPair` that depends on the seed and the index alone.
+
+    shapes: fraction of pairs that are made of random shapes.
+    """
 
     spacing_mm = SPACING_MM
 
@@ -90,7 +102,7 @@ class SyntheticPairs:
             return TrainingPair(fixed, moving, targets[0], targets[1], weight, truth)
 
     def _brain_pair(self, draw: Draw, deformations: list[torch.Tensor]):
-        images, anatomies, masks = [], [], []
+        images, targets, masks = [], [], []
         contrast = draw.contrast()
         other = contrast if draw.chance(0.65) else draw.contrast()
         surroundings = draw.chance(0.25)
@@ -99,7 +111,7 @@ class SyntheticPairs:
             # individual detail that no deformation of one brain explains
             own = draw.noise((draw.uniform(1.0, 2.5),)) * draw.uniform(0.0, 0.1)
             tissue = (tissue + own * mask * (tissue > 0.1)).clamp(0, 1)
-            anatomies.append(tone(tissue, T1_TONES) * mask)
+            targets.append(tone(tissue, T1_TONES) * mask)
             curve = [value + 0.03 * draw.uniform(-1, 1) for value in curve]
             image = tone(tissue, curve) * mask * (1 + 0.06 * draw.noise((5.0,)))
             image = draw.lesion(image, mask)
@@ -107,13 +119,13 @@ class SyntheticPairs:
                 image = draw.surrounded(image, mask)
             images.append(draw.scanned(image, mask))
             masks.append(mask)
-        return images, anatomies, masks
+        return images, targets, masks
 
     def _shape_pair(self, draw: Draw, deformations: list[torch.Tensor]):
         count = 3 + int(draw.uniform(0, 10))
         noises = torch.cat([draw.noise((draw.uniform(3.0, 8.0),)) for _ in range(count)], 1)
         labels = F.one_hot(noises.argmax(1), count).movedim(-1, 1).float()
-        images, anatomies, masks = [], [], []
+        images, targets, masks = [], [], []
         tones = [draw.uniform(0, 1) for _ in range(count)]
         others = tones if draw.chance(0.5) else [draw.uniform(0, 1) for _ in range(count)]
         whole = torch.ones(1, 1, *SIZE, device=self._device)
@@ -124,14 +136,14 @@ class SyntheticPairs:
             clean, image = (
                 sum(maps[:, n : n + 1] * value for n, value in enumerate(values)) * mask for values in (tones, shown)
             )
-            anatomies.append(clean)
+            targets.append(clean)
             images.append(draw.scanned(image, mask if draw.chance(0.7) else whole))
             masks.append(mask)
-        return images, anatomies, masks
+        return images, targets, masks
 
 
 class Draw:
-    """Random choices of one pair, all from one generator."""
+    """The random choices of one example, all from one generator."""
 
     def __init__(self, seed: int, device: torch.device):
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -163,7 +175,7 @@ class Draw:
         return torch.randn((1, 1, *size), generator=self._generator, device=self._device)
 
     def deformation(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A random diffeomorphism and its inverse, displacements in voxels, of 1 to 4 mm in the mean."""
+        """A random diffeomorphism and its inverse: displacements (1, 3, *SIZE) in voxels, 1 to 4 mm in the mean."""
         half = tuple(n // 2 for n in SIZE)
         sigmas = tuple(mm / (2 * SPACING_MM) / 2 for mm in _SCALES_MM)
         amplitudes = [mm**0.8 * self.uniform(0.3, 1.0) for mm in _SCALES_MM]
@@ -173,7 +185,7 @@ class Draw:
         return resize(exponentiate(velocity), SIZE), resize(exponentiate(-1 * velocity), SIZE)
 
     def contrast(self) -> list[float]:
-        """Values at `_KNOTS`: like T1, like T1 reversed, or anything."""
+        """Values at `_KNOTS`: like T1, like reversed T1, or random."""
         if self.chance(0.55):
             return [value + 0.04 * self.uniform(-1, 1) for value in T1_TONES]
         if self.chance(0.3):
@@ -181,7 +193,7 @@ class Draw:
         return [0.0] + [self.uniform(0.05, 1.0) for _ in T1_TONES[1:]]
 
     def ball(self) -> torch.Tensor:
-        """A soft, irregular ball that leaves a margin."""
+        """(1, 1, *SIZE): a ball with a soft, irregular edge, inside the volume."""
         axes = [torch.linspace(-1, 1, n, device=self._device) for n in SIZE]
         k, j, i = torch.meshgrid(*axes, indexing="ij")
         radius = (k**2 + j**2 + i**2).sqrt()[None, None] + 0.08 * self.noise((6.0,))
@@ -215,7 +227,7 @@ class Draw:
             image = F.interpolate(image, size=SIZE, mode="trilinear", align_corners=False)
         noise = self.white(SIZE)
         inside = (mask > 0.5).float()
-        where = inside if self.chance(0.6) else 1.0  # stripped skulls have no noise around them
+        where = inside if self.chance(0.6) else 1.0  # a skull-stripped volume has no noise outside
         image = image + noise * self.uniform(0, 0.04) * where
         values = image[inside > 0]
         low, high = torch.quantile(values[:: max(1, len(values) // 50_000)], values.new_tensor([0.005, 0.995])).tolist()
@@ -224,7 +236,7 @@ class Draw:
 
 
 def _sample(source: torch.Tensor, deformation: torch.Tensor) -> torch.Tensor:
-    """The 1 mm source on the training lattice, warped by `deformation`; both lattices share their center."""
+    """The 1 mm source on the training lattice, warped by `deformation`; both lattices have the same center."""
     size, fine = deformation.shape[2:], source.shape[2:]
     axes = [torch.arange(n, device=deformation.device) - (n - 1) / 2 for n in size]
     points = (torch.stack(torch.meshgrid(*axes, indexing="ij")) + deformation[0]) * SPACING_MM  # mm from the center
@@ -234,7 +246,7 @@ def _sample(source: torch.Tensor, deformation: torch.Tensor) -> torch.Tensor:
 
 
 def tone(image: torch.Tensor, values: list[float] | tuple[float, ...]) -> torch.Tensor:
-    """Piecewise linear through `values` at `_KNOTS`."""
+    """Map intensities by the piecewise linear function with `values` at `_KNOTS`."""
     result = torch.full_like(image, float(values[0]))
     for low, high, start, end in zip(_KNOTS, _KNOTS[1:], values, values[1:]):
         result += ((image - low) / (high - low)).clamp(0, 1) * (end - start)
