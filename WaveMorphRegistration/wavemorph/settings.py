@@ -15,25 +15,27 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 @dataclass(frozen=True)
 class Settings:
-    """Choices for `register`. Every field has a working default.
+    """Choices for `register`. Every field has a default.
 
-    preset: "Instant" (network alone), "Balanced" (network, then refinement) or "Precise" (segmentation with test-time
-        augmentation, refinement in both directions, more iterations at full resolution); case does not matter.
-    contrast: "same" (e.g. T1 with T1), "different" (e.g. T1 with PD), or "auto", which measures it after the affine.
-    similarity: what the refinement maximizes: "lncc" (local correlation), "mind" (MIND-SSC), "mi" (mutual information),
-        or "auto", which depends on the contrast.
-    device: "auto" takes CUDA, then Apple's MPS, then the CPU.
-    threads: CPU threads; None leaves the choice to torch.
-    weights: "auto" (the default model), "none", the name of an installed model, or a file.
-    affine: False when the pair is already aligned: the initial transform (or identity) is then kept as it is.
-    spacing_mm: spacing of the working grid in mm; None means 1 mm, more where all voxels are coarser or `max_voxels`
-        demands it.
-    max_voxels: the most voxels that the working grid may have; None derives it from the device's free memory.
-    inverse: also make the inverse and measure the inverse consistency. The map is then smoothed where a lattice could
-        not hold its inverse, which takes time and costs a little overlap. Without it the inverse of the result is made
-        from the map as it is, when it is first read.
-    seed: of every random choice. The same inputs on the same device give the same transform, except for rounding in
-        the order in which threads add.
+    Attributes:
+        preset: "Instant" (network alone), "Balanced" (network, then refinement) or "Precise" (segmentation with
+            test-time augmentation, refinement in both directions, more iterations at full resolution); case does not
+            matter.
+        contrast: "same" (e.g. T1 with T1), "different" (e.g. T1 with PD), or "auto", measured after the affine.
+        similarity: what the refinement maximizes: "lncc" (local correlation), "mind" (MIND-SSC), "mi" (mutual
+            information), or "auto", which depends on the contrast.
+        device: "auto" takes CUDA, then Apple's MPS, then the CPU.
+        threads: CPU threads; None leaves the choice to torch.
+        weights: "auto" (the default model), "none", the name of an installed model, or a file.
+        affine: False when the pair is already aligned: the initial transform (or identity) is then kept as it is.
+        spacing_mm: spacing of the working grid in mm; None means 1 mm, more where all voxels are coarser or
+            `max_voxels` demands it.
+        max_voxels: the most voxels that the working grid may have; None derives it from the device's free memory.
+        inverse: also compute the inverse and measure the inverse consistency. The map is then smoothed where a lattice
+            could not represent its inverse, which takes time and costs a little overlap. Without it, the inverse of the
+            result is computed from the map as it is, when it is first read.
+        seed: of every random choice. The same inputs on the same device give the same transform, except for rounding in
+            the order in which threads add.
     """
 
     preset: str = "Balanced"

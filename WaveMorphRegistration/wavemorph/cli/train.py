@@ -14,9 +14,7 @@ from ..errors import InputError, SettingsError, WeightsError
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    train = commands.add_parser(
-        "train", help="train a network, in one run or several; continues from its checkpoint"
-    )
+    train = commands.add_parser("train", help="train a network, in one run or several; continues from its checkpoint")
     train.add_argument(
         "--recipe", required=True, choices=("wavemorph", "brain-segmentation", "ixi", "oasis"), help="what to train"
     )

@@ -73,6 +73,8 @@ def register(
         job = Job(Pair(fixed, moving, fixed_mask, moving_mask), settings, device, model, timer)
         segmentation = segment_pair(job)
         if segmentation is None:
+            job = replace(job, pair=job.pair.as_body())
+        elif not segmentation.is_skull_stripped:
             job = replace(job, pair=job.pair.with_subjects())
         linear = align_linearly(job, initial_transform, segmentation)
         return _deform_within_memory(job, linear, segmentation)

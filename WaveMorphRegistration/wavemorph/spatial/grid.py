@@ -92,11 +92,17 @@ class WorkingGrid:
         return replace(self, size=(*self.size[:2], planes), origin=self.point((0, 0, first)) if first else self.origin)
 
     def resample(
-        self, image: sitk.Image, transform: sitk.Transform | None = None, interpolator=sitk.sitkLinear, outside=0.0
+        self,
+        image: sitk.Image,
+        transform: sitk.Transform | None = None,
+        interpolator: int = sitk.sitkLinear,
+        outside: float = 0.0,
+        continue_edges: bool = False,
     ) -> sitk.Image:
         """Resample `image` to this grid: out(x) = image(transform(x)), in the pixel type of the image.
 
-        transform: grid points -> image points, LPS mm; None for the identity. outside: value beyond the image.
+        transform: grid points -> image points, LPS mm; None for the identity. outside: value beyond the image, unless
+        continue_edges gives the value of its nearest voxel.
         """
         return sitk.Resample(
             image,
@@ -108,6 +114,7 @@ class WorkingGrid:
             self.direction.ravel().tolist(),
             outside,
             image.GetPixelID(),
+            continue_edges,
         )
 
     def to_mm(self, displacement: torch.Tensor) -> sitk.Image:

@@ -23,10 +23,12 @@ class Pair:
     """The two images, their masks (or None) and their foregrounds, as SimpleITK images in LPS mm.
 
     length_scale: size of the subject relative to that of a head, by which lengths in mm are multiplied.
-    subjects: of both images, or None for brains, whose foregrounds are what is compared.
+    is_body: whether the pair is compared within the outlines of its subjects, as any part of the body but a brain.
+    subjects: of both images, where it matters what was scanned of them; else None.
     """
 
     length_scale = 1.0
+    is_body = False
     subjects: tuple[Subject, Subject] | None = None
 
     def __init__(
@@ -41,13 +43,19 @@ class Pair:
         self.fixed_foreground, self.moving_foreground = foreground(fixed), foreground(moving)
 
     def with_subjects(self) -> Pair:
-        """The same pair as of any part of the body and any size: compared within the outlines of its subjects."""
+        """The same pair with the subjects of both images, so that the edges of the scans are known."""
         pair = copy.copy(self)
         fixed = find_subject(self.fixed, self.fixed_foreground)
-        moving = find_subject(self.moving, self.moving_foreground)
-        pair.subjects = fixed, moving
-        pair.fixed_foreground, pair.moving_foreground = fixed.outline, moving.outline
-        pair.length_scale = extent_mm(fixed.outline) / HEAD_EXTENT_MM
+        pair.subjects = fixed, find_subject(self.moving, self.moving_foreground)
+        return pair
+
+    def as_body(self) -> Pair:
+        """The same pair as any part of the body of any size: compared within the outlines of its subjects."""
+        pair = self.with_subjects()
+        assert pair.subjects is not None
+        pair.is_body = True
+        pair.fixed_foreground, pair.moving_foreground = (subject.outline for subject in pair.subjects)
+        pair.length_scale = extent_mm(pair.fixed_foreground) / HEAD_EXTENT_MM
         return pair
 
 
@@ -74,8 +82,9 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
     affine: fixed points -> moving points, LPS mm. Raises InputError where fewer than 64 voxels can be compared.
     """
 
-    def intensities(image: sitk.Image, transform: sitk.Transform | None) -> torch.Tensor:
-        return tensor_from_array(resample_to_grid(image, grid, transform))[None, None].to(device)
+    def intensities(image: sitk.Image, transform: sitk.Transform | None, is_cut: bool) -> torch.Tensor:
+        values = resample_to_grid(image, grid, transform, continue_edges=is_cut)
+        return tensor_from_array(values)[None, None].to(device)
 
     def binary(mask: sitk.Image, transform: sitk.Transform | None) -> torch.Tensor:
         resampled = grid.resample(mask, transform, sitk.sitkNearestNeighbor)
@@ -101,8 +110,8 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
             "initial alignment; check that images and masks show the same region."
         )
     return WorkingPair(
-        fixed=normalize(intensities(pair.fixed, None), inside_fixed),
-        moving=normalize(intensities(pair.moving, affine), inside_moving),
+        fixed=normalize(intensities(pair.fixed, None, fixed_scanned is not None), inside_fixed),
+        moving=normalize(intensities(pair.moving, affine, moving_scanned is not None), inside_moving),
         weight=weight,
         inside=inside_fixed,
         fixed_scanned=fixed_scanned,

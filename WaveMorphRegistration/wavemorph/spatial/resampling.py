@@ -15,13 +15,17 @@ _MAX_SIGMA_VOXELS = 6.4  # a Gaussian that is cut off at 16 voxels
 
 
 def resample_to_grid(
-    image: sitk.Image, grid: WorkingGrid, transform: sitk.Transform | None, slab: int | None = None
+    image: sitk.Image,
+    grid: WorkingGrid,
+    transform: sitk.Transform | None,
+    slab: int | None = None,
+    continue_edges: bool = False,
 ) -> np.ndarray:
     """(D, H, W) float32: `image` at the nodes of the grid, smoothed where the grid is coarser.
 
     transform: linear, grid points -> image points in LPS mm, or None for the identity. Beyond the image its darkest
-    value is filled in. slab: planes of the grid that are resampled at once; large images are processed in slabs, so
-    that no float32 copy of the whole image is held.
+    value is filled in; with continue_edges, that of its nearest voxel. slab: planes of the grid that are resampled at
+    once; large images are processed in slabs, so that no float32 copy of the whole image is held.
     """
     darkest = float(sitk.GetArrayViewFromImage(image).min())
     spacing = max(grid.spacing)
@@ -33,7 +37,7 @@ def resample_to_grid(
         needed = _crop_for_grid(image, part, transform) if part.size != grid.size else image
         if needed is not None:
             source = _antialiased(sitk.Cast(needed, sitk.sitkFloat32), spacing)
-            resampled = part.resample(source, transform, sitk.sitkLinear, darkest)
+            resampled = part.resample(source, transform, sitk.sitkLinear, darkest, continue_edges)
             values[first : first + slab] = sitk.GetArrayViewFromImage(resampled)
     return values
 

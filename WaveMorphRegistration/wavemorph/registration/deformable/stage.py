@@ -71,7 +71,7 @@ def judge_contrast(aligned: AlignedPair) -> Contrast:
     spacing = aligned.spacing_mm / pair.length_scale
     agreement = contrast_agreement(working.fixed, working.moving, weight, spacing)
     measured = agreement > MIN_CONTRAST_AGREEMENT
-    if measured and pair.subjects is not None:
+    if measured and pair.is_body:
         measured = global_correlation(working.fixed, working.moving, weight) > MIN_GLOBAL_CORRELATION
     return Contrast(agreement, measured if setting == "auto" else setting == "same")
 
@@ -86,7 +86,7 @@ def run_network(aligned: AlignedPair) -> DeformationEstimate:
     start = None
     if aligned.linear.remainder is not None:
         start = aligned.grid.from_mm(aligned.linear.remainder).to(job.device)
-    if job.model is None or (job.pair.subjects is not None and job.settings.preset != "Instant"):
+    if job.model is None or (job.pair.is_body and job.settings.preset != "Instant"):
         return DeformationEstimate(start)
     job.timer.start("Network", 0.2)
     displacement, velocity = predict(
@@ -107,7 +107,7 @@ def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEs
     """The displacement after optimization from `start`; `start` itself for the preset "Instant"."""
     job, working = aligned.job, aligned.working
     segmentations = _trusted_log_odds(aligned, contrast)
-    if job.pair.subjects is not None:
+    if job.pair.is_body:
         schedule = body_schedule(job.settings.preset)
     else:
         after_passes = job.model is not None and bool(job.model.network.config.passes_mm)

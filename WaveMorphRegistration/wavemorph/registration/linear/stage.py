@@ -66,7 +66,7 @@ def _by_intensities(job: Job, start: sitk.AffineTransform | None) -> sitk.Affine
         initial=start,
         seed=job.settings.seed,
         length_scale=pair.length_scale,
-        min_stretch=MIN_BODY_STRETCH if pair.subjects is not None else 0.0,
+        min_stretch=MIN_BODY_STRETCH if pair.is_body else 0.0,
         progress=lambda fraction: job.timer.report(
             0.1 + 0.1 * fraction, "aligning position, rotation, scale and shear"
         ),

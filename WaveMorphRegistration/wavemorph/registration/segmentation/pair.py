@@ -23,6 +23,11 @@ class PairSegmentation:
     moving: BrainSegmentation
     model: dict[str, str]
 
+    @property
+    def is_skull_stripped(self) -> bool:
+        """Whether either volume is skull-stripped, so that only brains are compared, which no scan cuts off."""
+        return self.fixed.skull_stripped or self.moving.skull_stripped
+
     def dice_after(self, affine: sitk.Transform, grid: WorkingGrid) -> float:
         """Mean soft Dice of the structures on `grid` under the affine, fixed points -> moving points in LPS mm."""
         fixed, moving = self._probabilities(grid, affine)
