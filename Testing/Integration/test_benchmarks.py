@@ -10,6 +10,7 @@ import benchmark
 import methods
 import network_benchmark
 import numpy as np
+import organs
 import phantoms
 import pytest
 import scaling
@@ -201,3 +202,15 @@ def test_the_working_grid_of_a_cube_has_its_voxels(tmp_path):
     grid = make_working_grid(image, bounding_box(sitk.ReadImage(mask)), image.GetSpacing()[0], scaling.MARGIN_MM)
     assert grid.size == image.GetSize() == (40, 40, 40)
     assert sitk.ReadImage(moving).GetSize() == (40, 40, 40)
+
+
+def test_organs_are_registered_and_scored_on_generated_bodies(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "table.md"
+    arguments = ["organs.py", "--side", "40", "--methods", "none", "balanced", "--output", str(output)]
+    monkeypatch.setattr("sys.argv", arguments)
+    organs.main()
+    rows = [line.split("|") for line in output.read_text().splitlines() if line.startswith(("| torso", "| small"))]
+    errors = {(row[1].strip(), row[2].strip()): float(row[4].split()[1].split("/")[0]) for row in rows}
+    for body in ("torso", "small_animal"):
+        assert errors[body, "balanced"] < 0.4 * errors[body, "none"]
+    assert errors["small_animal", "balanced"] == pytest.approx(errors["torso", "balanced"] / 15, rel=0.2)
