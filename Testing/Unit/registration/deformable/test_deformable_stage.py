@@ -17,6 +17,7 @@ from wavemorph.registration.deformable.optimizer import PyramidLevel
 from wavemorph.similarity.lncc import LocalCorrelation
 from wavemorph.similarity.mind import MindSsc
 from wavemorph.similarity.mutual_information import MutualInformation
+from wavemorph.spatial.preprocessing import Pair
 
 
 class ConstantModel:
@@ -92,6 +93,7 @@ def test_only_by_a_correlation_pairs_of_one_subject_are_recognized(tiny_pair, si
         return optimize(problem, schedule, *rest)
 
     monkeypatch.setattr(stage, "optimize", record)
+    monkeypatch.setattr(Pair, "with_subjects", lambda pair: pair)  # the phantom as a brain
     register(*tiny_pair, Settings(spacing_mm=4.0, weights="none", similarity=similarity, affine=False))
     assert [schedule.same_subject_threshold < 1 for schedule in schedules] == [recognized]
 

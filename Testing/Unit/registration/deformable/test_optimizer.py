@@ -34,7 +34,7 @@ def matching_segmentations(fixed: torch.Tensor, moving: torch.Tensor) -> tuple[t
     return F.avg_pool3d(fixed, 2), F.avg_pool3d(moving, 2)
 
 
-def make_similarity(fixed, moving, weight, level, same_subject):
+def make_similarity(fixed, moving, weight, level, same_subject, scanned=None):
     return LocalCorrelation(fixed, moving, weight)
 
 
@@ -239,7 +239,7 @@ def test_a_pair_of_one_subject_in_the_forward_direction_is_one_in_the_backward_d
     fixed, moving, _ = pair
     decisions = []
 
-    def make(fixed, moving, weight, level, same_subject):
+    def make(fixed, moving, weight, level, same_subject, scanned=None):
         decisions.append(same_subject)
         return LocalCorrelation(fixed, moving, weight)
 
