@@ -82,7 +82,7 @@ def regular(size=(48, 52, 44), spacing=(1.8, 1.8, 1.8)) -> sitk.Image:
 
 
 TORSO_RADII = (70.0, 50.0, 80.0)  # mm, along x, y, z
-_LUNG_RADII = (20.0, 28.0, 34.0)
+_LUNG_RADII = (18.0, 22.0, 30.0)
 
 
 def breathing(points: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def breathing(points: np.ndarray) -> np.ndarray:
 
 
 def torso(lattice: sitk.Image, deformation=None, noise: float = 0.0, seed: int = 0) -> sitk.Image:
-    """A torso like in CT, float32 HU: an ellipsoid about the origin with two lungs of air, organs and bones, in air.
+    """A torso as in CT, float32 of whole HU: an ellipsoid about the origin with two lungs of air, organs and bones, in air.
 
     deformation: displacement of points (..., 3), LPS mm; the torso at x is then the plain one at x + deformation(x).
     noise: standard deviation in HU.
@@ -121,7 +121,7 @@ def torso(lattice: sitk.Image, deformation=None, noise: float = 0.0, seed: int =
             at = (30.0 * side, -4.0 + 3 * side, 22.0) + organs.uniform(-0.6, 0.6, 3) * _LUNG_RADII
             values += 700 * inside(at, organs.uniform(3, 6, 3)) * lung
     values = values + noise * np.random.default_rng(seed).standard_normal(values.shape)
-    image = sitk.GetImageFromArray(values.astype(np.float32))
+    image = sitk.GetImageFromArray(np.rint(values).astype(np.float32))
     image.CopyInformation(lattice)
     return image
 
