@@ -94,7 +94,7 @@ def breathing(points: np.ndarray) -> np.ndarray:
 
 
 def torso(lattice: sitk.Image, deformation=None, noise: float = 0.0, seed: int = 0) -> sitk.Image:
-    """A torso as in CT, float32 of whole HU: an ellipsoid about the origin with two lungs of air, organs and bones, in air.
+    """A torso as in CT, float32 of whole HU: an ellipsoid about the origin with lungs, organs and bones, in air.
 
     deformation: displacement of points (..., 3), LPS mm; the torso at x is then the plain one at x + deformation(x).
     noise: standard deviation in HU.
