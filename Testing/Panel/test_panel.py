@@ -196,8 +196,8 @@ def headWithSpacing(spacingMm):
 
 MISTAKES = {
     "a slice or two": (lambda: phantoms.head(phantoms.regular((48, 52, 6))), "only 6 voxels along one axis"),
-    "spacing in meters": (lambda: headWithSpacing(0.0018), "its longest side must be 15 to 2500 mm"),
-    "spacing lost in a conversion": (lambda: headWithSpacing(80.0), "its longest side must be 15 to 2500 mm"),
+    "spacing in meters": (lambda: headWithSpacing(0.0018), "that of the moving volume 0.0936 mm"),
+    "spacing lost in a conversion": (lambda: headWithSpacing(80.0), "that of the moving volume 4160 mm"),
     "an empty scan": (lambda: phantoms.head(phantoms.regular()) * 0, "constant"),
 }
 
