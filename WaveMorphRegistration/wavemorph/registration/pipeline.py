@@ -106,16 +106,15 @@ def _deform_within_memory(job: Job, linear: LinearAlignment, segmentation: PairS
 
 
 def _default_spacing_mm(job: Job) -> float:
-    """1 mm, or two thirds of the finest voxel side of the two images where all of them are coarser than that.
+    """1 mm for a head, or two thirds of the finest voxel side of the two images where all of them are coarser.
 
     The result of the network alone is no finer than its finest pass, and needs no finer lattice.
     """
-    spacing = max(
-        SPACING_MM * job.pair.length_scale, min(*job.pair.fixed.GetSpacing(), *job.pair.moving.GetSpacing()) / 1.5
-    )
+    finest_mm = SPACING_MM
     if job.settings.preset == "Instant" and job.model is not None:
-        spacing = max(spacing, *job.model.network.config.passes_mm[-1:], 0.0)
-    return spacing
+        finest_mm = max(finest_mm, *job.model.network.config.passes_mm[-1:], 0.0)
+    voxel = min(*job.pair.fixed.GetSpacing(), *job.pair.moving.GetSpacing())
+    return max(finest_mm * job.pair.length_scale, voxel / 1.5)
 
 
 def _working_grid(

@@ -89,14 +89,15 @@ def run_network(aligned: AlignedPair) -> DeformationEstimate:
     if job.model is None or (job.pair.subjects is not None and job.settings.preset != "Instant"):
         return DeformationEstimate(start)
     job.timer.start("Network", 0.2)
+    spacing = aligned.spacing_mm / job.pair.length_scale  # as if the subject were as large as a head
     displacement, velocity = predict(
         job.model.network,
         working.fixed,
         working.moving,
-        aligned.spacing_mm,
+        spacing,
         start,
         lambda fraction: job.timer.report(0.2 + 0.05 * fraction, "aligning by the network"),
-        finest_mm=0.0 if job.settings.preset == "Instant" else _FINEST_PASS_VOXELS * aligned.spacing_mm,
+        finest_mm=0.0 if job.settings.preset == "Instant" else _FINEST_PASS_VOXELS * spacing,
     )
     if _raises_correlation(aligned, start, displacement):
         return DeformationEstimate(displacement, velocity)
