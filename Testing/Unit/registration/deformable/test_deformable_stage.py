@@ -16,6 +16,7 @@ from wavemorph.network import NetworkConfig
 from wavemorph.registration import pipeline
 from wavemorph.registration.deformable import stage
 from wavemorph.registration.deformable.optimizer import PyramidLevel
+from wavemorph.registration.schedules import body_schedule
 from wavemorph.similarity.lncc import LocalCorrelation
 from wavemorph.similarity.mind import MindSsc
 from wavemorph.similarity.mutual_information import MutualInformation
@@ -169,3 +170,16 @@ def test_the_contrast_of_bodies_is_different_where_brighter_meets_darker_at_larg
         found = stage.judge_contrast(SimpleNamespace(working=working, job=job, spacing_mm=1.0))
         assert found.same == expected
         assert found.agreement > 0.5
+
+
+@pytest.mark.parametrize(("side", "coarsest"), [(8, 2), (16, 4), (24, 8), (200, 8)])
+def test_levels_on_which_a_small_lattice_has_no_voxels_inside_are_left_out(side, coarsest):
+    schedule = stage._on_lattice(body_schedule("Balanced"), side)
+    assert [level.factor for level in schedule.levels] == [f for f in (8, 4, 2, 1) if f <= coarsest]
+    assert stage._on_lattice(None, side) is None
+
+
+def test_a_body_is_registered_on_a_lattice_of_a_few_voxels(tiny_pair):
+    result = register(*tiny_pair, Settings(spacing_mm=15.0, weights="none", affine=False))
+    assert min(result.working_jacobian.GetSize()) == 8
+    assert result.report["folding"]["strict_voxels"] == 0

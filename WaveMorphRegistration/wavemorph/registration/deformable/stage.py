@@ -31,11 +31,12 @@ from ..schedules import (
 )
 from ..state import AlignedPair
 from .inference import predict
-from .optimizer import OptimizationProblem, PyramidLevel, SimilarityFactory, optimize
+from .optimizer import OptimizationProblem, OptimizationSchedule, PyramidLevel, SimilarityFactory, optimize
 
 _NETWORK_DISCARDED = "The network did not improve the alignment; its result was discarded."
 # Passes of the network on voxels smaller than this many voxels of the grid are left to the optimizer, which is faster.
 _FINEST_PASS_VOXELS = 3.9
+_MIN_LEVEL_SIDE_VOXELS = 3  # the outermost voxels of a lattice do not move
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEs
     job, working = aligned.job, aligned.working
     segmentations = _trusted_log_odds(aligned, contrast)
     if job.pair.subjects is not None:
-        schedule = body_schedule(job.settings.preset)
+        schedule = _on_lattice(body_schedule(job.settings.preset), min(aligned.grid.size))
     else:
         after_passes = job.model is not None and bool(job.model.network.config.passes_mm)
         schedule = choose_schedule(job.settings.preset, contrast.same, after_passes, segmentations is not None)
@@ -149,6 +150,14 @@ def finish(aligned: AlignedPair, displacement: torch.Tensor | None) -> FinalMap:
             displacement, progress=lambda fraction: timer.report(0.6 + 0.35 * fraction, "inverting the deformation")
         )
     )
+
+
+def _on_lattice(schedule: OptimizationSchedule | None, side: int) -> OptimizationSchedule | None:
+    """The schedule without levels too coarse for a lattice with `side` voxels along its shortest side."""
+    if schedule is None:
+        return None
+    levels = tuple(level for level in schedule.levels if side // level.factor >= _MIN_LEVEL_SIDE_VOXELS)
+    return replace(schedule, levels=levels)
 
 
 def _trusted_log_odds(aligned: AlignedPair, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor] | None:
