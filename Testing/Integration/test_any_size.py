@@ -44,11 +44,21 @@ def plain() -> Registration:
     return register(*body_pair(), SETTINGS)
 
 
+def half_of(image: sitk.Image, axis: int, upper: bool) -> sitk.Image:
+    part = [slice(None)] * 3
+    middle = image.GetSize()[axis] // 2
+    part[axis] = slice(middle, None) if upper else slice(None, middle)
+    return image[tuple(part)]
+
+
 def test_a_breathing_torso_is_aligned(plain):
     assert distances(POINTS, TRUTH).mean() > 4
     assert distances(mapped(plain), TRUTH).mean() < 0.35 * VOXEL_MM
     assert plain.report["folding"]["strict_voxels"] == 0
-    assert plain.report["warnings"] == []
+    assert plain.report["warnings"] == plain.report["notes"] == []
+    assert plain.report["subject"]["kind"] == "body"
+    assert np.allclose(plain.report["subject"]["extent_mm"], np.multiply(2, phantoms.TORSO_RADII), rtol=0.06)
+    assert plain.report["subject"]["unseen_percent"] == 0
 
 
 @pytest.mark.parametrize("factor", [0.05, 0.1, 3.0])
@@ -80,13 +90,23 @@ def test_other_voxels_give_the_same_map_within_half_a_voxel(plain):
 @pytest.mark.parametrize(("axis", "upper"), [(2, True), (2, False), (1, True)])
 def test_where_the_moving_volume_shows_half_of_the_body_that_half_is_aligned_up_to_the_cut(axis, upper):
     fixed, moving = body_pair()
-    half = [slice(None)] * 3
-    middle = moving.GetSize()[axis] // 2
-    half[axis] = slice(middle, None) if upper else slice(None, middle)
-    result = register(fixed, moving[tuple(half)], SETTINGS)
+    result = register(fixed, half_of(moving, axis, upper), SETTINGS)
     from_cut = TRUTH[:, axis] if upper else -TRUTH[:, axis]
     errors = distances(mapped(result), TRUTH)
     near = (from_cut > 0) & (from_cut < 4 * VOXEL_MM)
     assert near.sum() > 100
     assert errors[near].mean() < VOXEL_MM
     assert errors[from_cut > 0].mean() < VOXEL_MM
+    assert result.report["subject"]["unseen_percent"] == pytest.approx(50, abs=8)
+    (warning,) = result.report["warnings"]
+    assert "of the fixed subject is not in the moving volume" in warning
+
+
+def test_where_the_fixed_volume_shows_half_of_the_body_that_half_is_aligned_up_to_the_cut():
+    fixed, moving = body_pair()
+    result = register(half_of(fixed, 2, True), moving, SETTINGS)
+    errors, from_cut = distances(mapped(result), TRUTH), POINTS[:, 2]
+    assert errors[(from_cut > 0) & (from_cut < 4 * VOXEL_MM)].mean() < VOXEL_MM
+    assert errors[from_cut > 0].mean() < VOXEL_MM
+    assert result.report["subject"]["unseen_percent"] == 0
+    assert result.report["warnings"] == []

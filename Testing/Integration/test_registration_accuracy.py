@@ -130,9 +130,9 @@ def test_every_similarity_registers(tiny_pair, similarity):
 def test_the_report_has_the_entries_that_the_documentation_lists(registered):
     report = registered[0].report
     assert set(report) == {
-        "similarity", "folding", "jacobian", "displacement_mm", "inverse_consistency_mm", "contrast", "segmentation",
-        "wavemorph",
-        "device", "versions", "settings", "peak_memory_mb", "inputs", "weights", "warnings", "seconds",
+        "subject", "similarity", "folding", "jacobian", "displacement_mm", "inverse_consistency_mm", "contrast",
+        "segmentation", "wavemorph",
+        "device", "versions", "settings", "peak_memory_mb", "inputs", "weights", "warnings", "notes", "seconds",
     }  # fmt: skip
     assert len(report["inputs"]["fixed"]["sha256"]) == 64
     assert report["weights"] is None

@@ -35,7 +35,7 @@ class Registration:
         when `inverse` is first read.
     working_jacobian: float32 on the working grid, the determinant of the whole map, affine included.
     velocity: the stationary velocity field on the working grid, LPS mm, where the map is one exponential; else None.
-    report: numbers, settings, versions and warnings, JSON-ready (ARCHITECTURE.md lists its entries).
+    report: numbers, settings, versions, warnings and notes, JSON-ready (ARCHITECTURE.md lists its entries).
     fixed, moving: the inputs, from which `warped` and `jacobian` are made when they are first read.
 
     >>> result = wavemorph.register("fixed.nii.gz", "moving.nii.gz")

@@ -49,11 +49,11 @@ class Contrast:
 
 @dataclass(frozen=True)
 class DeformationEstimate:
-    """displacement, velocity: (1, 3, D, H, W) in voxels of the working grid, or None. warnings: for the report."""
+    """displacement, velocity: (1, 3, D, H, W) in voxels of the working grid, or None. notes: for the report."""
 
     displacement: torch.Tensor | None
     velocity: torch.Tensor | None = None
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def run_network(aligned: AlignedPair) -> DeformationEstimate:
     )
     if _raises_correlation(aligned, start, displacement):
         return DeformationEstimate(displacement, velocity)
-    return DeformationEstimate(start, warnings=(_NETWORK_DISCARDED,))
+    return DeformationEstimate(start, notes=(_NETWORK_DISCARDED,))
 
 
 def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEstimate) -> DeformationEstimate:
@@ -133,7 +133,7 @@ def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEs
         start.displacement,
         lambda fraction: job.timer.report(0.25 + 0.35 * fraction, "refining the deformation"),
     )
-    return DeformationEstimate(displacement, warnings=start.warnings)
+    return DeformationEstimate(displacement, notes=start.notes)
 
 
 def finish(aligned: AlignedPair, displacement: torch.Tensor | None) -> FinalMap:
