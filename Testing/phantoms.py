@@ -79,3 +79,67 @@ def regular(size=(48, 52, 44), spacing=(1.8, 1.8, 1.8)) -> sitk.Image:
     lattice.SetSpacing([float(s) for s in spacing])
     lattice.SetOrigin([-(n - 1) * s / 2 for n, s in zip(size, spacing)])
     return lattice
+
+
+TORSO_RADII = (70.0, 50.0, 80.0)  # mm, along x, y, z
+_LUNG_RADII = (18.0, 22.0, 30.0)
+
+
+def breathing(points: np.ndarray) -> np.ndarray:
+    """A smooth displacement of points (..., 3), LPS mm, of up to 8 mm, which moves the middle of the torso most."""
+    x, y, z = np.moveaxis(points, -1, 0)
+    falloff = np.exp(-((points / TORSO_RADII) ** 2).sum(-1))
+    along = np.stack([2.5 * np.sin(z / 25), 3 * np.cos(x / 30), 7 * np.cos(y / 40)], -1)
+    return along * falloff[..., None]
+
+
+def torso(lattice: sitk.Image, deformation=None, noise: float = 0.0, seed: int = 0) -> sitk.Image:
+    """A torso as in CT, float32 of whole HU: an ellipsoid about the origin with lungs, organs and bones, in air.
+
+    deformation: displacement of points (..., 3), LPS mm; the torso at x is then the plain one at x + deformation(x).
+    noise: standard deviation in HU.
+    """
+    points = physical_points(lattice)
+    if deformation is not None:
+        points = points + deformation(points)
+
+    def inside(center, radii, width=2.5):
+        """1 inside an ellipsoid, 0 outside, with an edge of about `width` mm."""
+        radius = np.sqrt((((points - center) / radii) ** 2).sum(-1))
+        return 1 / (1 + np.exp(np.clip((radius - 1) * min(radii) / width * 2, -50, 50)))
+
+    values = np.full(points.shape[:-1], -1000.0)
+    values += 1030 * inside((0.0, 0.0, 0.0), TORSO_RADII)
+    organs = np.random.default_rng(11)
+    for _ in range(30):  # organs, vessels and bones
+        at = organs.uniform(-0.6, 0.6, 3) * TORSO_RADII
+        values += organs.choice([-130.0, 120.0, 160.0, 400.0]) * inside(at, organs.uniform(5, 14, 3))
+    for side in (-1, 1):
+        lung = inside((30.0 * side, -4.0 + 3 * side, 22.0), _LUNG_RADII)
+        values = values * (1 - lung) - 850 * lung
+        for _ in range(12):  # vessels
+            at = (30.0 * side, -4.0 + 3 * side, 22.0) + organs.uniform(-0.6, 0.6, 3) * _LUNG_RADII
+            values += 700 * inside(at, organs.uniform(3, 6, 3)) * lung
+    values = values + noise * np.random.default_rng(seed).standard_normal(values.shape)
+    image = sitk.GetImageFromArray(np.rint(values).astype(np.float32))
+    image.CopyInformation(lattice)
+    return image
+
+
+def in_lungs(points: np.ndarray) -> np.ndarray:
+    """Whether points (..., 3), LPS mm, are well inside the lungs of the plain torso."""
+    centers = [(30.0 * side, -4.0 + 3 * side, 22.0) for side in (-1, 1)]
+    return np.any([(((points - center) / _LUNG_RADII) ** 2).sum(-1) < 0.8 for center in centers], axis=0)
+
+
+def in_torso(points: np.ndarray, within: float = 1.0) -> np.ndarray:
+    """Whether points (..., 3), LPS mm, are inside the plain torso, its radii times `within`."""
+    return ((points / np.multiply(TORSO_RADII, within)) ** 2).sum(-1) < 1
+
+
+def scaled(image: sitk.Image, factor: float) -> sitk.Image:
+    """The image with its spacing and its origin times `factor`."""
+    result = sitk.Image(image)
+    result.SetSpacing([factor * side for side in image.GetSpacing()])
+    result.SetOrigin([factor * side for side in image.GetOrigin()])
+    return result

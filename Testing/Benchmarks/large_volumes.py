@@ -34,7 +34,7 @@ _BENDS = (  # amplitude mm, wavelength mm along x, y, z, phase; one group for ea
     ((5.0, 350.0, 260.0, 280.0, 4.0), (2.5, 170.0, 160.0, 150.0, 2.7)),
 )
 _COLUMNS = ("pair", "size", "working grid", "s by stage", "GB by stage", "wall s", "peak GB", "folded", "error mm")
-_COLUMNS += ("warnings",)
+_COLUMNS += ("warnings and notes",)
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def _row(case: Case, watch: Watch, wall: float, report: dict, error: dict, folde
         f"{watch.peak_kb * 1024 / 1e9:.2f}",
         f"{folding['central_voxels']} ({folding['strict_voxels']} strict)",
         f"{error['before']:.1f} -> {error['mean']:.2f} (95 %: {error['p95']:.2f})",
-        " ".join(report["warnings"]) or "none",
+        " ".join(report["warnings"] + report["notes"]) or "none",
     )
     return "| " + " | ".join(cells) + " |"
 

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 import slicer
 from sceneVolumes import addVolume
 from wavemorph.errors import InputError, OutputError
+from WaveMorphRegistrationLib.results.reportTable import reportRows
 from WaveMorphRegistrationLib.results.transformApplication import applyTransform
 from WaveMorphRegistrationLib.results.transformExport import exportTransform
 from WaveMorphRegistrationLib.scene.coordinates import vtkMatrix
@@ -258,3 +259,18 @@ def test_an_initial_transform_may_be_a_grid_or_a_composite(headless):
         for point in center + np.random.default_rng(1).uniform(-20, 20, (30, 3)):
             expected = np.array(node.GetTransformFromParent().TransformPoint(point * flip)) * flip
             assert np.linalg.norm(np.subtract(made.TransformPoint(point.tolist()), expected)) < tolerance
+
+
+def test_the_table_tells_warnings_then_notes_then_what_was_taken_for_the_subject(done):
+    report = {**done.outcome.report, "warnings": ["Look."], "notes": ["Coarser."]}
+    report["subject"] = {
+        "kind": "body",
+        "extent_mm": [311.2, 219.8, 7.25],
+        "working_spacing_mm": [2.0, 2.0, 2.04],
+        "unseen_percent": 4.4,
+    }
+    rows = reportRows(report)
+    assert rows[:2] == [("Warning", "!", "Look."), ("Note", "", "Coarser.")]
+    assert rows[2][:2] == ("Subject", "body, 311 x 220 x 7.2 mm")
+    assert "worked at 2 mm" in rows[2][2]
+    assert "4 % of it is not in the moving volume" in rows[2][2]

@@ -11,6 +11,7 @@ PRESETS = ("Instant", "Balanced", "Precise")
 CONTRASTS = ("auto", "same", "different")
 SIMILARITIES = ("auto", "lncc", "mind", "mi")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_MIN_SPACING_MM, _MAX_SPACING_MM = 0.001, 100.0  # from an embryo under a microscope to more than a human body needs
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Settings:
         threads: CPU threads; None leaves the choice to torch.
         weights: "auto" (the default model), "none", the name of an installed model, or a file.
         affine: False when the pair is already aligned: the initial transform (or identity) is then kept as it is.
-        spacing_mm: spacing of the working grid in mm; None means 1 mm, more where all voxels are coarser or
-            `max_voxels` demands it.
+        spacing_mm: spacing of the working grid in mm; None means 1 mm for brains and in proportion for other subjects,
+            more where all voxels are coarser or `max_voxels` demands it.
         max_voxels: the most voxels that the working grid may have; None derives it from the device's free memory.
         inverse: also compute the inverse and measure the inverse consistency. The map is then smoothed where a lattice
             could not represent its inverse, which takes time and costs a little overlap. Without it, the inverse of the
@@ -57,8 +58,11 @@ class Settings:
         object.__setattr__(self, "device", _one_of("device", self.device, DEVICES))
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"The number of threads must be at least 1, not {self.threads}.")
-        if self.spacing_mm is not None and not 0.1 <= self.spacing_mm <= 20:
-            raise SettingsError(f"The working spacing must lie between 0.1 and 20 mm, not {self.spacing_mm:g} mm.")
+        if self.spacing_mm is not None and not _MIN_SPACING_MM <= self.spacing_mm <= _MAX_SPACING_MM:
+            raise SettingsError(
+                f"The working spacing must lie between {_MIN_SPACING_MM:g} and {_MAX_SPACING_MM:g} mm, not "
+                f"{self.spacing_mm:g} mm."
+            )
         if self.max_voxels is not None and self.max_voxels < 16**3:
             raise SettingsError(f"The working grid needs at least {16**3} voxels, not {self.max_voxels}.")
 

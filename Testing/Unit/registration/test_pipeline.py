@@ -36,14 +36,15 @@ def test_the_number_of_threads_is_used_and_restored(tiny_pair):
     assert (torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()) == before
 
 
-def test_the_grid_is_coarser_with_a_warning_where_the_voxels_are_limited(tiny_pair):
+def test_the_grid_is_coarser_with_a_note_where_the_voxels_are_limited(tiny_pair):
     result = register(*tiny_pair, dataclasses.replace(QUICK, spacing_mm=2.0, max_voxels=10000, affine=False))
     assert np.prod(result.working_jacobian.GetSize()) <= 10000
-    assert any("at most 10000 voxels" in sentence for sentence in result.report["warnings"])
+    assert any("at most 10000 voxels" in sentence for sentence in result.report["notes"])
+    assert result.report["warnings"] == []
 
 
 @pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
-def test_where_memory_runs_out_a_coarser_grid_is_used_with_a_warning(tiny_pair, monkeypatch, failure):
+def test_where_memory_runs_out_a_coarser_grid_is_used_with_a_note(tiny_pair, monkeypatch, failure):
     calls, optimize = [], deformable_stage.optimize
 
     def refuse_once(problem, *rest):
@@ -55,7 +56,7 @@ def test_where_memory_runs_out_a_coarser_grid_is_used_with_a_warning(tiny_pair, 
     monkeypatch.setattr(deformable_stage, "optimize", refuse_once)
     result = register(*tiny_pair, dataclasses.replace(QUICK, spacing_mm=2.5, affine=False))
     assert np.prod(calls[1]) < np.prod(calls[0])
-    assert any("Memory ran out at 2.50 mm" in sentence for sentence in result.report["warnings"])
+    assert any("Memory ran out at 2.50 mm" in sentence for sentence in result.report["notes"])
     assert shift_error(result) < 1.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wavemorph.registration.schedules import choose_schedule
+from wavemorph.registration.schedules import body_schedule, choose_schedule
 
 
 @pytest.mark.parametrize("preset", ["Balanced", "Precise"])
@@ -26,3 +26,28 @@ def test_only_precise_with_trusted_segmentations_runs_in_both_directions():
             schedule = choose_schedule(preset, bool(same_contrast), bool(after_passes), bool(with_segmentation))
             expected = preset == "Precise" and bool(same_contrast and after_passes and with_segmentation)
             assert schedule.bidirectional == expected
+
+
+@pytest.mark.parametrize("preset", ["Balanced", "Precise"])
+def test_the_schedules_of_bodies_begin_coarser_than_those_of_brains_and_know_neither_segmentations_nor_same_subjects(
+    preset,
+):
+    schedule = body_schedule(preset)
+    factors = [level.factor for level in schedule.levels]
+    coarsest_of_brains = max(
+        level.factor for case in np.ndindex(2, 2, 2) for level in choose_schedule(preset, *map(bool, case)).levels
+    )
+    assert factors == sorted(factors, reverse=True)
+    assert factors[0] > coarsest_of_brains
+    assert factors[-1] == 1
+    assert not any(level.segmentation for level in schedule.levels)
+    assert schedule.same_subject_threshold > 1
+
+
+def test_precise_works_longer_on_bodies_than_balanced_and_instant_has_no_schedule():
+    balanced, precise = (body_schedule(preset) for preset in ("Balanced", "Precise"))
+    assert sum(level.iterations / level.factor**3 for level in precise.levels) > sum(
+        level.iterations / level.factor**3 for level in balanced.levels
+    )
+    assert precise.tolerance < balanced.tolerance
+    assert body_schedule("Instant") is None

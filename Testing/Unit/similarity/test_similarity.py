@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
-from wavemorph.similarity.contrast import contrast_agreement
+from wavemorph.similarity.contrast import contrast_agreement, global_correlation
 from wavemorph.similarity.lncc import LocalCorrelation
 from wavemorph.similarity.mind import MindSsc, SquaredDifference
 from wavemorph.similarity.mutual_information import MutualInformation
@@ -190,3 +190,17 @@ def test_contrast_agreement_is_one_for_one_contrast_minus_one_for_a_reversed_one
     both = fixed.clone()
     both[:, :, 24:] = 1 - fixed[:, :, 24:]
     assert abs(contrast_agreement(fixed, both, inside, 2.0)) < 0.3
+
+
+def test_the_global_correlation_is_pearsons_over_the_weighted_voxels():
+    generator = torch.Generator().manual_seed(2)
+    fixed, moving = image(0), 0.5 * image(0) + image(1)
+    inside = torch.rand(fixed.shape, generator=generator) > 0.4
+    expected = np.corrcoef(fixed[inside].numpy(), moving[inside].numpy())[0, 1]
+    assert global_correlation(fixed, moving, inside.float()) == pytest.approx(expected, abs=1e-5)
+    fractions = torch.rand(fixed.shape, generator=generator)
+    a, b, w = (each.numpy().ravel().astype(float) for each in (fixed, moving, fractions))
+    covariance = np.cov(a, b, aweights=w)
+    expected = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+    assert global_correlation(fixed, moving, fractions) == pytest.approx(expected, abs=1e-5)
+    assert global_correlation(fixed, torch.ones_like(fixed), fractions) == pytest.approx(0, abs=1e-3)

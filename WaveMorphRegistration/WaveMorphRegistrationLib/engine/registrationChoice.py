@@ -18,7 +18,7 @@ from ..translation import _
 from .jobRequest import JobRequest
 
 OUTPUTS = ("transform", "warped", "jacobian", "inverse")
-_MIN_EXTENT_MM, _MAX_EXTENT_MM = 15.0, 2500.0
+_MAX_EXTENT_RATIO = 20.0  # of the longest sides of the two volumes: beyond it the spacing of one is wrong
 
 
 @dataclass
@@ -48,6 +48,7 @@ class RegistrationChoice:
             raise SettingsError(_("Unknown output {name}; choose from {known}.").format(name=unknown[0], known=known))
         settings = Settings.from_dict({**self.settings, "inverse": "inverse" in self.outputs}).to_dict()
         fixed, moving = _image(self.fixedNode, _("fixed volume")), _image(self.movingNode, _("moving volume"))
+        _checkSizes(fixed, moving)
         return JobRequest(
             fixed,
             moving,
@@ -97,17 +98,18 @@ def _image(node, name: str) -> sitk.Image:
         )
     image = imageFromVolumeNode(node, name)
     validate_image(image, name)
-    extent = np.array(image.GetSize()) * np.array(image.GetSpacing())
-    if extent.max() > _MAX_EXTENT_MM or extent.max() < _MIN_EXTENT_MM:
+    return image
+
+
+def _checkSizes(fixed: sitk.Image, moving: sitk.Image) -> None:
+    sides = [float(np.max(np.multiply(image.GetSize(), image.GetSpacing()))) for image in (fixed, moving)]
+    if max(sides) > _MAX_EXTENT_RATIO * min(sides):
         raise InputError(
             _(
-                "The {name} is {size} mm large; its longest side must be {min:.0f} to {max:.0f} mm. Correct its "
-                "spacing in the module Volumes."
-            ).format(
-                name=name, size=" x ".join(f"{side:.4g}" for side in extent), min=_MIN_EXTENT_MM, max=_MAX_EXTENT_MM
-            )
+                "The longest side of the fixed volume is {fixed:.4g} mm, that of the moving volume {moving:.4g} mm; "
+                "one of them has a wrong spacing. Correct its spacing in the module Volumes."
+            ).format(fixed=sides[0], moving=sides[1])
         )
-    return image
 
 
 def _mask(node, volumeNode, image: sitk.Image) -> sitk.Image | None:

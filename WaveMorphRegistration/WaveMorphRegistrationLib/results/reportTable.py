@@ -35,11 +35,13 @@ def fillTable(node, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Non
 
 
 def reportRows(report: dict) -> list[tuple[str, str, str]]:
-    """(measure, value, meaning) of a report, warnings first."""
+    """(measure, value, meaning) of a report; first its warnings, then its notes."""
     similarity, folding, jacobian = report["similarity"], report["folding"], report["jacobian"]
     displacement, consistency = report["displacement_mm"], report["inverse_consistency_mm"]
     rows = [(_("Warning"), "!", sentence) for sentence in report["warnings"]]
+    rows += [(_("Note"), "", sentence) for sentence in report["notes"]]
     rows += [
+        _subjectRow(report["subject"]),
         (
             _("Similarity"),
             f"{similarity['before']:.3f} -> {similarity['after']:.3f}",
@@ -77,6 +79,16 @@ def reportRows(report: dict) -> list[tuple[str, str, str]]:
         (_("Peak memory"), f"{report['peak_memory_mb']['process']:.0f} MB", _("Of the registration process.")),
     ]
     return rows
+
+
+def _subjectRow(subject: dict) -> tuple[str, str, str]:
+    kind = {"brain": _("brain"), "body": _("body")}[subject["kind"]]
+    extent = " x ".join(f"{side:.0f}" if side >= 10 else f"{side:.2g}" for side in subject["extent_mm"])
+    meaning = _(
+        "What was found in the fixed volume, right-left x front-back x up-down; worked at {spacing:.2g} mm. "
+        "{unseen:.0f} % of it is not in the moving volume."
+    ).format(spacing=max(subject["working_spacing_mm"]), unseen=subject["unseen_percent"])
+    return _("Subject"), f"{kind}, {extent} mm", meaning
 
 
 def _segmentationRow(segmentation: dict | None) -> list[tuple[str, str, str]]:

@@ -8,11 +8,12 @@ from .progress import format_duration
 
 
 def summary(report: dict[str, Any]) -> str:
-    """The most important numbers of a report, and its warnings."""
+    """The most important numbers of a report, its warnings and its notes."""
     similarity, folding, jacobian = report["similarity"], report["folding"], report["jacobian"]
     inverse, seconds = report["inverse_consistency_mm"], report["seconds"]
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     lines = [
+        _subject_line(report["subject"]),
         f"similarity           {similarity['before']:.3f} -> {similarity['after']:.3f} ({similarity['measure']})",
         *_segmentation_line(report["segmentation"]),
         f"folded voxels        {folding['central_voxels']} central, {folding['strict_voxels']} strict, "
@@ -25,7 +26,16 @@ def summary(report: dict[str, Any]) -> str:
         f"time                 {format_duration(seconds['total'])} on {report['device']['type']} (s: {stages})",
         f"peak memory          {report['peak_memory_mb']['process']:.0f} MB",
     ]
-    return "\n".join(lines + [f"warning: {sentence}" for sentence in report["warnings"]])
+    lines += [f"warning: {sentence}" for sentence in report["warnings"]]
+    lines += [f"note: {sentence}" for sentence in report["notes"]]
+    return "\n".join(lines)
+
+
+def _subject_line(subject: dict[str, Any]) -> str:
+    extent = " x ".join(f"{side:.0f}" if side >= 10 else f"{side:.2g}" for side in subject["extent_mm"])
+    spacing, unseen = max(subject["working_spacing_mm"]), round(subject["unseen_percent"])
+    missing = f"; {unseen} % not in the moving volume" if unseen else ""
+    return f"subject              {subject['kind']}, {extent} mm, worked at {spacing:.2g} mm{missing}"
 
 
 def _segmentation_line(segmentation: dict[str, Any] | None) -> list[str]:

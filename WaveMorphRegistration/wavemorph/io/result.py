@@ -36,7 +36,7 @@ class Registration:
             inverse cannot resolve where the map compresses.
         working_jacobian: determinant of the whole map, affine included, float32 on the working grid.
         velocity: the stationary velocity field on the working grid, LPS mm, if the map is one exponential; else None.
-        report: numbers, settings, versions and warnings, ready for JSON (ARCHITECTURE.md lists the entries).
+        report: numbers, settings, versions, warnings and notes, ready for JSON (ARCHITECTURE.md lists the entries).
         fixed: the fixed image; `warped` and `jacobian` are computed on its lattice when they are first read.
         moving: the moving image.
 

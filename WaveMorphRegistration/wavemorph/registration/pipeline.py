@@ -36,7 +36,7 @@ from .deformable.stage import (
     run_optimizer,
 )
 from .linear.stage import align_linearly
-from .report import provenance, quality, quality_warnings
+from .report import describe_subject, provenance, quality, quality_warnings
 from .schedules import BYTES_PER_VOXEL, MARGIN_MM, MEMORY_RETRY_FACTOR, SKULL_STRIPPED_MARGIN_MM, SPACING_MM
 from .segmentation.pair import PairSegmentation, restrict_to_common_brain
 from .segmentation.stage import segment_pair
@@ -83,14 +83,14 @@ def register(
 def _deform_within_memory(job: Job, linear: LinearAlignment, segmentation: PairSegmentation | None) -> Registration:
     """The deformable stages, on a coarser grid where memory runs out. Raises OutOfMemoryError."""
     spacing = job.settings.spacing_mm or _default_spacing_mm(job)
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     while True:
         grid, coarsened = _working_grid(job, spacing, segmentation)
-        warnings += coarsened
+        notes += coarsened
         try:
             working = prepare(job.pair, grid, linear.affine, job.device)
             working = restrict_to_common_brain(working, segmentation, grid, SKULL_STRIPPED_MARGIN_MM)
-            return _deform(AlignedPair(job, linear, segmentation, grid, working, warnings))
+            return _deform(AlignedPair(job, linear, segmentation, grid, working, notes))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -100,7 +100,7 @@ def _deform_within_memory(job: Job, linear: LinearAlignment, segmentation: PairS
                     "programs or crop the volumes."
                 ) from error
             coarser = max(grid.spacing) * MEMORY_RETRY_FACTOR
-            warnings += (f"Memory ran out at {spacing:.2f} mm; the work was repeated at {coarser:.2f} mm.",)
+            notes += (f"Memory ran out at {spacing:.2f} mm; the work was repeated at {coarser:.2f} mm.",)
             spacing = coarser
             return_freed_memory()
             if job.device.type == "cuda":
@@ -108,22 +108,21 @@ def _deform_within_memory(job: Job, linear: LinearAlignment, segmentation: PairS
 
 
 def _default_spacing_mm(job: Job) -> float:
-    """1 mm, or two thirds of the finest voxel side of the two images where all of them are coarser than that.
+    """1 mm for a head, or two thirds of the finest voxel side of the two images where all of them are coarser.
 
     The result of the network alone is no finer than its finest pass, and needs no finer lattice.
     """
-    spacing = max(
-        SPACING_MM * job.pair.length_scale, min(*job.pair.fixed.GetSpacing(), *job.pair.moving.GetSpacing()) / 1.5
-    )
+    finest_mm = SPACING_MM
     if job.settings.preset == "Instant" and job.model is not None:
-        spacing = max(spacing, *job.model.network.config.passes_mm[-1:], 0.0)
-    return spacing
+        finest_mm = max(finest_mm, *job.model.network.config.passes_mm[-1:], 0.0)
+    voxel = min(*job.pair.fixed.GetSpacing(), *job.pair.moving.GetSpacing())
+    return max(finest_mm * job.pair.length_scale, voxel / 1.5)
 
 
 def _working_grid(
     job: Job, spacing: float, segmentation: PairSegmentation | None
 ) -> tuple[WorkingGrid, tuple[str, ...]]:
-    """(the working grid, warnings): coarser than `spacing` (mm) where memory or `max_voxels` demand it."""
+    """(the working grid, notes for the report): coarser than `spacing` (mm) where memory or `max_voxels` demand it."""
     budget = job.settings.max_voxels or int(0.6 * free_memory(job.device) / BYTES_PER_VOXEL)
     grid = _grid_within_budget(job.pair, spacing, budget)
     if segmentation is not None:  # probability maps lose accuracy when they are interpolated between their nodes
@@ -178,12 +177,14 @@ def _with_report(
     segmentation = aligned.segmentation
     described = segmentation.describe(affine, grid, final.displacement) if segmentation is not None else None
     report = {
+        "subject": describe_subject(job.pair, grid, affine, final.displacement, aligned.working.inside),
         **quality(registration, aligned.working, final.displacement, jacobian),
         "contrast": {"agreement": round(contrast.agreement, 3), "same": contrast.same},
         "segmentation": described,
         **provenance(job.pair, job.settings, job.model, job.device),
     }
-    report["warnings"] = [*aligned.warnings, *estimate.warnings, *quality_warnings(report)]
+    report["warnings"] = quality_warnings(report, job.pair.length_scale)
+    report["notes"] = [*aligned.notes, *estimate.notes]
     registration.report = report
     return registration
 

@@ -14,11 +14,13 @@ from ..io.result import Registration, displacement_transform
 from ..models.weights import LoadedModel
 from ..settings import Settings
 from ..similarity.lncc import LocalCorrelation
+from ..spatial.displacement import warp_image
 from ..spatial.folding import folding_mask
-from ..spatial.grid import tensor_from_array
+from ..spatial.grid import WorkingGrid, tensor_from_array
 from ..spatial.inversion import invert_at_points
 from ..spatial.nodes import sample_at_points
-from ..spatial.preprocessing import Pair, WorkingPair
+from ..spatial.preprocessing import Pair, WorkingPair, bounding_box
+from ..spatial.subject import Subject
 from ..system.machine import peak_memory
 from ..system.version import __version__
 
@@ -31,7 +33,8 @@ _ALIKE_SIMILARITY = 0.5
 _MIN_SIMILARITY = 0.12
 _MIN_STRUCTURE_DICE = 0.35
 _MAX_JACOBIAN = 20.0
-_MAX_DISPLACEMENT_MM = 40.0
+_MAX_DISPLACEMENT_MM = 40.0  # of a head
+_MAX_UNSEEN_PERCENT = 40.0
 
 
 def quality(
@@ -70,6 +73,31 @@ def quality(
     }
 
 
+def describe_subject(
+    pair: Pair, grid: WorkingGrid, affine: sitk.Transform, displacement: torch.Tensor, inside: torch.Tensor
+) -> dict:
+    """The entry "subject" of the report: what was taken for it in the fixed volume, and how much of it is in both.
+
+    affine: fixed points -> moving points, LPS mm. displacement: (1, 3, D, H, W) in voxels of `grid`. inside:
+    (1, 1, D, H, W), 1 in the fixed subject. In the entry, "extent_mm" are the sides of its bounding box along the axes
+    of the grid (nearest to R, A, S), and "unseen_percent" is the part of it for which the moving volume was not scanned
+    under the map.
+    """
+    first, last = bounding_box(pair.fixed_foreground)
+    sides = (last - first + 1) * np.array(pair.fixed.GetSpacing())
+    order = np.abs(grid.direction.T @ np.reshape(pair.fixed.GetDirection(), (3, 3))).argmax(1)
+    scanned = Subject.outlined_by(pair.moving_foreground).scanned(grid, affine, displacement.device)
+    unseen = 0.0
+    if scanned is not None:
+        unseen = float((warp_image(scanned, displacement)[inside > 0] <= 0.5).float().mean())
+    return {
+        "kind": "body" if pair.is_body else "brain",
+        "extent_mm": sides[order].tolist(),
+        "working_spacing_mm": list(grid.spacing),
+        "unseen_percent": 100 * unseen,
+    }
+
+
 def provenance(pair: Pair, settings: Settings, model: LoadedModel | None, device: torch.device) -> dict:
     """Device, versions, settings, peak memory, checksums of the inputs and of the weights."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
@@ -89,8 +117,11 @@ def provenance(pair: Pair, settings: Settings, model: LoadedModel | None, device
     }
 
 
-def quality_warnings(report: dict) -> list[str]:
-    """Sentences that say why the result should be checked before it is used; none for a good result."""
+def quality_warnings(report: dict, length_scale: float = 1.0) -> list[str]:
+    """Sentences that say why the result should be checked before it is used; none for a good result.
+
+    length_scale: size of the subject relative to a head.
+    """
     sentences = []
     similarity, jacobian = report["similarity"], report["jacobian"]
     gained = similarity["after"] - similarity["before"]
@@ -122,9 +153,14 @@ def quality_warnings(report: dict) -> list[str]:
         sentences.append(
             f"Some moving tissue is {jacobian['max']:.0f} times as large as the fixed tissue; check the Jacobian."
         )
-    if report["displacement_mm"]["max"] > _MAX_DISPLACEMENT_MM:
+    if report["displacement_mm"]["max"] > _MAX_DISPLACEMENT_MM * length_scale:
         sentences.append(
-            f"The largest displacement is {report['displacement_mm']['max']:.0f} mm, which is implausible."
+            f"The largest displacement is {report['displacement_mm']['max']:.3g} mm, which is implausible."
+        )
+    if report["subject"]["unseen_percent"] > _MAX_UNSEEN_PERCENT:
+        sentences.append(
+            f"{report['subject']['unseen_percent']:.0f} % of the fixed subject is not in the moving volume; there the "
+            "map only continues that of its surroundings."
         )
     return sentences
 

@@ -75,7 +75,7 @@ class LinearAlignment:
 class AlignedPair:
     """A job after the linear stage, on its working grid.
 
-    segmentation: of both brains, or None where there are none or none are plausible. warnings: for the report.
+    segmentation: of both brains, or None where there are none or none are plausible. notes: for the report.
     """
 
     job: Job
@@ -83,7 +83,7 @@ class AlignedPair:
     segmentation: PairSegmentation | None
     grid: WorkingGrid
     working: WorkingPair
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def spacing_mm(self) -> float:

@@ -49,13 +49,18 @@ class MindSsc(SquaredDifference):
         weight: torch.Tensor,
         scanned: torch.Tensor | None = None,
     ):
+        within = None
         if scanned is not None:
-            weight = weight * (box_mean(scanned, _REACH_VOXELS) > 1 - 1e-4)
-        super().__init__(self.descriptor(fixed), self.descriptor(moving), weight)
+            within = (box_mean(scanned, _REACH_VOXELS) > 1 - 1e-4).float()
+            weight = weight * within
+        super().__init__(self.descriptor(fixed, within=within), self.descriptor(moving, within=within), weight)
 
     @classmethod
-    def descriptor(cls, image: torch.Tensor, radius: int = 1) -> torch.Tensor:
-        """(1, 1, D, H, W) -> (1, 12, D, H, W), each in (0, 1]; patches have (2 radius + 1)^3 voxels."""
+    def descriptor(cls, image: torch.Tensor, radius: int = 1, within: torch.Tensor | None = None) -> torch.Tensor:
+        """(1, 1, D, H, W) -> (1, 12, D, H, W), each in (0, 1]; patches have (2 radius + 1)^3 voxels.
+
+        within: (1, 1, D, H, W) of 0 and 1, the voxels that decide which variance is typical; None for all.
+        """
         padded = F.pad(image, (1,) * 6, mode="replicate")
         size = image.shape[2:]
         shifted = []
@@ -67,6 +72,6 @@ class MindSsc(SquaredDifference):
         distance = box_mean(torch.cat([(shifted[a] - shifted[b]) ** 2 for a, b in cls._PAIRS], 1), radius)
         distance -= distance.amin(1, keepdim=True)
         variance = distance.mean(1, keepdim=True)
-        typical = float(variance.mean())
+        typical = float(variance.mean() if within is None else (variance * within).sum() / within.sum().clamp(min=1))
         variance.clamp_(1e-3 * typical + 1e-12, 1e3 * typical + 1e-12)
         return distance.div_(variance).neg_().exp_()

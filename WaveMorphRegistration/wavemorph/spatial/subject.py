@@ -31,6 +31,13 @@ class Subject:
     outline: sitk.Image
     cut: tuple[tuple[bool, bool], ...]
 
+    @classmethod
+    def outlined_by(cls, outline: sitk.Image) -> Subject:
+        """The subject with this outline; it is cut off at the faces of the volume that its outline covers."""
+        inside = sitk.GetArrayViewFromImage(outline) > 0
+        covered = [[np.take(inside, end, axis).mean() > _MIN_CUT_FRACTION for end in (0, -1)] for axis in (2, 1, 0)]
+        return cls(outline, tuple((bool(first), bool(last)) for first, last in covered))
+
     def scanned(self, grid: WorkingGrid, transform: sitk.Transform | None, device: torch.device) -> torch.Tensor | None:
         """(1, 1, D, H, W): 0 at the nodes of `grid` beyond a plane at which the scan cuts the subject off, else 1.
 
@@ -66,9 +73,7 @@ def find_subject(image: sitk.Image, foreground: sitk.Image) -> Subject:
         outline[:] = True
     mask = sitk.GetImageFromArray(outline.astype(np.uint8))
     mask.CopyInformation(image)
-    faces = [(np.take(outline, 0, axis), np.take(outline, -1, axis)) for axis in (2, 1, 0)]
-    cut = tuple((bool(a.mean() > _MIN_CUT_FRACTION), bool(b.mean() > _MIN_CUT_FRACTION)) for a, b in faces)
-    return Subject(mask, cut)
+    return Subject.outlined_by(mask)
 
 
 def _enclosed(tissue: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import phantoms
 import pytest
@@ -14,9 +16,12 @@ from wavemorph.network import NetworkConfig
 from wavemorph.registration import pipeline
 from wavemorph.registration.deformable import stage
 from wavemorph.registration.deformable.optimizer import PyramidLevel
+from wavemorph.registration.schedules import body_schedule
 from wavemorph.similarity.lncc import LocalCorrelation
 from wavemorph.similarity.mind import MindSsc
 from wavemorph.similarity.mutual_information import MutualInformation
+from wavemorph.spatial.filters import smooth
+from wavemorph.spatial.preprocessing import Pair, WorkingPair
 
 
 class ConstantModel:
@@ -36,14 +41,13 @@ class ConstantModel:
         return step
 
 
-def test_a_network_result_that_does_not_raise_correlation_is_discarded_with_a_warning(monkeypatch):
+def test_a_network_result_that_does_not_raise_correlation_is_discarded_with_a_note(monkeypatch):
     monkeypatch.setattr(pipeline, "resolve", lambda *_: ConstantModel(4.0))
     fixed = phantoms.head(phantoms.regular((48, 48, 48), (2.0, 2.0, 2.0)), (0.0, 0.0, 0.0))
     result = register(fixed, fixed, Settings(preset="Instant", spacing_mm=2.0, affine=False))
     assert result.report["displacement_mm"]["max"] < 1e-3
-    assert any(
-        "did not improve the alignment; its result was discarded" in warning for warning in result.report["warnings"]
-    )
+    assert any("did not improve the alignment; its result was discarded" in note for note in result.report["notes"])
+    assert result.report["warnings"] == []
 
 
 def rotation_with_wave(lattice: sitk.Image) -> sitk.Transform:
@@ -92,6 +96,7 @@ def test_only_by_a_correlation_pairs_of_one_subject_are_recognized(tiny_pair, si
         return optimize(problem, schedule, *rest)
 
     monkeypatch.setattr(stage, "optimize", record)
+    monkeypatch.setattr(Pair, "as_body", lambda pair: pair)  # the phantom as a brain
     register(*tiny_pair, Settings(spacing_mm=4.0, weights="none", similarity=similarity, affine=False))
     assert [schedule.same_subject_threshold < 1 for schedule in schedules] == [recognized]
 
@@ -124,3 +129,56 @@ def test_the_measure_depends_on_the_setting_the_contrast_and_the_level(name, sam
     image = torch.rand(1, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
     make = stage._similarity_factory(name, same_contrast)
     assert type(make(image, image, torch.ones_like(image), PyramidLevel(factor, 1), False)) is measure
+
+
+def test_the_windows_of_a_level_are_those_of_its_schedule():
+    fixed, moving = (torch.rand(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    weight = torch.zeros(1, 1, 24, 24, 24)
+    weight[..., 12, 12, 12] = 1
+    for radius, stride, width in ((3, 1, 7), (4, 2, 10)):
+        level = PyramidLevel(2, 10, lncc_radius=radius, lncc_stride=stride)
+        _, slope = stage._similarity_factory("auto", True)(fixed, moving, weight, level, False).compare(moving)
+        assert [int(n.max() - n.min() + 1) for n in slope.nonzero().T[2:]] == [width] * 3
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+def test_the_measures_do_not_read_what_was_not_scanned(factor):
+    fixed, moving = (torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    scanned = torch.ones_like(fixed)
+    scanned[..., 9:] = 0
+    make, values = stage._similarity_factory("auto", True), []
+    for beyond in (0.0, 9.0):
+        disturbed = torch.where(scanned > 0, moving, beyond * fixed)
+        measure = make(fixed, disturbed, torch.ones_like(fixed), PyramidLevel(factor, 1), False, scanned)
+        values.append(measure.value())
+    assert values[1] == pytest.approx(values[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(("body", "slope", "same"), [(True, 2.0, True), (True, -2.0, False), (False, -2.0, True)])
+def test_the_contrast_of_bodies_is_different_where_brighter_meets_darker_at_large_though_not_in_small(
+    body, slope, same
+):
+    texture = smooth(torch.randn(1, 1, 48, 48, 48, generator=torch.Generator().manual_seed(0)), 1.5)
+    texture = texture / texture.std()
+    ramp = torch.linspace(-1, 1, 48).view(1, 1, 48, 1, 1)
+    everywhere = torch.ones_like(texture)
+    working = WorkingPair(texture + 2 * ramp, texture + slope * ramp, everywhere, everywhere)
+    pair = SimpleNamespace(length_scale=0.5, subjects=() if body else None)
+    for setting, expected in (("auto", same), ("same", True), ("different", False)):
+        job = SimpleNamespace(pair=pair, settings=SimpleNamespace(contrast=setting))
+        found = stage.judge_contrast(SimpleNamespace(working=working, job=job, spacing_mm=1.0))
+        assert found.same == expected
+        assert found.agreement > 0.5
+
+
+@pytest.mark.parametrize(("side", "coarsest"), [(8, 2), (16, 4), (24, 8), (200, 8)])
+def test_levels_on_which_a_small_lattice_has_no_voxels_inside_are_left_out(side, coarsest):
+    schedule = stage._on_lattice(body_schedule("Balanced"), side)
+    assert [level.factor for level in schedule.levels] == [f for f in (8, 4, 2, 1) if f <= coarsest]
+    assert stage._on_lattice(None, side) is None
+
+
+def test_a_body_is_registered_on_a_lattice_of_a_few_voxels(tiny_pair):
+    result = register(*tiny_pair, Settings(spacing_mm=15.0, weights="none", affine=False))
+    assert min(result.working_jacobian.GetSize()) == 8
+    assert result.report["folding"]["strict_voxels"] == 0

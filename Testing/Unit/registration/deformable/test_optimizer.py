@@ -34,7 +34,7 @@ def matching_segmentations(fixed: torch.Tensor, moving: torch.Tensor) -> tuple[t
     return F.avg_pool3d(fixed, 2), F.avg_pool3d(moving, 2)
 
 
-def make_similarity(fixed, moving, weight, level, same_subject):
+def make_similarity(fixed, moving, weight, level, same_subject, scanned=None):
     return LocalCorrelation(fixed, moving, weight)
 
 
@@ -239,7 +239,7 @@ def test_a_pair_of_one_subject_in_the_forward_direction_is_one_in_the_backward_d
     fixed, moving, _ = pair
     decisions = []
 
-    def make(fixed, moving, weight, level, same_subject):
+    def make(fixed, moving, weight, level, same_subject, scanned=None):
         decisions.append(same_subject)
         return LocalCorrelation(fixed, moving, weight)
 
@@ -251,3 +251,76 @@ def test_a_pair_of_one_subject_in_the_forward_direction_is_one_in_the_backward_d
     # the forward level, that level again, the backward level, the finest: two calls each
     assert 0 < first < len(decisions) - 4
     assert all(decisions[first:])
+
+
+def half_scanned(axis: int, first: int) -> torch.Tensor:
+    """Of 0 and 1: scanned from the index `first` along an axis on."""
+    scanned = torch.ones(1, 1, *SIZE)
+    scanned.narrow(axis, 0, first).zero_()
+    return scanned
+
+
+def test_what_both_volumes_show_is_found_where_the_moving_one_is_warped(pair):
+    fixed, moving, _ = pair
+    shift = torch.zeros(1, 3, *SIZE)
+    shift[:, 2] = 4.0
+    fixed_scanned, moving_scanned = half_scanned(3, 10), half_scanned(4, 20)
+    everywhere = problem(fixed, moving)
+    assert everywhere.scanned_under(shift) is None
+    in_moving = dataclasses.replace(everywhere, moving_scanned=moving_scanned)
+    assert torch.equal(in_moving.scanned_under(shift), half_scanned(4, 16))
+    in_fixed = dataclasses.replace(everywhere, fixed_scanned=fixed_scanned)
+    assert torch.equal(in_fixed.scanned_under(shift), fixed_scanned)
+    in_both = dataclasses.replace(in_moving, fixed_scanned=fixed_scanned)
+    assert torch.equal(in_both.scanned_under(shift), half_scanned(4, 16) * fixed_scanned)
+
+
+def test_the_reversed_problem_has_the_volumes_with_what_was_scanned_of_each_exchanged(pair):
+    fixed, moving, _ = pair
+    maps, weight = unrelated_segmentations(), torch.rand_like(fixed)
+    scanned = half_scanned(3, 10), half_scanned(4, 20)
+    there = OptimizationProblem(fixed, moving, weight, maps, *scanned)
+    back = there.reversed()
+    assert back.fixed is moving
+    assert back.moving is fixed
+    assert back.weight is weight
+    assert back.segmentations == maps[::-1]
+    assert (back.fixed_scanned, back.moving_scanned) == scanned[::-1]
+
+
+def test_a_voxel_of_a_coarser_level_was_scanned_where_all_voxels_in_it_were(pair):
+    fixed, moving, _ = pair
+    whole = OptimizationProblem(fixed, moving, torch.ones_like(fixed), None, half_scanned(3, 9), half_scanned(4, 8))
+    coarse = whole.downsampled(4)
+    assert coarse.fixed_scanned[..., :3, :].max() == 0
+    assert coarse.fixed_scanned[..., 3:, :].min() == 1
+    assert coarse.moving_scanned[..., :2].max() == 0
+    assert coarse.moving_scanned[..., 2:].min() == 1
+    assert whole.downsampled(1) is whole
+
+
+def test_each_level_is_told_what_both_volumes_show_under_the_displacement_it_begins_with(pair):
+    fixed, moving, _ = pair
+    told = []
+
+    def make(fixed, moving, weight, level, same_subject, scanned=None):
+        if scanned is not None:
+            told.append((level.factor, tuple(scanned.shape[2:])))
+        return LocalCorrelation(fixed, moving, weight, scanned=scanned)
+
+    cut = dataclasses.replace(problem(fixed, moving), moving_scanned=half_scanned(4, 20))
+    optimize(cut, dataclasses.replace(SCHEDULE, same_subject_threshold=NEVER), make)
+    assert told == [(2, tuple(n // 2 for n in SIZE)), (1, SIZE)]
+
+
+def test_the_part_that_both_volumes_show_is_aligned_up_to_where_the_scan_ends(pair):
+    fixed, moving, truth = pair
+    scanned = half_scanned(4, 20)
+    ended = torch.where(scanned > 0, moving, 0.0)
+    near, errors = (slice(None), slice(None), slice(8, -8), slice(8, -8), slice(20, 25)), []
+    for known in (None, scanned):
+        cut = dataclasses.replace(problem(fixed, ended), moving_scanned=known)
+        found = optimize(cut, SCHEDULE, lambda f, m, w, level, same, s=None: LocalCorrelation(f, m, w, scanned=s))
+        errors.append(mean_error(found[near], truth[near]))
+    assert errors[1] < 0.6 * errors[0]
+    assert errors[1] < 0.5

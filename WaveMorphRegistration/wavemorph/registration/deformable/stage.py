@@ -31,11 +31,12 @@ from ..schedules import (
 )
 from ..state import AlignedPair
 from .inference import predict
-from .optimizer import OptimizationProblem, PyramidLevel, SimilarityFactory, optimize
+from .optimizer import OptimizationProblem, OptimizationSchedule, PyramidLevel, SimilarityFactory, optimize
 
 _NETWORK_DISCARDED = "The network did not improve the alignment; its result was discarded."
 # Passes of the network on voxels smaller than this many voxels of the grid are left to the optimizer, which is faster.
 _FINEST_PASS_VOXELS = 3.9
+_MIN_LEVEL_SIDE_VOXELS = 3  # the outermost voxels of a lattice do not move
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ class Contrast:
 
 @dataclass(frozen=True)
 class DeformationEstimate:
-    """displacement, velocity: (1, 3, D, H, W) in voxels of the working grid, or None. warnings: for the report."""
+    """displacement, velocity: (1, 3, D, H, W) in voxels of the working grid, or None. notes: for the report."""
 
     displacement: torch.Tensor | None
     velocity: torch.Tensor | None = None
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,18 +90,19 @@ def run_network(aligned: AlignedPair) -> DeformationEstimate:
     if job.model is None or (job.pair.is_body and job.settings.preset != "Instant"):
         return DeformationEstimate(start)
     job.timer.start("Network", 0.2)
+    spacing = aligned.spacing_mm / job.pair.length_scale  # as if the subject were as large as a head
     displacement, velocity = predict(
         job.model.network,
         working.fixed,
         working.moving,
-        aligned.spacing_mm,
+        spacing,
         start,
         lambda fraction: job.timer.report(0.2 + 0.05 * fraction, "aligning by the network"),
-        finest_mm=0.0 if job.settings.preset == "Instant" else _FINEST_PASS_VOXELS * aligned.spacing_mm,
+        finest_mm=0.0 if job.settings.preset == "Instant" else _FINEST_PASS_VOXELS * spacing,
     )
     if _raises_correlation(aligned, start, displacement):
         return DeformationEstimate(displacement, velocity)
-    return DeformationEstimate(start, warnings=(_NETWORK_DISCARDED,))
+    return DeformationEstimate(start, notes=(_NETWORK_DISCARDED,))
 
 
 def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEstimate) -> DeformationEstimate:
@@ -108,7 +110,7 @@ def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEs
     job, working = aligned.job, aligned.working
     segmentations = _trusted_log_odds(aligned, contrast)
     if job.pair.is_body:
-        schedule = body_schedule(job.settings.preset)
+        schedule = _on_lattice(body_schedule(job.settings.preset), min(aligned.grid.size))
     else:
         after_passes = job.model is not None and bool(job.model.network.config.passes_mm)
         schedule = choose_schedule(job.settings.preset, contrast.same, after_passes, segmentations is not None)
@@ -131,7 +133,7 @@ def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEs
         start.displacement,
         lambda fraction: job.timer.report(0.25 + 0.35 * fraction, "refining the deformation"),
     )
-    return DeformationEstimate(displacement, warnings=start.warnings)
+    return DeformationEstimate(displacement, notes=start.notes)
 
 
 def finish(aligned: AlignedPair, displacement: torch.Tensor | None) -> FinalMap:
@@ -148,6 +150,14 @@ def finish(aligned: AlignedPair, displacement: torch.Tensor | None) -> FinalMap:
             displacement, progress=lambda fraction: timer.report(0.6 + 0.35 * fraction, "inverting the deformation")
         )
     )
+
+
+def _on_lattice(schedule: OptimizationSchedule | None, side: int) -> OptimizationSchedule | None:
+    """The schedule without levels too coarse for a lattice with `side` voxels along its shortest side."""
+    if schedule is None:
+        return None
+    levels = tuple(level for level in schedule.levels if side // level.factor >= _MIN_LEVEL_SIDE_VOXELS)
+    return replace(schedule, levels=levels)
 
 
 def _trusted_log_odds(aligned: AlignedPair, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -21,13 +21,8 @@ _PITCH_STARTS_DEG = (-20.0, 0.0, 20.0)  # head positions differ most by nodding
 _DOWNSAMPLED_SLAB_PLANES = 16  # of a downsampled image that are made at once
 _PARTIAL_OVERLAP = 0.95  # fraction of the fixed lattice below which the moving volume shows only a part of it
 _STRETCH_PENALTY = 6.0  # mutual information per sum of squared log scale factors; see `_log_stretch_variance`
-_SHIFT_STARTS_MM = (
-    -40.0,
-    -20.0,
-    0.0,
-    20.0,
-    40.0,
-)  # for a head: a neck in one volume only shifts its centroid along the body
+# for a head: a neck in one volume only shifts its centroid along the body
+_SHIFT_STARTS_MM = (-40.0, -20.0, 0.0, 20.0, 40.0)
 
 
 def linear_part(transform: sitk.Transform) -> sitk.AffineTransform | None:
@@ -69,17 +64,18 @@ def estimate_affine(
     the alignment by the headers, by the centroids and by the centers of the foregrounds are tried, each under several
     rotations and shifts along the body axis; the three best are refined rigidly, and the best of those becomes affine.
 
-    length_scale: size of the subject relative to a head, by which all lengths are multiplied. min_stretch: an affine
-    that changes no length by this fraction is replaced by the rigid transform.
+    length_scale: size of the subject relative to a head. ITK weighs rotation against translation, and stops, by
+    gradients per mm; the search therefore runs in units in which the subject is as large as a head. min_stretch: an
+    affine that changes no length by this fraction is replaced by the rigid transform.
 
     Mutual information also rises where more of the subject comes into view, so that a slab of thick slices would be
     stretched. Therefore the rigid stage fixes the region that both volumes show, and stretching is penalized.
     """
     registration = _MattesRegistration(fixed, moving, masks, seed, length_scale)
-    coarse, fine = registration.coarse_mm, _FINE_MM * length_scale
-    center = _centroid(fixed_foreground)
+    coarse, fine = registration.coarse_mm, _FINE_MM
+    center = _centroid(fixed_foreground) / length_scale
     if initial is not None:
-        starts = [initial]
+        starts = [_scaled_affine(initial, 1 / length_scale)]
     else:
         candidates = _candidates(fixed_foreground, moving_foreground, length_scale)
         starts = sorted(candidates, key=lambda start: registration.score(start, coarse), reverse=True)[:3]
@@ -101,23 +97,30 @@ def estimate_affine(
         progress(done)
     if _largest_stretch(best, before) < min_stretch:
         best = before
-    return _with_center(best, center)
+    return _scaled_affine(_with_center(best, center), length_scale)
 
 
 class _MattesRegistration:
-    """Mutual information between one fixed and one moving image, at several spacings."""
+    """Mutual information between one fixed and one moving image, at several spacings.
+
+    Spacings and transforms are in units of `length_scale` mm.
+    """
 
     def __init__(self, fixed: sitk.Image, moving: sitk.Image, masks, seed: int, length_scale: float = 1.0):
         self._images = (fixed, *_robust_range(fixed)), (moving, *_robust_range(moving))
-        self._masks, self._length_scale = masks, length_scale
-        self.coarse_mm = max(_COARSE_MM * length_scale, 2 * min(fixed.GetSpacing()))
+        self._masks = tuple(mask and _scaled_image(mask, 1 / length_scale) for mask in masks)
+        self._length_scale = length_scale
+        self.coarse_mm = max(_COARSE_MM, 2 * min(fixed.GetSpacing()) / length_scale)
         self._seed = seed + 1  # 0 would mean: seed by the clock
         self._cache: dict[float, tuple[sitk.Image, sitk.Image]] = {}
 
     def _pair(self, spacing: float) -> tuple[sitk.Image, sitk.Image]:
         if spacing not in self._cache:
-            fixed, moving = self._images
-            self._cache[spacing] = _downsample(*fixed, spacing), _downsample(*moving, spacing)
+            fixed, moving = (
+                _scaled_image(_downsample(*image, spacing * self._length_scale), 1 / self._length_scale)
+                for image in self._images
+            )
+            self._cache[spacing] = fixed, moving
         return self._cache[spacing]
 
     def restricted_to_overlap(self, affine: sitk.Transform) -> _MattesRegistration:
@@ -176,10 +179,7 @@ class _MattesRegistration:
     def _optimize(self, method, transform, spacing, step, iterations) -> sitk.Transform | None:
         method.SetInitialTransform(transform, inPlace=False)
         method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=step * self._length_scale,
-            minStep=0.01 * self._length_scale,
-            numberOfIterations=iterations,
-            relaxationFactor=0.6,
+            learningRate=step, minStep=0.01, numberOfIterations=iterations, relaxationFactor=0.6
         )
         method.SetOptimizerScalesFromPhysicalShift()
         try:
@@ -191,33 +191,38 @@ class _MattesRegistration:
 def _candidates(
     fixed_foreground: sitk.Image, moving_foreground: sitk.Image, length_scale: float
 ) -> list[sitk.AffineTransform]:
-    pivot = _centroid(fixed_foreground)
+    """Starts in units of `length_scale` mm."""
+    pivot = _centroid(fixed_foreground) / length_scale
     offsets = [
         np.zeros(3),
-        _centroid(moving_foreground) - pivot,
-        _box_center(moving_foreground) - _box_center(fixed_foreground),
+        _centroid(moving_foreground) / length_scale - pivot,
+        (_box_center(moving_foreground) - _box_center(fixed_foreground)) / length_scale,
     ]
     candidates = []
     for offset, pitch, shift in itertools.product(offsets, _PITCH_STARTS_DEG, _SHIFT_STARTS_MM):
         start = sitk.Euler3DTransform()
         start.SetCenter(pivot.tolist())
         start.SetRotation(math.radians(pitch), 0.0, 0.0)
-        start.SetTranslation((offset + np.array([0.0, 0.0, shift * length_scale])).tolist())
+        start.SetTranslation((offset + np.array([0.0, 0.0, shift])).tolist())
         candidates.append(as_affine(start))
     return candidates
 
 
 def _log_stretch_variance(affine: sitk.AffineTransform, before: sitk.AffineTransform) -> float:
     """The sum of squared deviations of the log scale factors by which `affine` differs from `before`."""
-    change = np.reshape(affine.GetMatrix(), (3, 3)) @ np.linalg.inv(np.reshape(before.GetMatrix(), (3, 3)))
-    logs = np.log(np.maximum(np.linalg.svd(change)[1], 1e-6))
+    logs = _log_scale_factors(affine, before)
     return float(((logs - logs.mean()) ** 2).sum())
 
 
 def _largest_stretch(affine: sitk.AffineTransform, before: sitk.AffineTransform) -> float:
     """The largest logarithm of a scale factor, of either sign, by which `affine` differs from `before`."""
+    return float(np.abs(_log_scale_factors(affine, before)).max())
+
+
+def _log_scale_factors(affine: sitk.AffineTransform, before: sitk.AffineTransform) -> np.ndarray:
+    """(3,): the logarithms of the scale factors by which `affine` differs from `before`."""
     change = np.reshape(affine.GetMatrix(), (3, 3)) @ np.linalg.inv(np.reshape(before.GetMatrix(), (3, 3)))
-    return float(np.abs(np.log(np.maximum(np.linalg.svd(change)[1], 1e-6))).max())
+    return np.log(np.maximum(np.linalg.svd(change)[1], 1e-6))
 
 
 def _with_center(affine: sitk.AffineTransform, center: np.ndarray) -> sitk.AffineTransform:
@@ -227,6 +232,22 @@ def _with_center(affine: sitk.AffineTransform, center: np.ndarray) -> sitk.Affin
     moved.SetMatrix(affine.GetMatrix())
     moved.SetTranslation((np.array(affine.TransformPoint(center.tolist())) - center).tolist())
     return moved
+
+
+def _scaled_affine(affine: sitk.AffineTransform, factor: float) -> sitk.AffineTransform:
+    """The same map where all coordinates are multiplied by `factor`."""
+    result = sitk.AffineTransform(affine)
+    result.SetCenter([factor * value for value in affine.GetCenter()])
+    result.SetTranslation([factor * value for value in affine.GetTranslation()])
+    return result
+
+
+def _scaled_image(image: sitk.Image, factor: float) -> sitk.Image:
+    """The same image where all coordinates are multiplied by `factor`."""
+    result = sitk.Image(image)
+    result.SetSpacing([factor * value for value in image.GetSpacing()])
+    result.SetOrigin([factor * value for value in image.GetOrigin()])
+    return result
 
 
 def _robust_range(image: sitk.Image) -> tuple[float, float]:

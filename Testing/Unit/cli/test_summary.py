@@ -1,0 +1,46 @@
+"""The summary of a report on the command line."""
+
+from __future__ import annotations
+
+import pytest
+from wavemorph.cli.summary import summary
+
+REPORT = {
+    "subject": {
+        "kind": "body",
+        "extent_mm": [311.2, 219.8, 336.4],
+        "working_spacing_mm": [2.0, 2.0, 2.04],
+        "unseen_percent": 4.4,
+    },
+    "similarity": {"before": 0.2, "after": 0.6, "measure": "squared"},
+    "segmentation": None,
+    "folding": {"central_voxels": 0, "strict_voxels": 0, "evaluated_voxels": 10},
+    "jacobian": {"min": 0.5, "max": 2.0, "sd_log": 0.2},
+    "displacement_mm": {"mean": 2.0, "max": 9.0},
+    "inverse_consistency_mm": {"mean": 0.0, "p99": 0.0, "max": 0.0, "inverse": "fields"},
+    "seconds": {"total": 3.0},
+    "device": {"type": "cpu"},
+    "peak_memory_mb": {"process": 500.0},
+    "warnings": ["Look."],
+    "notes": ["Coarser."],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, "subject              body, 311 x 220 x 336 mm, worked at 2 mm; 4 % not in the moving volume"),
+        ({"unseen_percent": 0.0, "kind": "brain"}, "subject              brain, 311 x 220 x 336 mm, worked at 2 mm"),
+        (
+            {"unseen_percent": 0.2, "extent_mm": [15.1, 9.54, 0.31], "working_spacing_mm": [0.0512] * 3},
+            "subject              body, 15 x 9.5 x 0.31 mm, worked at 0.051 mm",
+        ),
+    ],
+)
+def test_the_first_line_says_what_was_taken_for_the_subject(change, expected):
+    assert summary({**REPORT, "subject": {**REPORT["subject"], **change}}).splitlines()[0] == expected
+
+
+def test_warnings_come_last_but_for_notes():
+    assert summary(REPORT).splitlines()[-2:] == ["warning: Look.", "note: Coarser."]
+    assert not any("warning" in line or "note" in line for line in summary({**REPORT, "warnings": [], "notes": []}))
