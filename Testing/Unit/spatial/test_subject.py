@@ -30,7 +30,7 @@ def outline_of(image: sitk.Image) -> np.ndarray:
     return sitk.GetArrayFromImage(subject_of(image).outline) > 0
 
 
-@pytest.mark.parametrize("noise", [0.0, 20.0])
+@pytest.mark.parametrize("noise", [0.0, 20.0, 50.0])
 def test_the_outline_of_a_torso_holds_the_lungs_and_not_the_air_outside(noise):
     image = phantoms.torso(phantoms.regular(SIZE, SPACING), noise=noise)
     points, outline = phantoms.physical_points(image), outline_of(image)
