@@ -27,8 +27,10 @@ _LEGACY_REPORT_KEYS = {"anatomy": "segmentation", "turned_degrees": "rotation_de
 class Registration:
     """What `register` returns.
 
-    affine: fixed points -> moving points, applied *after* the displacement.
-    displacement: float32 vector image on the working grid, LPS mm: fixed point x -> x + u(x).
+    affine: fixed points -> moving points, applied *after* the displacement; of `Settings.transform_type` "rigid", a
+        rotation and a translation.
+    displacement: float32 vector image on the working grid, LPS mm: fixed point x -> x + u(x). None where the transform
+        type is rigid or affine: the affine is then the whole map.
     inverse_displacement: of the same kind, y -> y + w(y), the inverse of that map at the nodes of the lattice.
     inverse_correction: of the same kind, applied after it; corrects what the lattice of the inverse cannot resolve
         where the map compresses. Both are None until the inverse is made: by `register` with `Settings.inverse`, or
@@ -44,7 +46,7 @@ class Registration:
     """
 
     affine: sitk.AffineTransform
-    displacement: sitk.Image
+    displacement: sitk.Image | None
     inverse_displacement: sitk.Image | None
     inverse_correction: sitk.Image | None
     working_jacobian: sitk.Image
@@ -54,17 +56,30 @@ class Registration:
     moving: sitk.Image | None = None
 
     @property
-    def transform(self) -> sitk.CompositeTransform:
-        """Fixed points -> moving points (the resampling direction): first the displacement, then the affine."""
+    def is_linear(self) -> bool:
+        """Whether the affine is the whole map."""
+        return self.displacement is None
+
+    @property
+    def transform(self) -> sitk.Transform:
+        """Fixed points -> moving points (the resampling direction): first the displacement, then the affine.
+
+        A CompositeTransform, or the affine itself where it is the whole map.
+        """
+        if self.displacement is None:
+            return sitk.AffineTransform(self.affine)
         return sitk.CompositeTransform([sitk.Transform(self.affine), displacement_transform(self.displacement)])
 
     @property
-    def inverse(self) -> sitk.CompositeTransform:
+    def inverse(self) -> sitk.Transform:
         """Moving points -> fixed points: the inverse affine, then the inverse displacement, then its correction.
 
-        Made when it is first read, which needs torch. It is most exact after `Settings(inverse=True)`, which also
-        smooths the map where its inverse would be inexact.
+        The inverse affine alone where the affine is the whole map. Otherwise made when it is first read, which needs
+        torch. It is most exact after `Settings(inverse=True)`, which also smooths the map where its inverse would be
+        inexact.
         """
+        if self.displacement is None:
+            return sitk.AffineTransform(self.affine.GetInverse())
         if self.inverse_displacement is None or self.inverse_correction is None:
             from ..spatial.inversion import invert_displacement_image  # imports torch
 
@@ -104,11 +119,15 @@ class Registration:
         return warp_image(as_image(image, "image"), self.fixed, self.transform)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the parts as plain files (uncompressed .nrrd, .tfm, .json) into a folder, which is made if missing."""
+        """Write the parts as plain files (uncompressed .nrrd, .tfm, .json) into a folder, which is made if missing.
+
+        The Jacobian on the fixed lattice is left out where it is the same everywhere.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         sitk.WriteTransform(self.affine, str(folder / "affine.tfm"))
-        for name in (*_FIELDS, *_ON_FIXED_LATTICE):
+        on_fixed_lattice = ("warped",) if self.is_linear else _ON_FIXED_LATTICE
+        for name in (*_FIELDS, *on_fixed_lattice):
             image = getattr(self, name)
             if image is not None:
                 sitk.WriteImage(image, str(folder / f"{name}.nrrd"), False)
@@ -126,7 +145,8 @@ class Registration:
         report = _with_current_keys(json.loads((folder / "report.json").read_text(encoding="utf-8")))
         registration = cls(affine=affine, report=report, **{name: images[name] for name in _FIELDS})
         for name in _ON_FIXED_LATTICE:  # fills the cached properties
-            registration.__dict__[name] = images[name]
+            if images[name] is not None:
+                registration.__dict__[name] = images[name]
         return registration
 
 
