@@ -113,6 +113,20 @@ def test_a_rigid_registration_starts_from_the_rigid_part_of_an_initial_affine():
     assert np.linalg.det(matrix_of(result.transform)) == pytest.approx(1.0, abs=1e-6)
 
 
+def test_masks_limit_what_a_rigid_registration_compares():
+    """A block beside the head is in the moving volume only; the masks leave it out."""
+    truth = rigid_truth()
+    fixed, moving = rigidly_moved(truth)
+    block = sitk.Image(moving.GetSize(), sitk.sitkFloat32)
+    block.CopyInformation(moving)
+    block[8:20, 8:20, 8:20] = 400.0
+    mask = sitk.Cast(block == 0, sitk.sitkUInt8)
+    result = register(
+        (fixed, moving + block), "rigid", moving_mask=mask, fixed_mask=sitk.Cast(fixed >= 0, sitk.sitkUInt8)
+    )
+    assert np.linalg.norm(errors_mm(result.transform, truth), axis=1).max() < 0.5
+
+
 def test_an_initial_transform_that_mirrors_cannot_start_a_rigid_registration():
     mirror = sitk.ScaleTransform(3, (-1.0, 1.0, 1.0))
     with pytest.raises(InputError, match="mirrors"):

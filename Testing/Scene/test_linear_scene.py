@@ -17,6 +17,7 @@ from wavemorph.io.outputs import write_image
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 from WaveMorphRegistrationLib.results.reportTable import reportRows
 from WaveMorphRegistrationLib.results.resultNodes import ALL_OUTPUTS, addRegistrationToScene
+from WaveMorphRegistrationLib.results.transformExport import exportTransform
 
 FLIP = np.array([-1.0, -1.0, 1.0])  # RAS <-> LPS
 
@@ -97,6 +98,17 @@ def test_a_linear_transform_file_is_read_by_the_scene_as_a_linear_transform(head
         point = (12.0, -5.0, 9.0)
         expected = linearRegistration.affine.TransformPoint(point)
         assert np.allclose(throughNode(node.GetTransformFromParent(), point), expected, atol=1e-6)
+
+
+def test_a_linear_node_is_exported_as_a_file_and_as_a_field(linearRegistration, pair, tmp_path):
+    node = addRegistrationToScene(linearRegistration, *pair, ("transform",)).transform
+    exportTransform(node, tmp_path / "t.tfm", pair[0])
+    exportTransform(node, tmp_path / "t.nrrd", pair[0])
+    field = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / "t.nrrd"), sitk.sitkVectorFloat64))
+    for point in ((0.0, 0.0, 0.0), (12.0, -5.0, 9.0)):
+        expected = linearRegistration.affine.TransformPoint(point)
+        assert np.allclose(sitk.ReadTransform(str(tmp_path / "t.tfm")).TransformPoint(point), expected, atol=1e-6)
+        assert np.allclose(field.TransformPoint(point), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("transform_type", ["rigid", "affine"])

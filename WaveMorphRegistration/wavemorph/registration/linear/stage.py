@@ -58,7 +58,7 @@ def _estimate_rigid(
         return _rigid_by_intensities(job, start, masks)
     affine, dice = align_structures(segmentation.fixed, segmentation.moving, start)
     by_structures = rigid_part(affine, pair.fixed_foreground)
-    if dice > MIN_STRUCTURE_DICE and masks == (None, None):
+    if dice > MIN_STRUCTURE_DICE and all(mask is None for mask in masks):
         return _rigid_by_intensities(job, by_structures, _common_brain(pair, segmentation))
     by_intensities = _rigid_by_intensities(job, start, masks)
     dice, dice_by_intensities = (
