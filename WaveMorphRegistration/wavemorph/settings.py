@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from .errors import SettingsError
 
 PRESETS = ("Instant", "Balanced", "Precise")
+TRANSFORM_TYPES = ("rigid", "affine", "deformable")
+SMOOTHNESS = ("low", "medium", "high")
 CONTRASTS = ("auto", "same", "different")
 SIMILARITIES = ("auto", "lncc", "mind", "mi")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -22,13 +24,17 @@ class Settings:
         preset: "Instant" (network alone), "Balanced" (network, then refinement) or "Precise" (segmentation with
             test-time augmentation, refinement in both directions, more iterations at full resolution); case does not
             matter.
+        transform_type: "rigid" (rotation and translation), "affine" (with scale and shear) or "deformable". For the
+            first two the result is the linear transform alone: neither the network nor the refinement runs.
         contrast: "same" (e.g. T1 with T1), "different" (e.g. T1 with PD), or "auto", measured after the affine.
         similarity: what the refinement maximizes: "lncc" (local correlation), "mind" (MIND-SSC), "mi" (mutual
             information), or "auto", which depends on the contrast.
+        smoothness: "low", "medium" or "high": how smooth the refinement keeps the deformation.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
         threads: CPU threads; None leaves the choice to torch.
         weights: "auto" (the default model), "none", the name of an installed model, or a file.
         affine: False when the pair is already aligned: the initial transform (or identity) is then kept as it is.
+            Only for a deformable transform.
         spacing_mm: spacing of the working grid in mm; None means 1 mm for brains and in proportion for other subjects,
             more where all voxels are coarser or `max_voxels` demands it.
         max_voxels: the most voxels that the working grid may have; None derives it from the device's free memory.
@@ -40,8 +46,10 @@ class Settings:
     """
 
     preset: str = "Balanced"
+    transform_type: str = "deformable"
     contrast: str = "auto"
     similarity: str = "auto"
+    smoothness: str = "medium"
     device: str = "auto"
     threads: int | None = None
     weights: str = "auto"
@@ -53,8 +61,11 @@ class Settings:
 
     def __post_init__(self):
         object.__setattr__(self, "preset", _one_of("preset", self.preset, PRESETS))
+        transform_type = _one_of("transform type", self.transform_type, TRANSFORM_TYPES)
+        object.__setattr__(self, "transform_type", transform_type)
         object.__setattr__(self, "contrast", _one_of("contrast", self.contrast, CONTRASTS))
         object.__setattr__(self, "similarity", _one_of("similarity", self.similarity, SIMILARITIES))
+        object.__setattr__(self, "smoothness", _one_of("smoothness", self.smoothness, SMOOTHNESS))
         object.__setattr__(self, "device", _one_of("device", self.device, DEVICES))
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"The number of threads must be at least 1, not {self.threads}.")
@@ -65,6 +76,17 @@ class Settings:
             )
         if self.max_voxels is not None and self.max_voxels < 16**3:
             raise SettingsError(f"The working grid needs at least {16**3} voxels, not {self.max_voxels}.")
+
+        if not self.affine and not self.deformable:
+            raise SettingsError(
+                f"A pair that is aligned already leaves nothing to do for a transform of type {self.transform_type}; "
+                "choose deformable, or let the pair be aligned."
+            )
+
+    @property
+    def deformable(self) -> bool:
+        """Whether a displacement is made after the linear stage."""
+        return self.transform_type == "deformable"
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

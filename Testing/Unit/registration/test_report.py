@@ -14,6 +14,7 @@ from wavemorph.spatial.grid import WorkingGrid
 from wavemorph.spatial.preprocessing import Pair
 
 GOOD = {
+    "transform_type": "deformable",
     "similarity": {"before": 0.3, "after": 0.6},
     "jacobian": {"max": 2.5},
     "folding": {"strict_voxels": 0},
@@ -31,7 +32,14 @@ def test_a_good_result_has_no_warning():
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"similarity": {"before": 0.3, "after": 0.3}}, "did not increase the similarity of the volumes"),
+        (
+            {"similarity": {"before": 0.3, "after": 0.3}},
+            "The deformation did not increase the similarity of the volumes",
+        ),
+        (
+            {"similarity": {"before": 0.3, "after": 0.3}, "transform_type": "rigid"},
+            "The alignment did not increase the similarity of the volumes",
+        ),
         (
             {"similarity": {"before": 0.05, "after": 0.08}},
             r"similarity after registration is low \(local correlation 0.08\)",

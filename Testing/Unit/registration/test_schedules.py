@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wavemorph.registration.schedules import body_schedule, choose_schedule
+from wavemorph.registration.schedules import body_schedule, choose_schedule, with_smoothness
+from wavemorph.settings import SMOOTHNESS
 
 
 @pytest.mark.parametrize("preset", ["Balanced", "Precise"])
@@ -51,3 +52,24 @@ def test_precise_works_longer_on_bodies_than_balanced_and_instant_has_no_schedul
     )
     assert precise.tolerance < balanced.tolerance
     assert body_schedule("Instant") is None
+
+
+def all_schedules():
+    for preset in ("Balanced", "Precise"):
+        yield body_schedule(preset)
+        for case in np.ndindex(2, 2, 2):
+            yield choose_schedule(preset, *map(bool, case))
+
+
+def test_medium_smoothness_is_the_schedule_itself():
+    for schedule in all_schedules():
+        assert with_smoothness(schedule, "medium") == schedule
+
+
+def test_the_gaussians_widen_with_the_smoothness_and_the_levels_stay():
+    for schedule in all_schedules():
+        low, medium, high = (with_smoothness(schedule, smoothness) for smoothness in SMOOTHNESS)
+        assert low.fluid_sigma < medium.fluid_sigma < high.fluid_sigma
+        assert low.elastic_sigma < medium.elastic_sigma < high.elastic_sigma
+        assert low.same_subject_sigmas < medium.same_subject_sigmas < high.same_subject_sigmas
+        assert low.levels == medium.levels == high.levels

@@ -37,6 +37,11 @@ class RegistrationChoice:
     outputs: tuple[str, ...] = ("transform", "warped", "jacobian")
     into: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def deformable(self) -> bool:
+        """Whether the registration makes a deformation. Raises SettingsError."""
+        return Settings.from_dict(self.settings).deformable
+
     def request(self) -> JobRequest:
         """Check the choice and copy it out of the scene. Raises InputError or SettingsError."""
         missing = missingInput(self.fixedNode, self.movingNode, self.outputs)

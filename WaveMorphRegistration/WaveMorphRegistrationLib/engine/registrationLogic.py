@@ -55,7 +55,7 @@ class RegistrationLogic:
         fixedMask=None,
         movingMask=None,
         initialTransform=None,
-        outputs=("transform", "warped", "jacobian"),
+        outputs=None,
         waitForCompletion: bool = True,
         **settings,
     ) -> Outcome | None:
@@ -63,19 +63,21 @@ class RegistrationLogic:
 
         fixedMask, movingMask: segmentation or label map nodes; only voxels inside are compared.
         initialTransform: transform node that, applied to the moving volume, brings it near the fixed one.
-        outputs: names of `registrationChoice.OUTPUTS`.
+        outputs: names of `registrationChoice.OUTPUTS`; None stands for the transform and the registered volume, and for
+            the Jacobian too where transform_type is deformable.
         waitForCompletion: False returns None at once; `poll` must then be called until the job is not active.
-        settings: those of `wavemorph.Settings`.
+        settings: those of `wavemorph.Settings`, such as preset, transform_type and smoothness.
         Raises InputError, SettingsError or WaveMorphError.
 
         >>> outcome = logic.process(fixedNode, movingNode, preset="Precise")
         >>> print(outcome.report["folding"], outcome.nodes.transform.GetName())
         """
-        self.start(
-            RegistrationChoice(
-                fixedVolume, movingVolume, settings, fixedMask, movingMask, initialTransform, tuple(outputs)
-            )
-        )
+        choice = RegistrationChoice(fixedVolume, movingVolume, settings, fixedMask, movingMask, initialTransform)
+        if outputs is not None:
+            choice.outputs = tuple(outputs)
+        elif not choice.deformable:
+            choice.outputs = ("transform", "warped")
+        self.start(choice)
         if not waitForCompletion:
             return None
         while self.job.active:
@@ -127,7 +129,7 @@ class RegistrationLogic:
                 )
         into = {output: node for output, node in choice.into.items() if node is not None and node.GetScene()}
         outputs = list(choice.outputs)
-        if "jacobian" in outputs and registration.report["folding"]["central_voxels"]:
+        if "jacobian" in outputs and not registration.is_linear and registration.report["folding"]["central_voxels"]:
             outputs.append("folding")
         nodes = addRegistrationToScene(registration, choice.fixedNode, choice.movingNode, outputs, into)
         if nodes.folding is not None:

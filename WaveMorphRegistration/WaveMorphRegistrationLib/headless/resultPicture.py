@@ -1,4 +1,7 @@
-"""A picture of a registration for visual inspection: before, after, Jacobian and grid in three planes."""
+"""A picture of a registration for visual inspection: before, after, Jacobian and grid in three planes.
+
+Without Jacobian and grid where the nodes have none.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,10 @@ class ResultPicture:
         self._views = [
             OffscreenSliceView(self._scene, headlessScene.applicationLogic, name, plane, size) for name, plane in _VIEWS
         ]
-        showJacobian(nodes.jacobian)
-        self._legend = showLegend(nodes.jacobian, headlessScene.logics["Colors"])
+        self._legend = None
+        if nodes.jacobian is not None:
+            showJacobian(nodes.jacobian)
+            self._legend = showLegend(nodes.jacobian, headlessScene.logics["Colors"])
 
     def write(self, path: str) -> None:
         """Draw the picture and save it as .png."""
@@ -42,9 +47,12 @@ class ResultPicture:
             (_("Moving, original position"), self._draw(self._movingNode, centerOn=self._movingNode)),
             (_("Before: green fixed, magenta moving"), self._drawOverlay(self._movingNode)),
             (_("After: green fixed, magenta registered"), self._drawOverlay(self._nodes.warped)),
-            (_("Jacobian: red is larger in moving"), self._draw(self._fixedNode, self._nodes.jacobian, 0.6)),
-            (_("Registered, with deformation grid"), self._draw(self._nodes.warped, grid=True)),
         ]
+        if self._nodes.jacobian is not None:
+            title = _("Jacobian: red is larger in moving")
+            columns.append((title, self._draw(self._fixedNode, self._nodes.jacobian, 0.6)))
+        if self._nodes.grid is not None:
+            columns.append((_("Registered, with deformation grid"), self._draw(self._nodes.warped, grid=True)))
         _composePicture(columns, [plane for _name, plane in _VIEWS]).save(path)
 
     def close(self) -> None:
@@ -55,13 +63,16 @@ class ResultPicture:
     def _draw(self, background, foreground=None, opacity: float = 0.5, centerOn=None, grid: bool = False) -> list:
         point = _centerOfMass(centerOn if centerOn is not None else self._fixedNode)
         images = []
-        with _gridVisibility(self._nodes.transform, grid):
+        with contextlib.ExitStack() as stack:
+            if self._nodes.grid is not None:
+                stack.enter_context(_gridVisibility(self._nodes.grid, grid))
             for view in self._views:
                 view.lookAt(self._fixedNode, point)
                 view.composite.SetBackgroundVolumeID(background.GetID())
                 view.composite.SetForegroundVolumeID(foreground.GetID() if foreground is not None else None)
                 view.composite.SetForegroundOpacity(opacity)
-                self._legend.Modified()  # outside Slicer the legend is not notified when its volume is shown or hidden
+                if self._legend is not None:
+                    self._legend.Modified()  # outside Slicer it is not notified when its volume is shown or hidden
                 images.append(view.image())
         return images
 

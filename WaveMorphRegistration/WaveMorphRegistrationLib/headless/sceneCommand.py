@@ -32,7 +32,10 @@ class SceneCommand:
 
     def show(self, registration: Registration, withInverse: bool = False) -> None:
         """Create the nodes and views of the registration of both volumes."""
-        outputs = [output for output in ALL_OUTPUTS if withInverse or output != "inverse"]
+        omitted = set() if withInverse else {"inverse"}
+        if registration.is_linear:
+            omitted.add("jacobian")  # the same everywhere
+        outputs = [output for output in ALL_OUTPUTS if output not in omitted]
         nodes = addRegistrationToScene(registration, self._fixedNode, self._movingNode, outputs)
         self._picture = ResultPicture(self._scene, nodes, self._fixedNode, self._movingNode)
         showResult(nodes, self._fixedNode)

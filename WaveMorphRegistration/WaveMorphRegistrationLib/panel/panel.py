@@ -14,6 +14,7 @@ from ..engine.job import JobState
 from ..engine.registrationChoice import OUTPUTS, RegistrationChoice, missingInput
 from ..results.resultNodes import FIXED_ROLE, MOVING_ROLE
 from ..translation import _
+from .parameters import TransformType
 from .resultPanel import ResultPanel
 
 POLL_MS = 100
@@ -102,6 +103,14 @@ class Panel:
         )
         for section in (ui.inputsSection, ui.methodSection, ui.outputsSection):
             section.enabled = not active
+        deformable = self._isDeformable()
+        for widget in (
+            ui.alignedCheckBox,
+            ui.smoothnessComboBox,
+            ui.wantJacobianCheckBox,
+            ui.outputJacobianSelector,
+        ):
+            widget.enabled = deformable
         ui.progressBar.visible = active
         ui.progressBar.value = round(100 * job.fraction)
         ui.statusLabel.text = job.status if job.active else self._message or self._plannedRegistration()
@@ -151,6 +160,7 @@ class Panel:
             selector.currentNodeChanged.connect(lambda node, name=name: self._onMask(name, node))
         for selector in (ui.fixedSelector, ui.movingSelector):
             selector.currentNodeChanged.connect(lambda node: self._onChoice())
+        ui.transformTypeComboBox.currentIndexChanged.connect(lambda index: self._onChoice())
         for output in OUTPUTS:
             getattr(ui, f"want{_WIDGET_NAMES[output]}CheckBox").toggled.connect(lambda on: self._onChoice())
 
@@ -206,9 +216,14 @@ class Panel:
         box.setCurrentIndex(max(0, box.findData(self.parameters.model)))
         box.blockSignals(False)
 
+    def _isDeformable(self) -> bool:
+        return self.parameters is None or self.parameters.transformType is TransformType.Deformable
+
     def _outputs(self) -> tuple[str, ...]:
+        """What the user wants; a Jacobian only of a deformation, as that of a linear transform is a single number."""
         p = self.parameters
-        return tuple(output for output in OUTPUTS if getattr(p, f"want{_WIDGET_NAMES[output]}"))
+        offered = [output for output in OUTPUTS if output != "jacobian" or self._isDeformable()]
+        return tuple(output for output in offered if getattr(p, f"want{_WIDGET_NAMES[output]}"))
 
     def _missingInput(self) -> str | None:
         p = self.parameters
@@ -218,9 +233,12 @@ class Panel:
         p = self.parameters
         if p is None or p.fixedVolume is None or p.movingVolume is None or p.fixedVolume is p.movingVolume:
             return ""
-        return _("{moving} will be aligned to {fixed}.").format(
-            moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName()
-        )
+        sentence = {
+            TransformType.Rigid: _("{moving} will be rotated and shifted to {fixed}."),
+            TransformType.Affine: _("{moving} will be rotated, shifted, scaled and sheared to {fixed}."),
+            TransformType.Deformable: _("{moving} will be aligned to {fixed}."),
+        }[p.transformType]
+        return sentence.format(moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName())
 
     def _choice(self) -> RegistrationChoice:
         p = self.parameters
@@ -229,10 +247,12 @@ class Panel:
             p.movingVolume,
             {
                 "preset": p.preset.value,
+                "transform_type": p.transformType.value,
                 "contrast": p.contrast.value,
+                "smoothness": p.smoothness.value,
                 "device": p.device.value,
                 "weights": p.model,
-                "affine": not p.aligned,
+                "affine": not (p.aligned and self._isDeformable()),
             },
             p.fixedMask,
             p.movingMask,
@@ -256,9 +276,14 @@ class Panel:
                     setattr(self.parameters, f"output{name}", node)
         self.result.show(outcome)
         report = outcome.report
-        self._message = _("Done in {seconds:.0f} s; {folded} folded voxels.").format(
-            seconds=report["seconds"]["total"], folded=report["folding"]["central_voxels"]
-        )
+        seconds = report["seconds"]["total"]
+        if report["transform_type"] == "deformable":
+            folded = report["folding"]["central_voxels"]
+            self._message = _("Done in {seconds:.0f} s; {folded} folded voxels.").format(seconds=seconds, folded=folded)
+        else:
+            self._message = _("Done in {seconds:.0f} s; similarity {before:.2f} -> {after:.2f}.").format(
+                seconds=seconds, before=report["similarity"]["before"], after=report["similarity"]["after"]
+            )
         if report["warnings"]:
             self._message += " " + _("Read the warning below before you use the result.")
 

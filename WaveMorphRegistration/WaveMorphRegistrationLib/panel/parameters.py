@@ -26,6 +26,38 @@ class Preset(enum.Enum):
         }[self]
 
 
+class TransformType(enum.Enum):
+    """Kind of transform; values as in the engine's settings. Members are stored by name and must not be renamed."""
+
+    Rigid = "rigid"
+    Affine = "affine"
+    Deformable = "deformable"
+
+    def label(self) -> str:
+        """The text in the panel."""
+        return {
+            TransformType.Rigid: _("Rigid (rotation and translation)"),
+            TransformType.Affine: _("Affine (with scale and shear)"),
+            TransformType.Deformable: _("Deformable"),
+        }[self]
+
+
+class Smoothness(enum.Enum):
+    """Of the deformation; values as in the engine's settings. Members are stored by name and must not be renamed."""
+
+    Low = "low"
+    Medium = "medium"
+    High = "high"
+
+    def label(self) -> str:
+        """The text in the panel."""
+        return {
+            Smoothness.Low: _("Low (follows more detail)"),
+            Smoothness.Medium: _("Medium"),
+            Smoothness.High: _("High"),
+        }[self]
+
+
 class Contrast(enum.Enum):
     """Contrast of the pair; values as in the engine's settings. Members are stored by name and must not be renamed."""
 
@@ -68,7 +100,7 @@ class WaveMorphParameters:
     fixedMask, movingMask - Segmentation or label map; only voxels inside are compared.
     initialTransform - Transform that, applied to the moving volume, brings it near the fixed one.
     aligned - The pair is already aligned: skip the affine stage.
-    preset, contrast, device, model - How to register.
+    transformType, preset, contrast, device, model, smoothness - How to register.
     wantTransform, wantWarped, wantJacobian, wantInverse - Which outputs to create.
     outputTransform, outputWarped, outputJacobian, outputInverse - Nodes to fill; None creates new ones.
     """
@@ -79,10 +111,12 @@ class WaveMorphParameters:
     movingMask: vtkMRMLDisplayableNode
     initialTransform: vtkMRMLTransformNode
     aligned: bool = False
+    transformType: TransformType = TransformType.Deformable
     preset: Preset = Preset.Balanced
     contrast: Contrast = Contrast.Automatic
     device: Device = Device.Automatic
     model: str = "auto"
+    smoothness: Smoothness = Smoothness.Medium
     wantTransform: bool = True
     wantWarped: bool = True
     wantJacobian: bool = True

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 import slicer
+import vtk
 
-from ..scene.coordinates import ijkToWorld, vtkMatrix
+from ..scene.coordinates import arrayFromMatrix, ijkToWorld, vtkMatrix
 from ..scene.volumes import imageFromVolumeNode, updateVolumeNodeFromImage
 from ..translation import _
 
@@ -72,7 +73,7 @@ class ResultView:
             composite.SetForegroundOpacity(opacity)
 
     def showWarpPreview(self, fraction: float) -> None:
-        """The moving volume under a fraction of the displacement: 0 not transformed, 1 registered."""
+        """The moving volume under a fraction of the displacement of each point: 0 not transformed, 1 registered."""
         self._showLayers(self._warpPreview(fraction))
 
     def close(self) -> None:
@@ -108,21 +109,33 @@ class ResultView:
         A displacement scale that is set on the transform of the result itself would be saved and hardened.
         """
         if self._previewNode is None or self._previewNode.GetScene() is None:
-            stored = self._transformNode.GetTransformFromParent()
-            scaled = slicer.vtkOrientedGridTransform()
-            scaled.SetDisplacementGridData(stored.GetDisplacementGrid())
-            scaled.SetGridDirectionMatrix(stored.GetGridDirectionMatrix())
-            scaled.SetInterpolationModeToLinear()
-            self._previewTransformNode = self._addHiddenNode("vtkMRMLGridTransformNode", _("Warp preview"))
-            self._previewTransformNode.SetAndObserveTransformFromParent(scaled)
+            className = "vtkMRMLLinearTransformNode" if self._transformNode.IsLinear() else "vtkMRMLGridTransformNode"
+            self._previewTransformNode = self._addHiddenNode(className, _("Warp preview"))
+            if not self._transformNode.IsLinear():
+                self._previewTransformNode.SetAndObserveTransformFromParent(self._sharedGrid())
             name = _("{name} warp preview").format(name=self._movingNode.GetName())
             self._previewNode = self._addHiddenNode("vtkMRMLScalarVolumeNode", name)
             self._previewNode.SetIJKToRASMatrix(vtkMatrix(ijkToWorld(self._movingNode)))
             self._previewNode.SetAndObserveImageData(self._movingNode.GetImageData())
             self._previewNode.CreateDefaultDisplayNodes()
             self._previewNode.SetAndObserveTransformNodeID(self._previewTransformNode.GetID())
-        self._previewTransformNode.GetTransformFromParent().SetDisplacementScale(fraction)
+        if self._transformNode.IsLinear():
+            matrix = vtk.vtkMatrix4x4()
+            self._transformNode.GetMatrixTransformFromParent(matrix)
+            part = np.eye(4) + fraction * (arrayFromMatrix(matrix) - np.eye(4))
+            self._previewTransformNode.SetMatrixTransformFromParent(vtkMatrix(part))
+        else:
+            self._previewTransformNode.GetTransformFromParent().SetDisplacementScale(fraction)
         return self._previewNode
+
+    def _sharedGrid(self):
+        """A grid transform of its own that shares the displacements of the result."""
+        stored = self._transformNode.GetTransformFromParent()
+        shared = slicer.vtkOrientedGridTransform()
+        shared.SetDisplacementGridData(stored.GetDisplacementGrid())
+        shared.SetGridDirectionMatrix(stored.GetGridDirectionMatrix())
+        shared.SetInterpolationModeToLinear()
+        return shared
 
     def _addHiddenNode(self, className: str, name: str):
         node = slicer.vtkMRMLScene.CreateNodeByClass(self._scene, className)

@@ -23,8 +23,8 @@ def showResult(nodes, fixedNode) -> None:
     """Layers, colors and grid for the `ResultNodes` of one registration."""
     if nodes.jacobian is not None:
         showJacobian(nodes.jacobian)
-    if nodes.transform is not None:
-        showGrid(nodes.transform, fixedNode)
+    if nodes.grid is not None:
+        showGrid(nodes.grid, fixedNode)
     showOverlay(fixedNode, nodes.warped)
 
 

@@ -36,18 +36,49 @@ def fillTable(node, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Non
 
 def reportRows(report: dict) -> list[tuple[str, str, str]]:
     """(measure, value, meaning) of a report; first its warnings, then its notes."""
-    similarity, folding, jacobian = report["similarity"], report["folding"], report["jacobian"]
-    displacement, consistency = report["displacement_mm"], report["inverse_consistency_mm"]
     rows = [(_("Warning"), "!", sentence) for sentence in report["warnings"]]
     rows += [(_("Note"), "", sentence) for sentence in report["notes"]]
-    rows += [
-        _subjectRow(report["subject"]),
+    rows.append(_subjectRow(report["subject"]))
+    rows += _linearRows(report) if report["transform_type"] != "deformable" else _deformableRows(report)
+    memory = f"{report['peak_memory_mb']['process']:.0f} MB"
+    return [
+        *rows,
+        (_("Time"), f"{report['seconds']['total']:.1f} s", report["device"]["name"] or report["device"]["type"]),
+        (_("Peak memory"), memory, _("Of the registration process.")),
+    ]
+
+
+def _linearRows(report: dict) -> list[tuple[str, str, str]]:
+    similarity, ratio = report["similarity"], report["jacobian"]["max"]
+    kind = _("rigid") if report["transform_type"] == "rigid" else _("affine")
+    return [
+        (
+            _("Similarity"),
+            f"{similarity['before']:.3f} -> {similarity['after']:.3f}",
+            _("Squared local correlation before and after the registration; 1 is best."),
+        ),
+        *_segmentationRow(
+            report["segmentation"],
+            _("Overlap of eleven structures segmented by a network, before and after the registration; 1 is best."),
+        ),
+        (_("Transform"), kind, _("Linear: nothing is folded, and the inverse is exact.")),
+        (_("Jacobian"), f"{ratio:.3f}", _("Volume of moving tissue divided by that of fixed tissue; 1 is unchanged.")),
+    ]
+
+
+def _deformableRows(report: dict) -> list[tuple[str, str, str]]:
+    similarity, folding, jacobian = report["similarity"], report["folding"], report["jacobian"]
+    displacement, consistency = report["displacement_mm"], report["inverse_consistency_mm"]
+    return [
         (
             _("Similarity"),
             f"{similarity['before']:.3f} -> {similarity['after']:.3f}",
             _("Squared local correlation before and after the deformation; 1 is best."),
         ),
-        *_segmentationRow(report["segmentation"]),
+        *_segmentationRow(
+            report["segmentation"],
+            _("Overlap of eleven structures segmented by a network, before and after the deformation; 1 is best."),
+        ),
         (
             _("Folded voxels"),
             f"{folding['central_voxels']} / {folding['strict_voxels']}",
@@ -75,10 +106,7 @@ def reportRows(report: dict) -> list[tuple[str, str, str]]:
             if consistency["inverse"] == "fields"
             else _("Inverted point by point, as Slicer does on demand; no inverse was requested."),
         ),
-        (_("Time"), f"{report['seconds']['total']:.1f} s", report["device"]["name"] or report["device"]["type"]),
-        (_("Peak memory"), f"{report['peak_memory_mb']['process']:.0f} MB", _("Of the registration process.")),
     ]
-    return rows
 
 
 def _subjectRow(subject: dict) -> tuple[str, str, str]:
@@ -91,8 +119,7 @@ def _subjectRow(subject: dict) -> tuple[str, str, str]:
     return _("Subject"), f"{kind}, {extent} mm", meaning
 
 
-def _segmentationRow(segmentation: dict | None) -> list[tuple[str, str, str]]:
+def _segmentationRow(segmentation: dict | None, meaning: str) -> list[tuple[str, str, str]]:
     if segmentation is None:
         return []
-    meaning = _("Overlap of eleven structures segmented by a network, before and after the deformation; 1 is best.")
     return [(_("Brain structures"), f"{segmentation['before']:.3f} -> {segmentation['after']:.3f}", meaning)]

@@ -12,7 +12,7 @@ from wavemorph.io.outputs import field_lattice, flattened_field
 from wavemorph.io.result import Registration
 
 from ..scene.coordinates import vtkMatrix
-from ..scene.transforms import affineMatrix, gridTransform
+from ..scene.transforms import affineMatrix, gridTransform, linearTransform
 from ..scene.volumes import updateVolumeNodeFromImage
 from ..translation import _
 
@@ -25,8 +25,10 @@ ALL_OUTPUTS = ("transform", "affine", "inverse", "warped", "jacobian", "folding"
 class ResultNodes:
     """The nodes of one registration; None where an output was not requested.
 
-    transform: vtkMRMLGridTransformNode, the whole map, affine included, on a grid that covers the fixed volume.
-    affine: vtkMRMLLinearTransformNode, its affine part. inverse: vtkMRMLTransformNode, moving points -> fixed points.
+    transform: vtkMRMLGridTransformNode, the whole map, affine included, on a grid that covers the fixed volume; or
+        vtkMRMLLinearTransformNode where the whole map is linear.
+    affine: vtkMRMLLinearTransformNode, the affine part of a deformable map.
+    inverse: vtkMRMLTransformNode or vtkMRMLLinearTransformNode, moving points -> fixed points.
     warped, jacobian: scalar volumes on the voxels of the fixed one. folding: label map, 1 where the Jacobian is <= 0.
     """
 
@@ -36,6 +38,11 @@ class ResultNodes:
     warped: object = None
     jacobian: object = None
     folding: object = None
+
+    @property
+    def grid(self):
+        """The transform where it is a grid of displacements, else None."""
+        return self.transform if self.transform is not None and not self.transform.IsLinear() else None
 
     def all(self) -> list:
         """The nodes that exist, in the order of the fields."""
@@ -51,8 +58,8 @@ def addRegistrationToScene(
 ) -> ResultNodes:
     """Create the nodes of a registration in the scene of the fixed node, or none at all where anything fails.
 
-    outputs: which nodes, names of ALL_OUTPUTS.
-    into: output name -> existing node to fill instead of a new one.
+    outputs: which nodes, names of ALL_OUTPUTS. A linear map has neither "affine", as it is one, nor "folding".
+    into: output name -> existing node to fill instead of a new one; a transform node of another class is left alone.
     Each node refers to the fixed and the moving volume and is in the folder of the fixed one.
     """
     scene = fixedNode.GetScene()
@@ -77,13 +84,16 @@ def placeInFolderOf(referenceNode, node) -> None:
 
 
 def _createNodes(registration, fixedNode, movingNode, outputs, into, scene) -> ResultNodes:
-    contents = {output: _CONTENTS[output](registration) for output in ALL_OUTPUTS if output in outputs}
+    made = [output for output in outputs if not registration.is_linear or output in _OUTPUTS_OF_LINEAR_MAPS]
+    contents = {output: _CONTENTS[output](registration) for output in ALL_OUTPUTS if output in made}
     names = {"fixed": fixedNode.GetName(), "moving": movingNode.GetName()}
+    names["kind"] = _kindName(registration)
     nodes = ResultNodes()
     for output, content in contents.items():
         node = into.get(output)
-        if node is None:
-            node = scene.AddNewNodeByClass(_CLASSES[output], _nodeName(output, names))
+        if node is None or not _canHold(node, output, registration.is_linear):
+            className = _LINEAR_CLASSES.get(output) if registration.is_linear else None
+            node = scene.AddNewNodeByClass(className or _CLASSES[output], _nodeName(output, names))
         _FILL[output](node, content)
         node.SetNodeReferenceID(FIXED_ROLE, fixedNode.GetID())
         node.SetNodeReferenceID(MOVING_ROLE, movingNode.GetID())
@@ -92,11 +102,24 @@ def _createNodes(registration, fixedNode, movingNode, outputs, into, scene) -> R
     return nodes
 
 
+def _canHold(node, output: str, linear: bool) -> bool:
+    """Whether a node is of the class that the output needs; linear transform nodes hold linear maps, and only those."""
+    return output not in _LINEAR_CLASSES or bool(node.IsA("vtkMRMLLinearTransformNode")) == linear
+
+
+def _kindName(registration: Registration) -> str:
+    """What the names of linear transforms end in; empty for a deformable map."""
+    if not registration.is_linear:
+        return ""
+    return _("rigid") if registration.report["transform_type"] == "rigid" else _("affine")
+
+
 def _nodeName(output: str, names: dict) -> str:
+    linear = bool(names["kind"])
     return {
-        "transform": _("{moving} to {fixed}"),
+        "transform": _("{moving} to {fixed} {kind}") if linear else _("{moving} to {fixed}"),
         "affine": _("{moving} to {fixed} affine"),
-        "inverse": _("{fixed} to {moving}"),
+        "inverse": _("{fixed} to {moving} {kind}") if linear else _("{fixed} to {moving}"),
         "warped": _("{moving} registered"),
         "jacobian": _("{moving} to {fixed} Jacobian"),
         "folding": _("{moving} to {fixed} folding"),
@@ -104,11 +127,15 @@ def _nodeName(output: str, names: dict) -> str:
 
 
 def _wholeTransform(registration: Registration):
+    if registration.is_linear:
+        return linearTransform(affineMatrix(registration.affine))
     return gridTransform(flattened_field(registration.transform, field_lattice(registration)))
 
 
 def _inverseTransform(registration: Registration):
     """Moving points -> fixed points: the affine's inverse, then both fields, as in `Registration.inverse`."""
+    if registration.is_linear:
+        return linearTransform(np.linalg.inv(affineMatrix(registration.affine)))
     transform = vtk.vtkGeneralTransform()
     transform.PostMultiply()
     transform.Concatenate(vtkMatrix(np.linalg.inv(affineMatrix(registration.affine))))
@@ -150,6 +177,8 @@ _CLASSES = {
     "jacobian": "vtkMRMLScalarVolumeNode",
     "folding": "vtkMRMLLabelMapVolumeNode",
 }
+_LINEAR_CLASSES = dict.fromkeys(("transform", "inverse"), "vtkMRMLLinearTransformNode")
+_OUTPUTS_OF_LINEAR_MAPS = ("transform", "inverse", "warped", "jacobian")
 
 
 def _nodeIds(scene) -> set[str]:

@@ -85,6 +85,13 @@ def gridTransform(displacement: sitk.Image):
     return transform
 
 
+def linearTransform(matrix: np.ndarray):
+    """A vtkTransform from a 4x4 matrix."""
+    transform = vtk.vtkTransform()
+    transform.SetMatrix(vtkMatrix(matrix))
+    return transform
+
+
 def affineMatrix(affine: sitk.AffineTransform) -> np.ndarray:
     """The 4x4 matrix in RAS mm of an affine transform in LPS mm."""
     matrix = np.eye(4)

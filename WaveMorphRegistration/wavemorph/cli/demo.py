@@ -101,11 +101,12 @@ def _write_built_in_pair(folder: Path) -> SyntheticPair:
 def _table(pair: SyntheticPair, registration: Registration) -> str:
     """The true error at 5000 voxels of the brain, as text."""
     lines = ["true error in the brain, mm      mean    95 %     max"]
-    for name, transform in (
-        ("before registration", sitk.Transform()),
-        ("after the affine", registration.affine),
-        ("after the deformation", registration.transform),
-    ):
+    rows = [("before registration", sitk.Transform())]
+    if registration.is_linear:
+        rows.append((f"after the {registration.report['transform_type']} transform", registration.transform))
+    else:
+        rows += [("after the affine", registration.affine), ("after the deformation", registration.transform)]
+    for name, transform in rows:
         error = pair.error_mm(transform)
         lines.append(f"  {name:26} {error.mean():8.3f}{np.percentile(error, 95):8.3f}{error.max():8.3f}")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import argparse
 
 from ..io import outputs
 from ..io.result import Registration
-from ..settings import CONTRASTS, DEVICES, PRESETS, SIMILARITIES, Settings
+from ..settings import CONTRASTS, DEVICES, PRESETS, SIMILARITIES, SMOOTHNESS, TRANSFORM_TYPES, Settings
 
 EPILOG = """\
 Transforms map fixed points to moving points (the resampling direction of ITK, ANTs and Slicer), in LPS mm.
@@ -38,8 +38,11 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options that `settings_of` reads."""
     parser.add_argument("--preset", default="Balanced", help=f"{', '.join(PRESETS)} (default: Balanced)")
+    types = f"{', '.join(TRANSFORM_TYPES)} (default: deformable)"
+    parser.add_argument("--transform-type", default="deformable", metavar="TYPE", help=types)
     parser.add_argument("--contrast", default="auto", help=f"{', '.join(CONTRASTS)} (default: auto, which measures it)")
     parser.add_argument("--similarity", default="auto", help=f"{', '.join(SIMILARITIES)} (default: auto, by contrast)")
+    parser.add_argument("--smoothness", default="medium", help=f"{', '.join(SMOOTHNESS)} (default: medium)")
     parser.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)} (default: auto)")
     parser.add_argument("--spacing", type=float, metavar="MM", help="spacing of the working grid (default: 1, or more)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
@@ -62,8 +65,10 @@ def settings_of(options: argparse.Namespace) -> Settings:
     """The settings from the options. Raises SettingsError."""
     return Settings(
         preset=options.preset,
+        transform_type=options.transform_type,
         contrast=options.contrast,
         similarity=options.similarity,
+        smoothness=options.smoothness,
         device=options.device,
         threads=options.threads,
         weights=options.weights,

@@ -9,13 +9,26 @@ from .progress import format_duration
 
 def summary(report: dict[str, Any]) -> str:
     """The most important numbers of a report, its warnings and its notes."""
-    similarity, folding, jacobian = report["similarity"], report["folding"], report["jacobian"]
-    inverse, seconds = report["inverse_consistency_mm"], report["seconds"]
+    similarity, seconds = report["similarity"], report["seconds"]
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     lines = [
         _subject_line(report["subject"]),
         f"similarity           {similarity['before']:.3f} -> {similarity['after']:.3f} ({similarity['measure']})",
         *_segmentation_line(report["segmentation"]),
+        *_map_lines(report),
+        f"time                 {format_duration(seconds['total'])} on {report['device']['type']} (s: {stages})",
+        f"peak memory          {report['peak_memory_mb']['process']:.0f} MB",
+    ]
+    lines += [f"warning: {sentence}" for sentence in report["warnings"]]
+    lines += [f"note: {sentence}" for sentence in report["notes"]]
+    return "\n".join(lines)
+
+
+def _map_lines(report: dict[str, Any]) -> list[str]:
+    folding, jacobian, inverse = report["folding"], report["jacobian"], report["inverse_consistency_mm"]
+    if inverse["inverse"] == "linear":
+        return [f"transform            {report['transform_type']}, Jacobian {jacobian['max']:.3f} everywhere"]
+    return [
         f"folded voxels        {folding['central_voxels']} central, {folding['strict_voxels']} strict, "
         f"of {folding['evaluated_voxels']}",
         f"Jacobian             {jacobian['min']:.3f} to {jacobian['max']:.2f}, sd of log {jacobian['sd_log']:.3f}",
@@ -23,12 +36,7 @@ def summary(report: dict[str, Any]) -> str:
         f"max {report['displacement_mm']['max']:.2f} mm",
         f"inverse consistency  mean {inverse['mean']:.3f} mm, 99 % below {inverse['p99']:.3f} mm, "
         f"max {inverse['max']:.3f} mm" + (" (inverted point by point)" if inverse["inverse"] == "iteration" else ""),
-        f"time                 {format_duration(seconds['total'])} on {report['device']['type']} (s: {stages})",
-        f"peak memory          {report['peak_memory_mb']['process']:.0f} MB",
     ]
-    lines += [f"warning: {sentence}" for sentence in report["warnings"]]
-    lines += [f"note: {sentence}" for sentence in report["notes"]]
-    return "\n".join(lines)
 
 
 def _subject_line(subject: dict[str, Any]) -> str:

@@ -195,10 +195,10 @@ def flattened_field(transform: sitk.Transform, lattice: sitk.Image) -> sitk.Imag
 def field_lattice(registration: Registration) -> sitk.Image:
     """The lattice on which one displacement field equals the registration's transform; an image of zeros.
 
-    Its voxels are those of the displacement, extended until they cover the fixed image and one more voxel on each side.
+    Its voxels are those of the working grid, extended until they cover the fixed image and one more voxel on each side.
     The affine is applied after the displacement, so linear interpolation between these voxels is exact.
     """
-    displacement = registration.displacement
+    displacement = _on_working_grid(registration)
     fixed = registration.fixed if registration.fixed is not None else registration.jacobian
     size = np.array(fixed.GetSize())
     corners = [
@@ -217,11 +217,11 @@ def field_lattice(registration: Registration) -> sitk.Image:
 
 
 def _inverse_lattice(registration: Registration) -> sitk.Image:
-    """The axes of the moving image, the spacing of the displacement, one voxel more than the moving image each side."""
+    """The axes of the moving image, the spacing of the working grid, one voxel more than the moving image each side."""
     moving = registration.moving
     if moving is None:
         raise OutputError("The inverse field needs the moving volume, which this result does not hold; write .h5.")
-    spacing = np.array(registration.displacement.GetSpacing())
+    spacing = np.array(_on_working_grid(registration).GetSpacing())
     extent = np.array(moving.GetSize()) * np.array(moving.GetSpacing())
     axes = np.reshape(moving.GetDirection(), (3, 3))
     origin = np.array(moving.TransformContinuousIndexToPhysicalPoint([-0.5] * 3)) - axes @ (0.5 * spacing)
@@ -230,6 +230,11 @@ def _inverse_lattice(registration: Registration) -> sitk.Image:
     lattice.SetSpacing(spacing.tolist())
     lattice.SetDirection(moving.GetDirection())
     return lattice
+
+
+def _on_working_grid(registration: Registration) -> sitk.Image:
+    """An image whose voxels are those of the working grid."""
+    return registration.displacement if registration.displacement is not None else registration.working_jacobian
 
 
 def _write_transform(

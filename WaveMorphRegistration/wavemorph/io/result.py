@@ -28,8 +28,10 @@ class Registration:
     """The result of `register`.
 
     Attributes:
-        affine: fixed points -> moving points, LPS mm; applied *after* the displacement.
-        displacement: u on the working grid, a float32 vector image, LPS mm: fixed point x -> x + u(x).
+        affine: fixed points -> moving points, LPS mm; applied *after* the displacement. A rotation and a translation
+            for the transform type "rigid".
+        displacement: u on the working grid, a float32 vector image, LPS mm: fixed point x -> x + u(x). None for the
+            transform types "rigid" and "affine": the affine is then the whole map.
         inverse_displacement: the inverse of that map at the nodes of the working grid, a float32 vector image, LPS mm.
             None until the inverse is computed: by `register` with `Settings.inverse`, or when `inverse` is first read.
         inverse_correction: applied after `inverse_displacement`, of the same kind; corrects what the lattice of the
@@ -47,7 +49,7 @@ class Registration:
     """
 
     affine: sitk.AffineTransform
-    displacement: sitk.Image
+    displacement: sitk.Image | None
     inverse_displacement: sitk.Image | None
     inverse_correction: sitk.Image | None
     working_jacobian: sitk.Image
@@ -57,17 +59,30 @@ class Registration:
     moving: sitk.Image | None = None
 
     @property
-    def transform(self) -> sitk.CompositeTransform:
-        """Fixed points -> moving points, LPS mm: first the displacement, then the affine."""
+    def is_linear(self) -> bool:
+        """Whether the affine is the whole map."""
+        return self.displacement is None
+
+    @property
+    def transform(self) -> sitk.Transform:
+        """Fixed points -> moving points, LPS mm: first the displacement, then the affine.
+
+        A CompositeTransform, or the affine itself where it is the whole map.
+        """
+        if self.displacement is None:
+            return sitk.AffineTransform(self.affine)
         return sitk.CompositeTransform([sitk.Transform(self.affine), displacement_transform(self.displacement)])
 
     @property
-    def inverse(self) -> sitk.CompositeTransform:
+    def inverse(self) -> sitk.Transform:
         """Moving points -> fixed points, LPS mm: inverse affine, inverse displacement, correction.
 
-        Computed when it is first read, which needs torch. It is most accurate after `Settings(inverse=True)`, which
-        also smooths the map where its inverse would be inaccurate.
+        The inverse affine alone where the affine is the whole map. Otherwise computed when it is first read, which
+        needs torch. It is most accurate after `Settings(inverse=True)`, which also smooths the map where its inverse
+        would be inaccurate.
         """
+        if self.displacement is None:
+            return sitk.AffineTransform(self.affine.GetInverse())
         if self.inverse_displacement is None or self.inverse_correction is None:
             from ..spatial.inversion import invert_displacement_image  # imports torch
 
@@ -110,11 +125,15 @@ class Registration:
         return warp_image(as_image(image, "image"), self.fixed, self.transform)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the result into a folder (uncompressed .nrrd, .tfm, .json), which is created if missing."""
+        """Write the result into a folder (uncompressed .nrrd, .tfm, .json), which is created if missing.
+
+        The Jacobian on the fixed lattice is left out where it is the same everywhere.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         sitk.WriteTransform(self.affine, str(folder / "affine.tfm"))
-        for name in (*_FIELDS, *_ON_FIXED_LATTICE):
+        on_fixed_lattice = ("warped",) if self.is_linear else _ON_FIXED_LATTICE
+        for name in (*_FIELDS, *on_fixed_lattice):
             image = getattr(self, name)
             if image is not None:
                 sitk.WriteImage(image, str(folder / f"{name}.nrrd"), False)
@@ -132,7 +151,8 @@ class Registration:
         report = _with_current_keys(json.loads((folder / "report.json").read_text(encoding="utf-8")))
         registration = cls(affine=affine, report=report, **{name: images[name] for name in _FIELDS})
         for name in _ON_FIXED_LATTICE:  # fills the cached properties
-            registration.__dict__[name] = images[name]
+            if images[name] is not None:
+                registration.__dict__[name] = images[name]
         return registration
 
 

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
 import SimpleITK as sitk
 import torch
 
@@ -18,7 +17,7 @@ from ..settings import Settings
 from ..spatial.displacement import jacobian_determinant
 from ..spatial.filters import apply_in_slabs
 from ..spatial.grid import WorkingGrid, image_from_tensor, make_working_grid
-from ..spatial.preprocessing import Pair, bounding_box, prepare
+from ..spatial.preprocessing import Pair, bounding_box, moving_as_it_lies, prepare
 from ..system.machine import (
     choose_device,
     free_memory,
@@ -36,7 +35,7 @@ from .deformable.stage import (
     run_optimizer,
 )
 from .linear.stage import align_linearly
-from .report import describe_subject, provenance, quality, quality_warnings
+from .report import describe_subject, determinant_of, linear_quality, provenance, quality, quality_warnings
 from .schedules import BYTES_PER_VOXEL, MARGIN_MM, MEMORY_RETRY_FACTOR, SKULL_STRIPPED_MARGIN_MM, SPACING_MM
 from .segmentation.pair import PairSegmentation, restrict_to_common_brain
 from .segmentation.stage import segment_pair
@@ -63,8 +62,13 @@ def register(
     fixed_mask = validate_mask(fixed_mask, fixed, "fixed mask") if fixed_mask is not None else None
     moving_mask = validate_mask(moving_mask, moving, "moving mask") if moving_mask is not None else None
     device = choose_device(settings.device)
-    model = resolve(settings.weights, device)
-    if model is None and settings.preset == "Instant":
+    if initial_transform is not None and not settings.deformable and not initial_transform.IsLinear():
+        raise SettingsError(
+            f"The initial transform is not linear, and the transform type is {settings.transform_type}; choose a "
+            "linear initial transform, or the transform type deformable."
+        )
+    model = resolve(settings.weights, device) if settings.deformable else None
+    if model is None and settings.deformable and settings.preset == "Instant":
         raise SettingsError("The preset Instant needs a model, and none is chosen or installed; use Balanced.")
 
     with _thread_count(settings.threads), freed_memory_kept():
@@ -77,11 +81,14 @@ def register(
         elif not segmentation.is_skull_stripped:
             job = replace(job, pair=job.pair.with_subjects())
         linear = align_linearly(job, initial_transform, segmentation)
-        return _deform_within_memory(job, linear, segmentation)
+        return _complete_within_memory(job, linear, segmentation)
 
 
-def _deform_within_memory(job: Job, linear: LinearAlignment, segmentation: PairSegmentation | None) -> Registration:
-    """The deformable stages, on a coarser grid where memory runs out. Raises OutOfMemoryError."""
+def _complete_within_memory(job: Job, linear: LinearAlignment, segmentation: PairSegmentation | None) -> Registration:
+    """The deformable stages, or the measures of a linear map, on a coarser grid where memory runs out.
+
+    Raises OutOfMemoryError.
+    """
     spacing = job.settings.spacing_mm or _default_spacing_mm(job)
     notes: tuple[str, ...] = ()
     while True:
@@ -90,7 +97,8 @@ def _deform_within_memory(job: Job, linear: LinearAlignment, segmentation: PairS
         try:
             working = prepare(job.pair, grid, linear.affine, job.device)
             working = restrict_to_common_brain(working, segmentation, grid, SKULL_STRIPPED_MARGIN_MM)
-            return _deform(AlignedPair(job, linear, segmentation, grid, working, notes))
+            complete = _deform if job.settings.deformable else _measure
+            return complete(AlignedPair(job, linear, segmentation, grid, working, notes))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -157,13 +165,34 @@ def _deform(aligned: AlignedPair) -> Registration:
     return registration
 
 
+def _measure(aligned: AlignedPair) -> Registration:
+    """The linear map alone, and the report."""
+    job, grid, affine = aligned.job, aligned.grid, aligned.linear.affine
+    job.timer.start("Finishing", 0.9)
+    job.timer.report(0.95, "measuring")
+    with torch.inference_mode():
+        jacobian = torch.full(grid.shape, determinant_of(affine))
+        registration = Registration(
+            affine=affine,
+            displacement=None,
+            inverse_displacement=None,
+            inverse_correction=None,
+            working_jacobian=image_from_tensor(jacobian, grid),
+            fixed=job.pair.fixed,
+            moving=job.pair.moving,
+        )
+        measured = linear_quality(affine, aligned.working, moving_as_it_lies(job.pair, grid, job.device))
+        registration.report = _report(aligned, judge_contrast(aligned), measured, None, ())
+    registration.report["seconds"] = job.timer.finish()
+    return registration
+
+
 def _with_report(
     aligned: AlignedPair, contrast: Contrast, estimate: DeformationEstimate, final: FinalMap
 ) -> Registration:
     job, grid, affine = aligned.job, aligned.grid, aligned.linear.affine
     jacobian = final.displacement.new_empty(grid.shape)
-    affine_determinant = float(np.linalg.det(np.reshape(affine.GetMatrix(), (3, 3))))
-    apply_in_slabs(jacobian_determinant, final.displacement, out=jacobian).mul_(affine_determinant)
+    apply_in_slabs(jacobian_determinant, final.displacement, out=jacobian).mul_(determinant_of(affine))
     registration = Registration(
         affine=affine,
         displacement=grid.to_mm(final.displacement),
@@ -174,19 +203,36 @@ def _with_report(
         fixed=job.pair.fixed,
         moving=job.pair.moving,
     )
-    segmentation = aligned.segmentation
-    described = segmentation.describe(affine, grid, final.displacement) if segmentation is not None else None
+    measured = quality(registration, aligned.working, final.displacement, jacobian)
+    registration.report = _report(aligned, contrast, measured, final.displacement, estimate.notes)
+    return registration
+
+
+def _report(
+    aligned: AlignedPair,
+    contrast: Contrast,
+    measured: dict,
+    displacement: torch.Tensor | None,
+    notes: tuple[str, ...],
+) -> dict:
+    """All entries but "seconds". measured: of `quality` or `linear_quality`."""
+    job, segmentation = aligned.job, aligned.segmentation
+    described = None
+    if segmentation is not None:
+        described = segmentation.describe(aligned.linear.affine, aligned.grid, displacement)
     report = {
-        "subject": describe_subject(job.pair, grid, affine, final.displacement, aligned.working.inside),
-        **quality(registration, aligned.working, final.displacement, jacobian),
+        "transform_type": job.settings.transform_type,
+        "subject": describe_subject(
+            job.pair, aligned.grid, aligned.linear.affine, displacement, aligned.working.inside
+        ),
+        **measured,
         "contrast": {"agreement": round(contrast.agreement, 3), "same": contrast.same},
         "segmentation": described,
         **provenance(job.pair, job.settings, job.model, job.device),
     }
     report["warnings"] = quality_warnings(report, job.pair.length_scale)
-    report["notes"] = [*aligned.notes, *estimate.notes]
-    registration.report = report
-    return registration
+    report["notes"] = [*aligned.notes, *notes]
+    return report
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from ..system.machine import peak_memory
 from ..system.version import __version__
 
 _CONSISTENCY_POINTS = 5000
+_SIMILARITY_MEASURE = "squared local correlation, 6 voxels"
 _FOLDED_BELOW = 1e-9  # a corner Jacobian: zero, but for rounding
 # Limits of the warnings
 _UNUSUAL_ROTATION_DEG = 60  # no head is held so in a scanner
@@ -45,22 +46,17 @@ def quality(
     Measured at the nodes of the working grid in the fixed foreground. displacement: (1, 3, D, H, W) in voxels.
     jacobian: (D, H, W), the Jacobian determinant of the whole map, affine included.
     """
+    assert registration.displacement is not None
     mask = working.inside[0, 0] > 0
     nodes = max(int(mask.sum()), 1)
     determinants = jacobian[mask]
     folded = int((determinants <= 0).sum())
-    mirrored = np.linalg.det(np.reshape(registration.affine.GetMatrix(), (3, 3))) <= 0
+    mirrored = determinant_of(registration.affine) <= 0
     folded_corners = nodes if mirrored else int(folding_mask(displacement, _FOLDED_BELOW, within=mask)[mask].sum())
     lengths = _lengths_mm(registration.displacement)[mask.cpu().numpy()]
     return {
-        "similarity": {"measure": "squared local correlation, 6 voxels", **_similarity(working, displacement)},
-        "folding": {
-            "central_voxels": folded,
-            "central_percent": 100 * folded / nodes,
-            "strict_voxels": folded_corners,
-            "strict_percent": 100 * folded_corners / nodes,
-            "evaluated_voxels": nodes,
-        },
+        "similarity": {"measure": _SIMILARITY_MEASURE, **_similarity(working, displacement)},
+        "folding": _folding(folded, folded_corners, nodes),
         "jacobian": {
             "min": float(determinants.min()),
             "max": float(determinants.max()),
@@ -74,28 +70,52 @@ def quality(
 
 
 def describe_subject(
-    pair: Pair, grid: WorkingGrid, affine: sitk.Transform, displacement: torch.Tensor, inside: torch.Tensor
+    pair: Pair, grid: WorkingGrid, affine: sitk.Transform, displacement: torch.Tensor | None, inside: torch.Tensor
 ) -> dict:
     """The entry "subject" of the report: what was taken for it in the fixed volume, and how much of it is in both.
 
-    affine: fixed points -> moving points, LPS mm. displacement: (1, 3, D, H, W) in voxels of `grid`. inside:
-    (1, 1, D, H, W), 1 in the fixed subject. In the entry, "extent_mm" are the sides of its bounding box along the axes
-    of the grid (nearest to R, A, S), and "unseen_percent" is the part of it for which the moving volume was not scanned
-    under the map.
+    affine: fixed points -> moving points, LPS mm. displacement: (1, 3, D, H, W) in voxels of `grid`, or None.
+    inside: (1, 1, D, H, W), 1 in the fixed subject. In the entry, "extent_mm" are the sides of its bounding box along
+    the axes of the grid (nearest to R, A, S), and "unseen_percent" is the part of it for which the moving volume was
+    not scanned under the map.
     """
     first, last = bounding_box(pair.fixed_foreground)
     sides = (last - first + 1) * np.array(pair.fixed.GetSpacing())
     order = np.abs(grid.direction.T @ np.reshape(pair.fixed.GetDirection(), (3, 3))).argmax(1)
-    scanned = Subject.outlined_by(pair.moving_foreground).scanned(grid, affine, displacement.device)
+    scanned = Subject.outlined_by(pair.moving_foreground).scanned(grid, affine, inside.device)
     unseen = 0.0
     if scanned is not None:
-        unseen = float((warp_image(scanned, displacement)[inside > 0] <= 0.5).float().mean())
+        warped = scanned if displacement is None else warp_image(scanned, displacement)
+        unseen = float((warped[inside > 0] <= 0.5).float().mean())
     return {
         "kind": "body" if pair.is_body else "brain",
         "extent_mm": sides[order].tolist(),
         "working_spacing_mm": list(grid.spacing),
         "unseen_percent": 100 * unseen,
     }
+
+
+def linear_quality(affine: sitk.AffineTransform, working: WorkingPair, moving_before: torch.Tensor) -> dict:
+    """The entries of `quality` for a linear map: its similarity is measured, the others follow from its matrix.
+
+    moving_before: (1, 1, D, H, W), the moving image as it lies; `working` holds it under the linear map.
+    """
+    nodes, determinant = max(int((working.inside > 0).sum()), 1), determinant_of(affine)
+    folded = nodes if determinant <= 0 else 0
+    log = float(np.log(np.clip(determinant, 1e-3, None)))
+    before, after = (_local_correlation(working, moving).value() for moving in (moving_before, working.moving))
+    return {
+        "similarity": {"measure": _SIMILARITY_MEASURE, "before": before, "after": after},
+        "folding": _folding(folded, folded, nodes),
+        "jacobian": {"min": determinant, "max": determinant, "min_log": log, "max_log": log, "sd_log": 0.0},
+        "displacement_mm": {"mean": 0.0, "max": 0.0},
+        "inverse_consistency_mm": {"mean": 0.0, "p99": 0.0, "max": 0.0, "points": 0, "inverse": "linear"},
+    }
+
+
+def determinant_of(affine: sitk.AffineTransform) -> float:
+    """The determinant of the matrix of an affine."""
+    return float(np.linalg.det(np.reshape(affine.GetMatrix(), (3, 3))))
 
 
 def provenance(pair: Pair, settings: Settings, model: LoadedModel | None, device: torch.device) -> dict:
@@ -126,8 +146,9 @@ def quality_warnings(report: dict, length_scale: float = 1.0) -> list[str]:
     similarity, jacobian = report["similarity"], report["jacobian"]
     gained = similarity["after"] - similarity["before"]
     if gained < _MIN_SIMILARITY_GAIN and similarity["before"] < _ALIKE_SIMILARITY:
+        what = "deformation" if report["transform_type"] == "deformable" else "alignment"
         sentences.append(
-            "The deformation did not increase the similarity of the volumes; check the result before you use it."
+            f"The {what} did not increase the similarity of the volumes; check the result before you use it."
         )
     if similarity["after"] < _MIN_SIMILARITY:
         sentences.append(
@@ -166,9 +187,22 @@ def quality_warnings(report: dict, length_scale: float = 1.0) -> list[str]:
 
 
 def _similarity(working: WorkingPair, displacement: torch.Tensor) -> dict[str, float]:
-    weight = working.weight * working.inside
-    measure = LocalCorrelation(working.fixed, working.moving, weight, signed=False, stride=2)
+    measure = _local_correlation(working, working.moving)
     return {"before": measure.value(), "after": measure.value(displacement)}
+
+
+def _local_correlation(working: WorkingPair, moving: torch.Tensor) -> LocalCorrelation:
+    return LocalCorrelation(working.fixed, moving, working.weight * working.inside, signed=False, stride=2)
+
+
+def _folding(central: int, strict: int, nodes: int) -> dict:
+    return {
+        "central_voxels": central,
+        "central_percent": 100 * central / nodes,
+        "strict_voxels": strict,
+        "strict_percent": 100 * strict / nodes,
+        "evaluated_voxels": nodes,
+    }
 
 
 def _lengths_mm(displacement: sitk.Image) -> np.ndarray:
@@ -200,10 +234,12 @@ def _inverse_consistency(registration: Registration, mask: torch.Tensor, displac
 def _by_fields(registration: Registration, kji: np.ndarray) -> np.ndarray:
     """Round-trip errors (N,) in mm, from continuous indices (N, 3) of the working grid."""
     indices = kji[:, ::-1] + 1  # the field has one ring more
-    to_mm = registration.displacement.TransformContinuousIndexToPhysicalPoint
+    displacement = registration.displacement
+    assert displacement is not None
+    to_mm = displacement.TransformContinuousIndexToPhysicalPoint
     points = np.array([to_mm(index.tolist()) for index in indices])
     # part by part: a field in a transform is float64, and a composite copies it
-    moved = transform_points(points, displacement_transform(registration.displacement))
+    moved = transform_points(points, displacement_transform(displacement))
     moved = transform_points(moved, registration.affine)
     moved = transform_points(moved, registration.affine.GetInverse())
     for image in (registration.inverse_displacement, registration.inverse_correction):
@@ -218,6 +254,7 @@ def _by_iteration(registration: Registration, kji: np.ndarray, displacement: tor
     moved = start + sample_at_points(displacement, start)
     first_guess = -sample_at_points(displacement, moved)
     inverse = invert_at_points(displacement, moved, first_guess, steps=20, tolerance=1e-3)
+    assert registration.displacement is not None
     spacing = displacement.new_tensor(registration.displacement.GetSpacing()[::-1]).view(3, 1)
     return np.array(((moved + inverse - start) * spacing).square().sum(0).sqrt().tolist())
 

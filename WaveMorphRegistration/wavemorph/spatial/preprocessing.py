@@ -82,13 +82,8 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
     affine: fixed points -> moving points, LPS mm. Raises InputError where fewer than 64 voxels can be compared.
     """
 
-    def intensities(image: sitk.Image, transform: sitk.Transform | None, is_cut: bool) -> torch.Tensor:
-        values = resample_to_grid(image, grid, transform, continue_edges=is_cut)
-        return tensor_from_array(values)[None, None].to(device)
-
     def binary(mask: sitk.Image, transform: sitk.Transform | None) -> torch.Tensor:
-        resampled = grid.resample(mask, transform, sitk.sitkNearestNeighbor)
-        return (tensor_from_image(resampled, device) > 0).float()
+        return _binary(mask, grid, transform, device)
 
     inside_fixed, inside_moving = binary(pair.fixed_foreground, None), binary(pair.moving_foreground, affine)
     # where only one volume has tissue nearby (a stripped skull, a neck outside the field of view) nothing can match
@@ -110,13 +105,18 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
             "initial alignment; check that images and masks show the same region."
         )
     return WorkingPair(
-        fixed=normalize(intensities(pair.fixed, None, fixed_scanned is not None), inside_fixed),
-        moving=normalize(intensities(pair.moving, affine, moving_scanned is not None), inside_moving),
+        fixed=normalize(_intensities(pair.fixed, grid, None, device, fixed_scanned is not None), inside_fixed),
+        moving=normalize(_intensities(pair.moving, grid, affine, device, moving_scanned is not None), inside_moving),
         weight=weight,
         inside=inside_fixed,
         fixed_scanned=fixed_scanned,
         moving_scanned=moving_scanned,
     )
+
+
+def moving_as_it_lies(pair: Pair, grid: WorkingGrid, device: torch.device) -> torch.Tensor:
+    """(1, 1, D, H, W): the moving image on the working grid, normalized, before any alignment."""
+    return normalize(_intensities(pair.moving, grid, None, device), _binary(pair.moving_foreground, grid, None, device))
 
 
 def foreground(image: sitk.Image) -> sitk.Image:
@@ -185,3 +185,21 @@ def dilate(mask: torch.Tensor, radius: int) -> torch.Tensor:
     By window means, which are many times faster than max pooling on a CPU.
     """
     return (box_mean(mask, radius) > 0.5 / (2 * radius + 1) ** 3).float()
+
+
+def _intensities(
+    image: sitk.Image,
+    grid: WorkingGrid,
+    transform: sitk.Transform | None,
+    device: torch.device,
+    continue_edges: bool = False,
+) -> torch.Tensor:
+    values = resample_to_grid(image, grid, transform, continue_edges=continue_edges)
+    return tensor_from_array(values)[None, None].to(device)
+
+
+def _binary(
+    mask: sitk.Image, grid: WorkingGrid, transform: sitk.Transform | None, device: torch.device
+) -> torch.Tensor:
+    resampled = grid.resample(mask, transform, sitk.sitkNearestNeighbor)
+    return (tensor_from_image(resampled, device) > 0).float()

@@ -28,6 +28,7 @@ from ..schedules import (
     SAME_SUBJECT_LNCC_RADIUS_VOXELS,
     body_schedule,
     choose_schedule,
+    with_smoothness,
 )
 from ..state import AlignedPair
 from .inference import predict
@@ -116,6 +117,7 @@ def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEs
         schedule = choose_schedule(job.settings.preset, contrast.same, after_passes, segmentations is not None)
     if schedule is None:
         return start
+    schedule = with_smoothness(schedule, job.settings.smoothness)
     job.timer.start("Refinement", 0.25)
     if job.settings.similarity == "mi":  # is no correlation, by which pairs of one subject are recognized
         schedule = replace(schedule, same_subject_threshold=math.inf)

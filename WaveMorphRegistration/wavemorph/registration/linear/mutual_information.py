@@ -1,4 +1,4 @@
-"""The affine by mutual information: centering, then rigid, then twelve parameters, at a few resolutions.
+"""The rigid transform or the affine by mutual information: centering, then six or twelve parameters, coarse to fine.
 
 Transforms are SimpleITK's, LPS mm, fixed points -> moving points. Mutual information makes no assumption about the two
 contrasts, and its samples are seeded, so that the answer is the same each time.
@@ -46,6 +46,52 @@ def as_affine(transform: sitk.Transform) -> sitk.AffineTransform:
     return affine
 
 
+def rigid_part(affine: sitk.AffineTransform, fixed_foreground: sitk.Image) -> sitk.AffineTransform:
+    """The rotation nearest to the affine, about the centroid of the fixed foreground, which maps as before.
+
+    Raises InputError where the affine mirrors.
+    """
+    left, _, right = np.linalg.svd(np.reshape(affine.GetMatrix(), (3, 3)))
+    rotation = left @ right
+    if np.linalg.det(rotation) < 0:
+        raise InputError("The initial transform mirrors the moving image; a rigid transform cannot, so choose another.")
+    center = _centroid(fixed_foreground)
+    rigid = sitk.AffineTransform(3)
+    rigid.SetCenter(center.tolist())
+    rigid.SetMatrix(rotation.ravel().tolist())
+    rigid.SetTranslation((np.array(affine.TransformPoint(center.tolist())) - center).tolist())
+    return rigid
+
+
+def estimate_rigid(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    fixed_foreground: sitk.Image,
+    moving_foreground: sitk.Image,
+    masks: tuple[sitk.Image | None, sitk.Image | None] = (None, None),
+    initial: sitk.AffineTransform | None = None,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda fraction: None,
+    length_scale: float = 1.0,
+) -> sitk.AffineTransform:
+    """The rotation and translation that maximize mutual information; arguments as of `estimate_affine`.
+
+    initial: must be rigid.
+    """
+    registration = _MattesRegistration(fixed, moving, masks, seed, length_scale)
+    center = _centroid(fixed_foreground) / length_scale
+    if initial is not None:
+        starts = [_scaled_affine(initial, 1 / length_scale)]
+    else:
+        starts = _best_starts(registration, fixed_foreground, moving_foreground)
+    registration, best = _rigid_stage(registration, starts, center, progress)
+    for spacing, done in ((registration.coarse_mm, 0.7), (_FINE_MM, 1.0)):
+        best = registration.converged_rigid(_with_center(best, center), spacing)
+        progress(done)
+    best = _scaled_affine(best, length_scale)
+    return rigid_part(best, fixed_foreground)  # of a product of rotations: removes rounding
+
+
 def estimate_affine(
     fixed: sitk.Image,
     moving: sitk.Image,
@@ -57,6 +103,7 @@ def estimate_affine(
     progress: Callable[[float], None] = lambda fraction: None,
     length_scale: float = 1.0,
     min_stretch: float = 0.0,
+    converge: bool = False,
 ) -> sitk.AffineTransform:
     """The affine, fixed points -> moving points in LPS mm, that maximizes mutual information.
 
@@ -66,7 +113,8 @@ def estimate_affine(
 
     length_scale: size of the subject relative to a head. ITK weighs rotation against translation, and stops, by
     gradients per mm; the search therefore runs in units in which the subject is as large as a head. min_stretch: an
-    affine that changes no length by this fraction is replaced by the rigid transform.
+    affine that changes no length by this fraction is replaced by the rigid transform. converge: search along lines
+    until nothing is gained, which takes several times as long; a deformation corrects what is missing otherwise.
 
     Mutual information also rises where more of the subject comes into view, so that a slab of thick slices would be
     stretched. Therefore the rigid stage fixes the region that both volumes show, and stretching is penalized.
@@ -77,17 +125,13 @@ def estimate_affine(
     if initial is not None:
         starts = [_scaled_affine(initial, 1 / length_scale)]
     else:
-        candidates = _candidates(fixed_foreground, moving_foreground, length_scale)
-        starts = sorted(candidates, key=lambda start: registration.score(start, coarse), reverse=True)[:3]
-    progress(0.15)
-    rigid = [registration.refine_rigid(_with_center(start, center), coarse) for start in starts]
-    best = max([*starts, *rigid], key=lambda affine: registration.score(affine, coarse))
-    registration = registration.restricted_to_overlap(best)
-    again = registration.refine_rigid(_with_center(best, center), coarse)
-    best = before = max(best, again, key=lambda affine: registration.score(affine, coarse))
-    progress(0.5)
+        starts = _best_starts(registration, fixed_foreground, moving_foreground)
+    registration, best = _rigid_stage(registration, starts, center, progress)
+    if converge:
+        best = registration.converged_rigid(_with_center(best, center), coarse)
+    before = best
     for spacing, step, done in ((coarse, 1.0, 0.7), (fine, 0.5, 1.0)):
-        refined = registration.refine_affine(_with_center(best, center), spacing, step)
+        refined = registration.refine_affine(_with_center(best, center), spacing, None if converge else step)
         scores = [
             registration.score(each, spacing) - _STRETCH_PENALTY * _log_stretch_variance(each, before)
             for each in (refined, best)
@@ -100,6 +144,35 @@ def estimate_affine(
     return _scaled_affine(_with_center(best, center), length_scale)
 
 
+def _rigid_stage(
+    registration: _MattesRegistration,
+    starts: list[sitk.AffineTransform],
+    center: np.ndarray,
+    progress: Callable[[float], None],
+) -> tuple[_MattesRegistration, sitk.AffineTransform]:
+    """(the registration, restricted to what both volumes show; the best of `starts`, each refined rigidly).
+
+    center: of rotation, LPS mm. progress: called with up to 0.5.
+    """
+    coarse = registration.coarse_mm
+    progress(0.15)
+    rigid = [registration.refine_rigid(_with_center(start, center), coarse) for start in starts]
+    best = max([*starts, *rigid], key=lambda affine: registration.score(affine, coarse))
+    registration = registration.restricted_to_overlap(best)
+    again = registration.refine_rigid(_with_center(best, center), coarse)
+    best = max(best, again, key=lambda affine: registration.score(affine, coarse))
+    progress(0.5)
+    return registration, best
+
+
+def _best_starts(
+    registration: _MattesRegistration, fixed_foreground: sitk.Image, moving_foreground: sitk.Image
+) -> list[sitk.AffineTransform]:
+    """The three best of `_candidates`."""
+    candidates = _candidates(fixed_foreground, moving_foreground, registration.length_scale)
+    return sorted(candidates, key=lambda start: registration.score(start, registration.coarse_mm), reverse=True)[:3]
+
+
 class _MattesRegistration:
     """Mutual information between one fixed and one moving image, at several spacings.
 
@@ -109,7 +182,7 @@ class _MattesRegistration:
     def __init__(self, fixed: sitk.Image, moving: sitk.Image, masks, seed: int, length_scale: float = 1.0):
         self._images = (fixed, *_robust_range(fixed)), (moving, *_robust_range(moving))
         self._masks = tuple(mask and _scaled_image(mask, 1 / length_scale) for mask in masks)
-        self._length_scale = length_scale
+        self.length_scale = length_scale
         self.coarse_mm = max(_COARSE_MM, 2 * min(fixed.GetSpacing()) / length_scale)
         self._seed = seed + 1  # 0 would mean: seed by the clock
         self._cache: dict[float, tuple[sitk.Image, sitk.Image]] = {}
@@ -117,7 +190,7 @@ class _MattesRegistration:
     def _pair(self, spacing: float) -> tuple[sitk.Image, sitk.Image]:
         if spacing not in self._cache:
             fixed, moving = (
-                _scaled_image(_downsample(*image, spacing * self._length_scale), 1 / self._length_scale)
+                _scaled_image(_downsample(*image, spacing * self.length_scale), 1 / self.length_scale)
                 for image in self._images
             )
             self._cache[spacing] = fixed, moving
@@ -163,24 +236,37 @@ class _MattesRegistration:
         except RuntimeError:  # ITK: all samples map outside the moving image
             return -math.inf
 
-    def refine_rigid(self, start: sitk.AffineTransform, spacing: float) -> sitk.AffineTransform:
-        """start(R(x)) with the best rigid R."""
+    def refine_rigid(
+        self, start: sitk.AffineTransform, spacing: float, step: float | None = 2.0, samples: int = 20_000
+    ) -> sitk.AffineTransform:
+        """start(R(x)) with the best rigid R. step: as of `_optimize`."""
         rigid = sitk.Euler3DTransform()
         rigid.SetCenter(start.GetCenter())
-        method = self._method(spacing, samples=20_000)
+        method = self._method(spacing, samples)
         method.SetMovingInitialTransform(start)
-        found = self._optimize(method, rigid, spacing, step=2.0, iterations=60)
+        found = self._optimize(method, rigid, spacing, step, iterations=60)
         return as_affine(sitk.CompositeTransform([start, found])) if found is not None else start
 
-    def refine_affine(self, start: sitk.AffineTransform, spacing: float, step: float) -> sitk.AffineTransform:
+    def converged_rigid(self, start: sitk.AffineTransform, spacing: float) -> sitk.AffineTransform:
+        """The better of `start` and what line searches make of it: descent by fixed steps ended up to 4 mm away."""
+        found = self.refine_rigid(start, spacing, step=None, samples=40_000)
+        return max(start, found, key=lambda rigid: self.score(rigid, spacing))
+
+    def refine_affine(self, start: sitk.AffineTransform, spacing: float, step: float | None) -> sitk.AffineTransform:
         found = self._optimize(self._method(spacing, samples=40_000), start, spacing, step, iterations=50)
         return as_affine(found) if found is not None else start
 
     def _optimize(self, method, transform, spacing, step, iterations) -> sitk.Transform | None:
+        """The optimum near `transform`, or None. step: of the descent, in mm for a head; None for line searches."""
         method.SetInitialTransform(transform, inPlace=False)
-        method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=step, minStep=0.01, numberOfIterations=iterations, relaxationFactor=0.6
-        )
+        if step is None:
+            method.SetOptimizerAsConjugateGradientLineSearch(
+                learningRate=1.0, numberOfIterations=30, convergenceMinimumValue=1e-6, convergenceWindowSize=5
+            )
+        else:
+            method.SetOptimizerAsRegularStepGradientDescent(
+                learningRate=step, minStep=0.01, numberOfIterations=iterations, relaxationFactor=0.6
+            )
         method.SetOptimizerScalesFromPhysicalShift()
         try:
             return method.Execute(*self._pair(spacing))

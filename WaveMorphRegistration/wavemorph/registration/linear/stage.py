@@ -1,4 +1,7 @@
-"""The linear stage: the affine by structures or by mutual information, from the initial transform if there is one."""
+"""The linear stage: the affine, or the rigid transform, by structures or by mutual information.
+
+From the initial transform if there is one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from ...spatial.preprocessing import Pair
 from ..schedules import MIN_BODY_STRETCH, MIN_DICE_GAIN_OVER_MI, MIN_STRUCTURE_DICE
 from ..segmentation.pair import PairSegmentation
 from ..state import Job, LinearAlignment
-from .mutual_information import estimate_affine, linear_part
+from .mutual_information import estimate_affine, estimate_rigid, linear_part, rigid_part
 from .structures import align_structures, structure_dice
 
 _MIN_OVERLAP = 0.01  # fraction of the fixed foreground
@@ -18,12 +21,12 @@ _FITTED_POINTS = 2000
 
 
 def align_linearly(job: Job, initial: sitk.Transform | None, segmentation: PairSegmentation | None) -> LinearAlignment:
-    """The affine, and what a non-linear initial transform adds to it.
+    """The affine (of the transform type rigid, a rigid one), and what a non-linear initial transform adds to it.
 
     initial: fixed points -> moving points, LPS mm, or None. Raises InputError where the volumes do not overlap under
     the result.
     """
-    job.timer.start("Affine", 0.1)
+    job.timer.start("Rigid" if job.settings.transform_type == "rigid" else "Affine", 0.1)
     alignment = _align(job, initial, segmentation)
     _check_overlap(job.pair, alignment.affine)
     return alignment
@@ -37,10 +40,60 @@ def _align(job: Job, initial: sitk.Transform | None, segmentation: PairSegmentat
         return LinearAlignment(affine, sitk.CompositeTransform(parts))
     if not job.settings.affine:
         return LinearAlignment(start if start is not None else sitk.AffineTransform(3))
-    return LinearAlignment(_estimate(job, start, segmentation))
+    estimate = _estimate_rigid if job.settings.transform_type == "rigid" else _estimate_affine
+    return LinearAlignment(estimate(job, start, segmentation))
 
 
-def _estimate(
+def _estimate_rigid(
+    job: Job, start: sitk.AffineTransform | None, segmentation: PairSegmentation | None
+) -> sitk.AffineTransform:
+    """By mutual information, which is more exact between two scans of one head than the structures are.
+
+    From the rigid part of the affine of the structures where they overlap well.
+    """
+    pair, masks = job.pair, (job.pair.fixed_mask, job.pair.moving_mask)
+    if start is not None:
+        start = rigid_part(start, pair.fixed_foreground)
+    if segmentation is None:
+        return _rigid_by_intensities(job, start, masks)
+    affine, dice = align_structures(segmentation.fixed, segmentation.moving, start)
+    by_structures = rigid_part(affine, pair.fixed_foreground)
+    if dice > MIN_STRUCTURE_DICE and all(mask is None for mask in masks):
+        return _rigid_by_intensities(job, by_structures, _common_brain(pair, segmentation))
+    by_intensities = _rigid_by_intensities(job, start, masks)
+    dice, dice_by_intensities = (
+        structure_dice(segmentation.fixed, segmentation.moving, each) for each in (by_structures, by_intensities)
+    )
+    return by_structures if dice_by_intensities < dice - MIN_DICE_GAIN_OVER_MI else by_intensities
+
+
+def _common_brain(pair: Pair, segmentation: PairSegmentation) -> tuple[sitk.Image | None, sitk.Image | None]:
+    """Masks of what both show where one is a head and the other a skull-stripped brain: the foreground of the brain."""
+    fixed, moving = segmentation.fixed.skull_stripped, segmentation.moving.skull_stripped
+    return (
+        pair.fixed_foreground if fixed and not moving else None,
+        pair.moving_foreground if moving and not fixed else None,
+    )
+
+
+def _rigid_by_intensities(
+    job: Job, start: sitk.AffineTransform | None, masks: tuple[sitk.Image | None, sitk.Image | None]
+) -> sitk.AffineTransform:
+    pair = job.pair
+    return estimate_rigid(
+        pair.fixed,
+        pair.moving,
+        pair.fixed_foreground,
+        pair.moving_foreground,
+        masks=masks,
+        initial=start,
+        seed=job.settings.seed,
+        length_scale=pair.length_scale,
+        progress=lambda fraction: job.timer.report(0.1 + 0.8 * fraction, "aligning position and rotation"),
+    )
+
+
+def _estimate_affine(
     job: Job, start: sitk.AffineTransform | None, segmentation: PairSegmentation | None
 ) -> sitk.AffineTransform:
     """By structures where they overlap well; otherwise by mutual information, unless that loses them."""
@@ -66,9 +119,10 @@ def _by_intensities(job: Job, start: sitk.AffineTransform | None) -> sitk.Affine
         initial=start,
         seed=job.settings.seed,
         length_scale=pair.length_scale,
-        min_stretch=MIN_BODY_STRETCH if pair.is_body else 0.0,
+        min_stretch=MIN_BODY_STRETCH if pair.is_body and job.settings.deformable else 0.0,
+        converge=not job.settings.deformable,
         progress=lambda fraction: job.timer.report(
-            0.1 + 0.1 * fraction, "aligning position, rotation, scale and shear"
+            0.1 + (0.1 if job.settings.deformable else 0.8) * fraction, "aligning position, rotation, scale and shear"
         ),
     )
 

@@ -38,11 +38,18 @@ class PairSegmentation:
         size = grid.halved().shape
         return self.fixed.log_odds(grid, None, size), self.moving.log_odds(grid, affine, size)
 
-    def describe(self, affine: sitk.Transform, grid: WorkingGrid, displacement: torch.Tensor) -> dict:
-        """The entry "segmentation" of the report: overlap before and after the displacement (in voxels of `grid`)."""
+    def describe(self, affine: sitk.Transform, grid: WorkingGrid, displacement: torch.Tensor | None) -> dict:
+        """The entry "segmentation" of the report: overlap before and after the displacement (in voxels of `grid`).
+
+        Without a displacement: as the volumes lie, and under the affine.
+        """
         fixed, moving = self._probabilities(grid, affine)
-        depth, height, width = moving.shape[2:]
-        warped = warp(moving, resize(displacement, (depth, height, width)))
+        if displacement is None:
+            warped = moving
+            _, moving = self._probabilities(grid, sitk.Transform())
+        else:
+            depth, height, width = moving.shape[2:]
+            warped = warp(moving, resize(displacement, (depth, height, width)))
         return {
             "measure": "mean soft Dice of 11 structures as segmented by the network, voxels of 4 mm",
             "before": mean_soft_dice(fixed[0], moving[0]),
