@@ -11,6 +11,7 @@ process of its own on one thread.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -94,15 +95,34 @@ def register(pair: Path, method: str, folder: Path) -> Row:
 
 
 def measured(command: list[str]) -> tuple[float, float]:
-    """(CPU seconds, peak memory in MB) of a command."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    message = process.stderr.read() if process.stderr is not None else b""
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise subprocess.CalledProcessError(status, command, stderr=message.decode(errors="replace")[-500:])
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    """(CPU seconds, peak memory in MB) of a command. Memory is read while it runs, on Linux; NaN elsewhere.
+
+    The operating system's own peak of a child counts the memory of the process that it was forked from.
+    """
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        peak, ended = math.nan, (0, 0, None)
+        while not ended[0]:
+            peak = resident_peak_mb(process.pid, peak)
+            time.sleep(0.02)
+            ended = os.wait4(process.pid, os.WNOHANG)
+        _, status, usage = ended
+        process.returncode = status
+        if status:
+            errors.seek(0)
+            raise subprocess.CalledProcessError(status, command, stderr=errors.read().decode(errors="replace")[-500:])
+    return usage.ru_utime + usage.ru_stime, peak
+
+
+def resident_peak_mb(process_id: int, before: float) -> float:
+    """The peak resident memory of a running process in MB, or `before` where it cannot be read."""
+    try:
+        status = Path(f"/proc/{process_id}/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) / 1000
+    except (OSError, IndexError):
+        return before
 
 
 def score(pair: Path, method: str, transform: sitk.Transform, cpu: float, peak: float) -> Row:

@@ -131,7 +131,7 @@ def test_the_report_has_the_entries_that_the_documentation_lists(registered):
     report = registered[0].report
     assert set(report) == {
         "subject", "similarity", "folding", "jacobian", "displacement_mm", "inverse_consistency_mm", "contrast",
-        "segmentation", "wavemorph",
+        "segmentation", "transform_type", "wavemorph",
         "device", "versions", "settings", "peak_memory_mb", "inputs", "weights", "warnings", "notes", "seconds",
     }  # fmt: skip
     assert len(report["inputs"]["fixed"]["sha256"]) == 64
