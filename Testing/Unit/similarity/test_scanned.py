@@ -35,9 +35,9 @@ def test_local_correlation_at_the_edge_of_a_scan_is_pearsons_of_the_scanned_voxe
     only = torch.zeros_like(fixed)
     only[0, 0, 7, 6, 7] = 1
     window = (0, 0, slice(5, 10), slice(4, 9), slice(5, 10))
-    seen = scanned[window] > 0
-    assert 0.2 < seen.float().mean() < 0.8
-    expected = np.corrcoef(fixed[window][seen], moving[window][seen])[0, 1]
+    inside = scanned[window] > 0
+    assert 0.2 < inside.float().mean() < 0.8
+    expected = np.corrcoef(fixed[window][inside], moving[window][inside])[0, 1]
     for signed in (True, False):
         measure = LocalCorrelation(fixed, moving, only, radius=2, signed=signed, noise=1e-9, scanned=scanned)
         assert measure.compare(moving)[0] == pytest.approx(expected if signed else expected**2, abs=1e-4)

@@ -180,11 +180,11 @@ def test_a_resized_grid_covers_the_same_box_as_in_simpleitk():
     image = head(regular((30, 34, 28), (1.1, 0.9, 1.3)), noise=5.0)
     grid = make_working_grid(image, (np.zeros(3), np.array(image.GetSize()) - 1), 1.0, 2.0)
     half = grid.resized(tuple(n // 2 for n in grid.shape))
-    shrunk = sitk.BinShrink(image_from_tensor(torch.zeros(grid.shape), grid), [2, 2, 2])
-    np.testing.assert_allclose(half.origin, shrunk.GetOrigin(), atol=1e-6)
-    np.testing.assert_allclose(half.spacing, shrunk.GetSpacing())
-    assert half.size == shrunk.GetSize()
-    expected = shrunk.TransformIndexToPhysicalPoint((3, 5, 7))
+    binned = sitk.BinShrink(image_from_tensor(torch.zeros(grid.shape), grid), [2, 2, 2])
+    np.testing.assert_allclose(half.origin, binned.GetOrigin(), atol=1e-6)
+    np.testing.assert_allclose(half.spacing, binned.GetSpacing())
+    assert half.size == binned.GetSize()
+    expected = binned.TransformIndexToPhysicalPoint((3, 5, 7))
     np.testing.assert_allclose((half.matrix @ [3, 5, 7, 1])[:3], expected, atol=1e-5)
 
 

@@ -30,7 +30,7 @@ _FOLDED_BELOW = 1e-9  # a corner Jacobian: zero, but for rounding
 # Limits of the warnings
 _UNUSUAL_ROTATION_DEG = 60  # no head is held so in a scanner
 _MIN_SIMILARITY_GAIN = 0.01
-_ALIKE_SIMILARITY = 0.5
+_HIGH_SIMILARITY = 0.5
 _MIN_SIMILARITY = 0.12
 _MIN_STRUCTURE_DICE = 0.35
 _MAX_JACOBIAN = 20.0
@@ -145,7 +145,7 @@ def quality_warnings(report: dict, length_scale: float = 1.0) -> list[str]:
     sentences = []
     similarity, jacobian = report["similarity"], report["jacobian"]
     gained = similarity["after"] - similarity["before"]
-    if gained < _MIN_SIMILARITY_GAIN and similarity["before"] < _ALIKE_SIMILARITY:
+    if gained < _MIN_SIMILARITY_GAIN and similarity["before"] < _HIGH_SIMILARITY:
         what = "deformation" if report["transform_type"] == "deformable" else "alignment"
         sentences.append(
             f"The {what} did not increase the similarity of the volumes; check the result before you use it."

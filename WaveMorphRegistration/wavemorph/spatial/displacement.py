@@ -68,14 +68,14 @@ def warp_image(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     plane = k.floor().clamp_(max=planes - 2)
     row = j.clamp_(0, rows - 1).add_(plane, alpha=rows)
     picture = torch.stack([image[0, 0], F.pad(image[0, 0, 1:], (0, 0, 0, 0, 0, 1))]).view(1, 2, -1, columns)
-    places = torch.stack([i.mul_(2 / max(columns - 1, 1)).sub_(1), row.mul_(2 / (planes * rows - 1)).sub_(1)], -1)
-    seen = F.grid_sample(
+    points = torch.stack([i.mul_(2 / max(columns - 1, 1)).sub_(1), row.mul_(2 / (planes * rows - 1)).sub_(1)], -1)
+    samples = F.grid_sample(
         picture.expand(slabs, -1, -1, -1),
-        places.view(slabs, -1, size[2], 2),
+        points.view(slabs, -1, size[2], 2),
         padding_mode="border",
         align_corners=True,
     )
-    before, after = seen.split(1, 1)
+    before, after = samples.split(1, 1)
     return torch.lerp(before, after, k.sub_(plane).view(slabs, 1, -1, size[2])).view(1, 1, *size)
 
 

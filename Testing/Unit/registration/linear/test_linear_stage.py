@@ -75,8 +75,8 @@ def test_a_rigid_transform_is_refined_from_structures_only_where_they_are_segmen
     monkeypatch.setattr(stage, "align_structures", lambda *_: (by_structures, dice))
     at_structures = {True: dice, False: dice_by_intensities}
     monkeypatch.setattr(stage, "structure_dice", lambda _f, _m, t: at_structures[t.GetTranslation() != (0, 0, 0)])
-    upright = SimpleNamespace(skull_stripped=True)
-    alignment = align_linearly(job_on(image, transform_type="rigid"), None, PairSegmentation(upright, upright, {}))
+    brain = SimpleNamespace(skull_stripped=True)
+    alignment = align_linearly(job_on(image, transform_type="rigid"), None, PairSegmentation(brain, brain, {}))
     found = alignment.affine.GetTranslation()
     assert found == ((0.0, 0.0, 0.0) if expected == "from scratch" else rigid_structures)
     assert np.linalg.det(np.reshape(alignment.affine.GetMatrix(), (3, 3))) == pytest.approx(1.0)

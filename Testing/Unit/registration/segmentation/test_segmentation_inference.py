@@ -22,13 +22,13 @@ def phantom_input(atlas, on_forward=lambda: None) -> SegmentationInput:
 
 
 @pytest.fixture
-def never_upright(monkeypatch):
+def never_converged(monkeypatch):
     """So that the search tries every start."""
     for module in (inference, plausibility):
-        monkeypatch.setattr(module, "UPRIGHT_TOLERANCE_DEG", -1.0)
+        monkeypatch.setattr(module, "ROTATION_TOLERANCE_DEG", -1.0)
 
 
-def test_the_most_confident_segmentation_counts_and_the_first_of_equals(monkeypatch, never_upright):
+def test_the_most_confident_segmentation_counts_and_the_first_of_equals(monkeypatch, never_converged):
     passes = []
     found, atlas = confident_structures(lattice())
 
@@ -54,7 +54,7 @@ def test_a_pass_over_the_mirrored_volume_on_shifted_lattices_gives_the_same_plac
     assert not torch.allclose(plain.probabilities, plain.probabilities.flip(-1), atol=0.1)
 
 
-def test_segmentation_can_be_cancelled_before_each_pass(monkeypatch, never_upright):
+def test_segmentation_can_be_cancelled_before_each_pass(monkeypatch, never_converged):
     found, atlas = confident_structures(lattice())
     passes, calls = [], []
     monkeypatch.setattr(inference, "_segment_on_grid", lambda *_: passes.append(1) or found)

@@ -204,8 +204,8 @@ class _MultiresolutionOptimizer:
             with_segmentation = level.segmentation and problem.segmentations is not None and not same_subject
             contradicted = with_segmentation and after < before - schedule.max_similarity_drop
             displacement = displacement if contradicted else found
-            alike = after > schedule.same_subject_threshold and level is not schedule.levels[-1]
-            if same_subject or not (contradicted or alike):
+            found_same = after > schedule.same_subject_threshold and level is not schedule.levels[-1]
+            if same_subject or not (contradicted or found_same):
                 break
             same_subject = True
         return displacement, same_subject

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ...network.segmentation import STRUCTURES
 from ...spatial.displacement import gradient
 from ..segmentation.brain import BrainSegmentation, centroid, downsampled_maps, matrix_of
-from ..segmentation.plausibility import MAX_ROTATION_OF_STARTS_DEG, UPRIGHT_TOLERANCE_DEG, angle_between_deg
+from ..segmentation.plausibility import MAX_ROTATION_OF_STARTS_DEG, ROTATION_TOLERANCE_DEG, angle_between_deg
 
 _COARSE_MM, _FINE_MM = 8.0, 4.0
 _COARSE_STEPS, _FINE_STEPS = 25, 12
@@ -139,7 +139,7 @@ def _starts(fixed: BrainSegmentation, moving: BrainSegmentation) -> list[sitk.Af
     pivot, target = (centroid(brain, each.grid) for brain, each in zip(brains, (fixed, moving)))
     scale = (moving.volumes_ml()[1:].sum() / fixed.volumes_ml()[1:].sum()) ** (1 / 3)
     bases = [np.eye(3)]
-    if angle_between_deg(fixed.grid.direction, moving.grid.direction) > UPRIGHT_TOLERANCE_DEG:
+    if angle_between_deg(fixed.grid.direction, moving.grid.direction) > ROTATION_TOLERANCE_DEG:
         bases.append(moving.grid.direction @ fixed.grid.direction.T)
     starts = []
     for base in bases:

@@ -30,7 +30,7 @@ from ...system.machine import computes_in_bfloat16
 from .brain import BrainSegmentation, downsampled_maps
 from .plausibility import (
     RIGHT_ANTERIOR_SUPERIOR,
-    UPRIGHT_TOLERANCE_DEG,
+    ROTATION_TOLERANCE_DEG,
     StructureAtlas,
     angle_between_deg,
     head_axes,
@@ -87,7 +87,7 @@ class SegmentationInput:
 def segment(source: SegmentationInput, flip_tta: bool = False) -> BrainSegmentation | None:
     """Segment the brain, or return None where the volume shows no plausible one.
 
-    The network is trained on heads that are about upright. A rotated brain is therefore segmented again along its own
+    The network is trained on heads that are rotated by little. A rotated brain is therefore segmented again along its own
     axes, as far as the last segmentation shows them; where that does not converge, other starts are tried. The
     segmentation with the highest mean probability counts.
     flip_tta: test-time augmentation by one more pass: the mean with a segmentation of the mirrored volume on shifted
@@ -130,7 +130,7 @@ def _reorient_and_segment(source: SegmentationInput, grid: WorkingGrid) -> Itera
         if found is None or not passes_confidence(found, source.atlas):
             return
         yield found
-        if rotation_in_lattice_deg(found, source.atlas) < UPRIGHT_TOLERANCE_DEG:
+        if rotation_in_lattice_deg(found, source.atlas) < ROTATION_TOLERANCE_DEG:
             return
         grid = source.grid_along(head_axes(found, source.atlas))
 

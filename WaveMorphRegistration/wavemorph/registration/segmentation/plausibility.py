@@ -12,10 +12,10 @@ StructureAtlas = dict[str, list[float]]
 
 RIGHT_ANTERIOR_SUPERIOR = np.diag([-1.0, -1.0, 1.0])  # columns are LPS vectors
 MAX_ROTATION_OF_STARTS_DEG = 30.0
-UPRIGHT_TOLERANCE_DEG = 10.0  # a brain rotated by less is segmented as well as an upright one
+ROTATION_TOLERANCE_DEG = 10.0  # a brain rotated by less is segmented as well as one that is not
 # Root mean square by which centroids miss those of the fitted template: 1 to 8 mm in heads, more in noise.
 _MAX_SCATTER_MM = 10.0
-# 1 to 3 mm in heads that are segmented well; 7 and 8 mm where a head on its side was taken for an upright one.
+# 1 to 3 mm in heads that are segmented well; 7 and 8 mm where a head on its side was segmented as an unrotated one.
 _MAX_SCATTER_OF_ROTATED_MM = 5.0
 # The mean probability of the likeliest structure is 0.76 and more in real heads, and 0.6 in noise.
 _MIN_MEAN_MAX_PROBABILITY = 0.7
@@ -36,13 +36,13 @@ def is_plausible_brain(segmentation: BrainSegmentation, atlas: StructureAtlas) -
 
 
 def is_converged(segmentation: BrainSegmentation, atlas: StructureAtlas) -> bool:
-    """Whether it is a brain that is upright in the lattice on which it was segmented, so that the search may end.
+    """Whether it is a brain along the axes of the lattice on which it was segmented, so that the search may end.
 
     A large rotation against the axes of the volume is accepted only where the structures fit the template closely.
     """
     if not is_plausible_brain(segmentation, atlas):
         return False
-    if rotation_in_lattice_deg(segmentation, atlas) >= UPRIGHT_TOLERANCE_DEG:
+    if rotation_in_lattice_deg(segmentation, atlas) >= ROTATION_TOLERANCE_DEG:
         return False
     rotation = angle_between_deg(RIGHT_ANTERIOR_SUPERIOR, head_axes(segmentation, atlas))
     return (
