@@ -87,8 +87,8 @@ class SegmentationInput:
 def segment(source: SegmentationInput, flip_tta: bool = False) -> BrainSegmentation | None:
     """Segment the brain, or return None where the volume shows no plausible one.
 
-    The network is trained on heads that are rotated by little. A rotated brain is therefore segmented again along its own
-    axes, as far as the last segmentation shows them; where that does not converge, other starts are tried. The
+    The network is trained on heads that are rotated by little. A rotated brain is therefore segmented again along its
+    own axes, as far as the last segmentation shows them; where that does not converge, other starts are tried. The
     segmentation with the highest mean probability counts.
     flip_tta: test-time augmentation by one more pass: the mean with a segmentation of the mirrored volume on shifted
     coarse lattices.
