@@ -46,7 +46,8 @@ def register(
         fixed_mask: only voxels of the fixed volume where it is not 0 are compared.
         moving_mask: only voxels of the moving volume where it is not 0 are compared.
         initial_transform: fixed points -> moving points in LPS mm, a path or a SimpleITK transform. The affine stage
-            starts from a linear one. A non-linear one is kept, and the deformation is added to it.
+            starts from a linear one. A non-linear one is kept, and the deformation is added to it; with the transform
+            types "rigid" and "affine" it is refused.
 
     Returns:
         Transforms in LPS mm, volumes on the lattice of the fixed volume, and a report.
