@@ -78,8 +78,8 @@ def test_where_all_lengths_are_scaled_the_network_sees_the_same():
 
 
 def test_the_order_and_the_direction_of_the_axes_do_not_matter(plain):
-    turned = [sitk.Flip(sitk.PermuteAxes(image, (2, 0, 1)), (True, False, True)) for image in body_pair()]
-    assert distances(mapped(register(*turned, SETTINGS)), mapped(plain)).mean() < 0.1 * VOXEL_MM
+    reoriented = [sitk.Flip(sitk.PermuteAxes(image, (2, 0, 1)), (True, False, True)) for image in body_pair()]
+    assert distances(mapped(register(*reoriented, SETTINGS)), mapped(plain)).mean() < 0.1 * VOXEL_MM
 
 
 def test_other_voxels_give_the_same_map_within_half_a_voxel(plain):

@@ -108,8 +108,8 @@ def test_the_subject_of_a_report_has_the_kind_and_the_sides_of_what_was_found_an
 
 def test_the_sides_of_the_subject_follow_the_body_and_not_the_order_of_the_axes_in_the_file():
     whole, grid, inside = body(upper_half(0.0))
-    turned = sitk.PermuteAxes(whole.fixed, (2, 0, 1))
-    pair = Pair(turned, whole.moving).as_body()
+    reoriented = sitk.PermuteAxes(whole.fixed, (2, 0, 1))
+    pair = Pair(reoriented, whole.moving).as_body()
     entry = describe_subject(pair, grid, sitk.AffineTransform(3), torch.zeros(1, 3, *grid.shape), inside)
     assert np.allclose(entry["extent_mm"], np.multiply(2, phantoms.TORSO_RADII), rtol=0.05)
 
