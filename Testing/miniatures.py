@@ -1,4 +1,4 @@
-"""Data sets of four shells in the paper's layouts, and networks small enough to train on them in seconds."""
+"""Data sets of four shells in the paper's layouts, small networks, and a pair of smooth random volumes for them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from scipy.ndimage import gaussian_filter
-from wavemorph.network import NetworkConfig
+from wavemorph.network import NetworkConfig, WaveMorphNetwork
+from wavemorph.spatial.filters import smooth
 from wavemorph.training.recipe import Recipe
 
 SIDE = 24
@@ -53,6 +55,19 @@ def write_oasis(folder: Path) -> Path:
 def tiny_recipe(**changes) -> Recipe:
     network = NetworkConfig.from_dict({**TINY, "symmetric": False})
     return dataclasses.replace(Recipe("tiny", "ixi", network, pairs=8, learning_rate=1e-3), **changes)
+
+
+def small_network(**changes) -> WaveMorphNetwork:
+    """Untrained, with displacements of some voxels."""
+    torch.manual_seed(0)
+    values = {"channels": (4, 8, 8), "bottleneck_blocks": 1, "bottleneck_kernel": 3, "flow_deviation": 0.3}
+    return WaveMorphNetwork(NetworkConfig(**{**values, **changes})).eval()
+
+
+def smooth_volumes(size=(24, 20, 28)) -> list[torch.Tensor]:
+    """A fixed and a moving volume, (1, 1, D, H, W), between 0 and 1."""
+    generator = torch.Generator().manual_seed(3)
+    return [smooth(torch.rand(1, 1, *size, generator=generator), 1.5).mul(3).sub(1).clamp(0, 1) for _ in range(2)]
 
 
 def losses_of(folder: Path) -> list[tuple[str, str, str]]:

@@ -213,25 +213,20 @@ def test_volumes_far_apart_are_refused_where_they_are_said_to_be_aligned(pair, p
     assert "do not overlap" in sentence
 
 
-def test_running_out_of_memory_ends_in_one_sentence(pair, tmp_path, capsys, monkeypatch):
-    def refuse(*_):
-        raise MemoryError
+@pytest.mark.parametrize(
+    ("error", "expected_code", "expected"),
+    [(MemoryError, 6, "not enough memory"), (KeyboardInterrupt, 130, "Canceled")],
+)
+def test_lack_of_memory_and_an_interruption_end_in_one_sentence_and_write_nothing(
+    pair, tmp_path, capsys, monkeypatch, error, expected_code, expected
+):
+    def fail(*_):
+        raise error
 
-    monkeypatch.setattr(stage, "optimize", refuse)
+    monkeypatch.setattr(stage, "optimize", fail)
     code, sentence = refused(capsys, "register", *pair, "--aligned", "--transform", tmp_path / "t.h5")
-    assert code == 6
-    assert "not enough memory" in sentence
-    assert os.listdir(tmp_path) == []
-
-
-def test_an_interruption_writes_nothing(pair, tmp_path, capsys, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(stage, "optimize", interrupt)
-    code, sentence = refused(capsys, "register", *pair, "--aligned", "--transform", tmp_path / "t.h5")
-    assert code == 130
-    assert "Canceled" in sentence
+    assert code == expected_code
+    assert expected in sentence
     assert os.listdir(tmp_path) == []
 
 

@@ -9,6 +9,7 @@ import pytest
 import pywt
 import torch
 import torch.nn.functional as F
+from miniatures import small_network, smooth_volumes
 from wavemorph.errors import InputError, SettingsError
 from wavemorph.network import NetworkConfig, WaveMorphNetwork, complexity, wavelet
 from wavemorph.network.config import DOWNSAMPLINGS, UPSAMPLINGS
@@ -243,20 +244,9 @@ def test_a_pointwise_layer_equals_a_convolution_of_side_one_in_either_memory_for
         assert torch.allclose(plain, own, atol=1e-4)
 
 
-def small(**changes) -> WaveMorphNetwork:
-    torch.manual_seed(0)
-    values = {"channels": (4, 8, 8), "bottleneck_blocks": 1, "bottleneck_kernel": 3, "flow_deviation": 0.3}
-    return WaveMorphNetwork(NetworkConfig(**{**values, **changes})).eval()
-
-
-def volumes(size=(24, 20, 28)):
-    generator = torch.Generator().manual_seed(3)
-    return [smooth(torch.rand(1, 1, *size, generator=generator), 1.5).mul(3).sub(1).clamp(0, 1) for _ in range(2)]
-
-
 def test_the_force_is_the_slope_of_local_correlation_with_a_shift():
     """Against autograd through the written-out correlation, with the same windows and noise."""
-    fixed, moving = volumes()
+    fixed, moving = smooth_volumes()
     shift = torch.zeros(1, 3, 24, 20, 28, requires_grad=True)
 
     def mean(x):
@@ -275,9 +265,9 @@ def test_the_force_is_the_slope_of_local_correlation_with_a_shift():
 
 
 def test_without_a_stem_the_first_halving_takes_the_inputs_themselves():
-    network = small(stem=False, inputs="pair+force")
+    network = small_network(stem=False, inputs="pair+force")
     assert network.down[0].shortcut.in_channels == 8 * 5
-    assert network(*[v[..., :24, :20, :28] for v in volumes()]).shape == (1, 3, 24, 20, 28)
+    assert network(*[v[..., :24, :20, :28] for v in smooth_volumes()]).shape == (1, 3, 24, 20, 28)
     with pytest.raises(SettingsError, match="Without a stem"):
         NetworkConfig(stem=False, flow_level=0)
 

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from wavemorph.network import NetworkConfig, WaveMorphNetwork
+from miniatures import small_network, smooth_volumes
 from wavemorph.registration.deformable.inference import predict
 from wavemorph.spatial.displacement import border_taper, compose, exponentiate, resize, warp
-from wavemorph.spatial.filters import smooth
-
-
-def small(**changes) -> WaveMorphNetwork:
-    torch.manual_seed(0)
-    values = {"channels": (4, 8, 8), "bottleneck_blocks": 1, "bottleneck_kernel": 3, "flow_deviation": 0.3}
-    return WaveMorphNetwork(NetworkConfig(**{**values, **changes})).eval()
-
-
-def volumes(size=(24, 20, 28)):
-    generator = torch.Generator().manual_seed(3)
-    return [smooth(torch.rand(1, 1, *size, generator=generator), 1.5).mul(3).sub(1).clamp(0, 1) for _ in range(2)]
 
 
 def test_one_pass_on_the_given_lattice_is_the_exponential_of_the_flow():
-    network, (fixed, moving) = small(), volumes()
+    network, (fixed, moving) = small_network(), smooth_volumes()
     with torch.inference_mode():
         displacement, velocity = predict(network, fixed, moving, 1.0)
         flow = network.decode_symmetric(fixed, moving)
@@ -32,8 +20,8 @@ def test_one_pass_on_the_given_lattice_is_the_exponential_of_the_flow():
 
 def test_each_pass_continues_from_the_displacement_of_the_last_one():
     whole, half = (40, 36, 32), (20, 18, 16)
-    network = small(passes_mm=(2.0, 1.0), pass_sigma=0.0, symmetric=False)
-    (fixed, moving), reported = volumes(whole), []
+    network = small_network(passes_mm=(2.0, 1.0), pass_sigma=0.0, symmetric=False)
+    (fixed, moving), reported = smooth_volumes(whole), []
     with torch.inference_mode():
         found, velocity = predict(network, fixed, moving, 1.0, progress=reported.append)
         padded = [F.pad(F.avg_pool3d(v, 2), (0, 0, 0, 2)) for v in (fixed, moving)]
@@ -48,8 +36,8 @@ def test_each_pass_continues_from_the_displacement_of_the_last_one():
 
 
 def test_a_start_is_continued_and_sides_need_not_be_multiples_of_the_divisor():
-    network = small(passes_mm=(1.0,), pass_sigma=0.0, flow_deviation=0.0, symmetric=False)
-    fixed, moving = volumes((21, 19, 27))
+    network = small_network(passes_mm=(1.0,), pass_sigma=0.0, flow_deviation=0.0, symmetric=False)
+    fixed, moving = smooth_volumes((21, 19, 27))
     start = torch.full((1, 3, 21, 19, 27), 0.5)
     with torch.inference_mode():
         found, _ = predict(network, fixed, moving, 1.0, start)
