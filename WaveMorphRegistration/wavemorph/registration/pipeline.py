@@ -178,8 +178,8 @@ def _measure(aligned: AlignedPair) -> Registration:
             inverse_displacement=None,
             inverse_correction=None,
             working_jacobian=image_from_tensor(jacobian, grid),
-            fixed=job.pair.fixed,
-            moving=job.pair.moving,
+            fixed=job.pair.inputs[0],
+            moving=job.pair.inputs[1],
         )
         measured = linear_quality(affine, aligned.working, moving_as_it_lies(job.pair, grid, job.device))
         registration.report = _report(aligned, judge_contrast(aligned), measured, None, ())
@@ -200,8 +200,8 @@ def _with_report(
         inverse_correction=grid.to_mm(final.correction) if final.correction is not None else None,
         working_jacobian=image_from_tensor(jacobian, grid),
         velocity=grid.to_mm(estimate.velocity) if estimate.velocity is not None else None,
-        fixed=job.pair.fixed,
-        moving=job.pair.moving,
+        fixed=job.pair.inputs[0],
+        moving=job.pair.inputs[1],
     )
     measured = quality(registration, aligned.working, final.displacement, jacobian)
     registration.report = _report(aligned, contrast, measured, final.displacement, estimate.notes)

@@ -132,7 +132,7 @@ def provenance(pair: Pair, settings: Settings, model: LoadedModel | None, device
         },
         "settings": settings.to_dict(),
         "peak_memory_mb": peak_memory(device),
-        "inputs": {"fixed": _describe(pair.fixed), "moving": _describe(pair.moving)},
+        "inputs": dict(zip(("fixed", "moving"), map(_describe, pair.inputs))),
         "weights": {"name": model.card.name, "sha256": model.sha256} if model is not None else None,
     }
 

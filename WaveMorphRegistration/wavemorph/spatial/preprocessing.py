@@ -12,6 +12,7 @@ import torch
 from ..errors import InputError
 from .filters import box_mean
 from .grid import WorkingGrid, tensor_from_array, tensor_from_image
+from .intensities import comparable, corners_of, is_air_inside
 from .resampling import resample_to_grid
 from .subject import Subject, find_subject
 
@@ -22,6 +23,7 @@ _WEIGHT_MARGIN_MM = 6.0  # for a head, around the foreground of both volumes, wi
 class Pair:
     """The two images, their masks (or None) and their foregrounds, as SimpleITK images in LPS mm.
 
+    inputs: both images as they were given. fixed, moving: with intensities that can be compared.
     length_scale: size of the subject relative to that of a head, by which lengths in mm are multiplied.
     is_body: whether the pair is compared within the outlines of its subjects, as any part of the body but a brain.
     subjects: of both images, where it matters what was scanned of them; else None.
@@ -38,9 +40,10 @@ class Pair:
         fixed_mask: sitk.Image | None = None,
         moving_mask: sitk.Image | None = None,
     ):
-        self.fixed, self.moving = fixed, moving
+        self.inputs = fixed, moving
+        self.fixed, self.moving = comparable(fixed), comparable(moving)
         self.fixed_mask, self.moving_mask = fixed_mask, moving_mask
-        self.fixed_foreground, self.moving_foreground = foreground(fixed), foreground(moving)
+        self.fixed_foreground, self.moving_foreground = foreground(self.fixed), foreground(self.moving)
 
     def with_subjects(self) -> Pair:
         """The same pair with the subjects of both images, so that the edges of the scans are known."""
@@ -122,14 +125,15 @@ def moving_as_it_lies(pair: Pair, grid: WorkingGrid, device: torch.device) -> to
 def foreground(image: sitk.Image) -> sitk.Image:
     """A uint8 mask (0 or 1) of the subject on the lattice of the image.
 
-    Where one value fills the corners and a fifth of the volume, as after skull stripping, it is the background.
+    Where one value fills the corners and a fifth of the volume, as after skull stripping, it is the background, unless
+    the volume shows air within it.
     Otherwise Otsu's threshold, over intensities between the 1st and 99th percentile so that metal does not decide.
     """
     array = sitk.GetArrayViewFromImage(image)
-    corners = array[:: max(array.shape[0] - 1, 1), :: max(array.shape[1] - 1, 1), :: max(array.shape[2] - 1, 1)]
+    corners = corners_of(array)
     background = np.median(corners)
     fraction = float(np.mean(array[::2, ::2, ::2] == background))
-    if fraction > 0.2 and np.mean(corners == background) > 0.5:
+    if fraction > 0.2 and np.mean(corners == background) > 0.5 and not is_air_inside(array, background):
         mask = array != background
     else:
         low, high = np.percentile(array[::2, ::2, ::2], (1, 99))
