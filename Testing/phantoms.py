@@ -143,3 +143,11 @@ def scaled(image: sitk.Image, factor: float) -> sitk.Image:
     result.SetSpacing([factor * side for side in image.GetSpacing()])
     result.SetOrigin([factor * side for side in image.GetOrigin()])
     return result
+
+
+def turned(image: sitk.Image, turn: np.ndarray) -> sitk.Image:
+    """The image as if its file stated another orientation: its header turned by a rotation (3x3, LPS)."""
+    result = sitk.Image(image)
+    result.SetDirection((turn @ np.reshape(image.GetDirection(), (3, 3))).ravel().tolist())
+    result.SetOrigin((turn @ np.array(image.GetOrigin())).tolist())
+    return result

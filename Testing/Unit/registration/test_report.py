@@ -19,7 +19,7 @@ GOOD = {
     "jacobian": {"max": 2.5},
     "folding": {"strict_voxels": 0},
     "displacement_mm": {"max": 12.0},
-    "subject": {"unseen_percent": 12.0},
+    "subject": {"unseen_percent": 12.0, "rotation_deg": 20},
     "segmentation": {"before": 0.7, "after": 0.75, "rotation_deg": {"fixed": 4, "moving": 35}},
 }
 
@@ -47,7 +47,11 @@ def test_a_good_result_has_no_warning():
         ({"folding": {"strict_voxels": 7}}, "7 voxels are folded"),
         ({"jacobian": {"max": 31.0}}, "31 times as large"),
         ({"displacement_mm": {"max": 55.0}}, "55 mm, which is implausible"),
-        ({"subject": {"unseen_percent": 47.4}}, "47 % of the fixed subject is not in the moving volume"),
+        ({"subject": {"unseen_percent": 47.4, "rotation_deg": 0}}, "47 % of the fixed subject is not in the moving volume"),
+        (
+            {"segmentation": None, "subject": {"unseen_percent": 0.0, "rotation_deg": 178}},
+            r"moving volume is rotated by 178 degrees against the fixed one; .* left and right may be",
+        ),
         ({"segmentation": {**GOOD["segmentation"], "after": 0.21}}, r"structures of the brain overlap by only 0.21"),
         (
             {"segmentation": {**GOOD["segmentation"], "rotation_deg": {"fixed": 4, "moving": 92}}},
@@ -100,6 +104,7 @@ def test_the_subject_of_a_report_has_the_kind_and_the_sides_of_what_was_found_an
     entry = describe_subject(pair, grid, sitk.AffineTransform(3), displacement, inside)
     below = (2 - 3 * 0.5 + 0.5**3) / 4  # fraction of an ellipsoid below minus half of its radius
     assert entry["unseen_percent"] == pytest.approx(100 * below, abs=3)
+    assert entry["rotation_deg"] == 0
     up = sitk.AffineTransform(3)
     up.SetTranslation((0.0, 0.0, 40.0))
     again = describe_subject(pair, grid, up, torch.zeros_like(displacement), inside)

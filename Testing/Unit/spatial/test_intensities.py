@@ -51,13 +51,14 @@ def test_the_subject_is_the_same_whatever_the_padding_is(plain, value):
     assert np.mean(values_of(Pair(padded, padded).fixed_foreground) != expected) < 0.01
 
 
-def test_a_band_of_padding_through_tissue_is_moved_near_the_range_of_the_tissue(plain):
+def test_padding_that_cuts_obliquely_through_tissue_is_moved_near_the_range_of_the_tissue(plain):
     tissue = plain[12:28, 12:32, 14:30].astype(np.int16)
-    tissue[:, :3] = -10000
-    changed = values_of(comparable(sitk.GetImageFromArray(tissue)))
-    span = np.ptp(tissue[:, 3:])
-    assert np.array_equal(changed[:, 3:], tissue[:, 3:])
-    assert tissue[:, 3:].min() - 0.3 * span < changed[0, 0, 0] < np.percentile(tissue[:, 3:], 5)
+    _, j, i = np.indices(tissue.shape)
+    shown = i + j > 8
+    changed = values_of(comparable(sitk.GetImageFromArray(np.where(shown, tissue, -10000).astype(np.int16))))
+    span = np.ptp(tissue[shown])
+    assert np.array_equal(changed[shown], tissue[shown])
+    assert tissue[shown].min() - 0.3 * span < changed[0, 0, 0] < np.percentile(tissue[shown], 5)
 
 
 def test_volumes_without_padding_are_taken_as_they_are(plain):
@@ -74,6 +75,20 @@ def test_intensities_of_any_scale_are_the_same_but_for_a_linear_function(plain, 
     changed = values_of(comparable(image_of(plain.astype(np.float64) * factor + offset)))
     assert changed.dtype == np.float32 and 100 < np.ptp(changed) < 1e5
     assert np.corrcoef(changed.ravel(), plain.ravel())[0, 1] > 0.999999
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_planes_without_data_that_cut_through_the_subject_are_cut_away(plain, axis):
+    first, last = SIZE[axis] // 2, SIZE[axis] - 4
+    planes = np.moveaxis(plain.copy(), 2 - axis, 0)
+    planes[:first], planes[last:] = -1024, -1024
+    values = np.ascontiguousarray(np.moveaxis(planes, 0, 2 - axis))
+    changed = comparable(image_of(values))
+    assert changed.GetSize()[axis] == last - first
+    expected = [0, 0, 0]
+    expected[axis] = first
+    assert np.allclose(changed.GetOrigin(), image_of(values).TransformIndexToPhysicalPoint(expected))
+    assert np.array_equal(values_of(changed), np.moveaxis(planes[first:last], 0, 2 - axis))
 
 
 def test_a_pair_keeps_the_volumes_that_were_given(plain):

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 
 FIELD_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-_MIN_SIDE_VOXELS = 16
+_MIN_SIDE_VOXELS = 4
 _GEOMETRY_TOLERANCE = 1e-3  # in voxels, and of a unit vector: the rounding of float32 headers
 
 
@@ -81,7 +81,7 @@ def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Tra
 def validate_image(image: sitk.Image, name: str = "image") -> None:
     """Check that a volume can be registered.
 
-    It must be a finite 3D scalar volume that is not constant, with at least 16 voxels along each axis and orthonormal
+    It must be a finite 3D scalar volume that is not constant, with at least 4 voxels along each axis and orthonormal
     axes. Pixel type, spacing and orientation are free.
 
     Raises:

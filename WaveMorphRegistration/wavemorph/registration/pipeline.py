@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import SimpleITK as sitk
 import torch
 
@@ -41,7 +42,8 @@ from .segmentation.pair import PairSegmentation, restrict_to_common_brain
 from .segmentation.stage import segment_pair
 from .state import AlignedPair, Job, LinearAlignment, Progress, StageTimer
 
-_MIN_SIDE_VOXELS = 16
+_MIN_SIDE_VOXELS = 16  # of the working grid
+_FEW_SLICES = 16
 
 
 def register(
@@ -219,7 +221,9 @@ def _report(
     job, segmentation = aligned.job, aligned.segmentation
     described = None
     if segmentation is not None:
-        described = segmentation.describe(aligned.linear.affine, aligned.grid, displacement)
+        described = segmentation.describe(
+            aligned.linear.affine, aligned.grid, displacement, aligned.working.scanned_by_both
+        )
     report = {
         "transform_type": job.settings.transform_type,
         "subject": describe_subject(
@@ -231,8 +235,22 @@ def _report(
         **provenance(job.pair, job.settings, job.model, job.device),
     }
     report["warnings"] = quality_warnings(report, job.pair.length_scale)
-    report["notes"] = [*aligned.notes, *notes]
+    report["notes"] = [*_notes_on_slices(job.pair), *aligned.notes, *notes]
     return report
+
+
+def _notes_on_slices(pair: Pair) -> list[str]:
+    """A sentence for each volume of few slices: what cannot be known between them."""
+    sentences = []
+    for name, image in zip(("fixed", "moving"), pair.inputs):
+        axis = int(np.argmin(image.GetSize()))
+        count, apart = image.GetSize()[axis], image.GetSpacing()[axis]
+        if count < _FEW_SLICES and apart > min(image.GetSpacing()):
+            sentences.append(
+                f"The {name} volume has only {count} slices, {apart:.3g} mm apart; across them nothing smaller than "
+                "that is aligned, and beyond them the map only continues."
+            )
+    return sentences
 
 
 @contextlib.contextmanager

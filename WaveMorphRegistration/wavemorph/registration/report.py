@@ -23,12 +23,13 @@ from ..spatial.preprocessing import Pair, WorkingPair, bounding_box
 from ..spatial.subject import Subject
 from ..system.machine import peak_memory
 from ..system.version import __version__
+from .segmentation.brain import matrix_of
 
 _CONSISTENCY_POINTS = 5000
 _SIMILARITY_MEASURE = "squared local correlation, 6 voxels"
 _FOLDED_BELOW = 1e-9  # a corner Jacobian: zero, but for rounding
 # Limits of the warnings
-_UNUSUAL_ROTATION_DEG = 60  # no head is held so in a scanner
+_UNUSUAL_ROTATION_DEG = 60  # nobody lies so in a scanner
 _MIN_SIMILARITY_GAIN = 0.01
 _HIGH_SIMILARITY = 0.5
 _MIN_SIMILARITY = 0.12
@@ -76,8 +77,8 @@ def describe_subject(
 
     affine: fixed points -> moving points, LPS mm. displacement: (1, 3, D, H, W) in voxels of `grid`, or None.
     inside: (1, 1, D, H, W), 1 in the fixed subject. In the entry, "extent_mm" are the sides of its bounding box along
-    the axes of the grid (nearest to R, A, S), and "unseen_percent" is the part of it for which the moving volume was
-    not scanned under the map.
+    the axes of the grid (nearest to R, A, S), "unseen_percent" is the part of it for which the moving volume was not
+    scanned under the map, and "rotation_deg" is the rotation of the moving volume against the fixed one.
     """
     first, last = bounding_box(pair.fixed_foreground)
     sides = (last - first + 1) * np.array(pair.fixed.GetSpacing())
@@ -92,6 +93,7 @@ def describe_subject(
         "extent_mm": sides[order].tolist(),
         "working_spacing_mm": list(grid.spacing),
         "unseen_percent": 100 * unseen,
+        "rotation_deg": round(_rotation_deg(affine)),
     }
 
 
@@ -116,6 +118,14 @@ def linear_quality(affine: sitk.AffineTransform, working: WorkingPair, moving_be
 def determinant_of(affine: sitk.AffineTransform) -> float:
     """The determinant of the matrix of an affine."""
     return float(np.linalg.det(np.reshape(affine.GetMatrix(), (3, 3))))
+
+
+def _rotation_deg(affine: sitk.Transform) -> float:
+    """The angle of the rotation nearest to a linear transform; of one that mirrors, to its opposite."""
+    left, _, right = np.linalg.svd(matrix_of(affine)[:3, :3])
+    rotation = left @ right
+    rotation = rotation if np.linalg.det(rotation) > 0 else -rotation
+    return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 
 def provenance(pair: Pair, settings: Settings, model: LoadedModel | None, device: torch.device) -> dict:
@@ -168,6 +178,11 @@ def quality_warnings(report: dict, length_scale: float = 1.0) -> list[str]:
                 f"The brain in the {which} volume is rotated by {degrees} degrees; if the orientation in its file is "
                 "wrong, left and right may be exchanged too, which registration cannot detect."
             )
+    if segmentation is None and report["subject"]["rotation_deg"] > _UNUSUAL_ROTATION_DEG:
+        sentences.append(
+            f"The moving volume is rotated by {report['subject']['rotation_deg']} degrees against the fixed one; if "
+            "the orientation in a file is wrong, left and right may be exchanged too, which registration cannot detect."
+        )
     if report["folding"]["strict_voxels"]:
         sentences.append(f"{report['folding']['strict_voxels']} voxels are folded; the inverse is not valid there.")
     if jacobian["max"] > _MAX_JACOBIAN:

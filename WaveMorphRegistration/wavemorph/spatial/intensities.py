@@ -1,4 +1,4 @@
-"""Intensities that can be compared: of any scale, and with padding that does not decide their range (ours)."""
+"""What of a volume can be compared: intensities of any scale, without the padding around what was scanned (ours)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _AIR_INTENSITY = 0.1  # of the range, below which a voxel at this border is air
 _MIN_AIR_FRACTION = 0.5  # of the border
 # Fraction of the voxels within a constant background that are air: 0.5 in CT, at most 0.17 where the air was removed.
 _MIN_AIR_INSIDE = 0.3
+_MIN_CUT_FRACTION = 0.25  # of the plane in which planes without data cut through the subject
 _MIN_CORNERS = 0.5  # fraction of the corners of the volume that padding with the value of some tissue fills
 _COMPUTABLE_RANGE = (1e-3, 1e6)  # of intensities that are kept as they are
 _RESCALED_RANGE = 1000.0
@@ -52,12 +53,14 @@ class _Range:
 
 
 def comparable(image: sitk.Image) -> sitk.Image:
-    """The image itself, or a copy whose intensities can be compared with those of another volume.
+    """The image itself, or a copy that can be compared with another volume.
 
+    Planes of one value at the ends of an axis are cut away where they cut through the subject: they were not scanned.
     Padding gets the value of air where air borders on it, and one near that of tissue otherwise. Padding is a value far
     outside the range of all others, or one in the corners that tissue has and on which only air borders. Intensities
     are rescaled to about 0 to 1000 where float32 could not hold their contrast.
     """
+    image = _cropped(image)
     array = sitk.GetArrayViewFromImage(image)
     sample = array[::2, ::2, ::2]
     for value in _candidates(array, sample):
@@ -83,6 +86,33 @@ def is_air_inside(array: np.ndarray, background: float) -> bool:
 def corners_of(array: np.ndarray) -> np.ndarray:
     """The values in the corners of an array of three axes."""
     return np.asarray(array[tuple(slice(None, None, max(n - 1, 1)) for n in array.shape)])
+
+
+def _cropped(image: sitk.Image) -> sitk.Image:
+    """The image without the planes of one value that are next to a plane most of which has other values."""
+    array = sitk.GetArrayViewFromImage(image)
+    first, last = [0, 0, 0], list(image.GetSize())
+    for axis in range(3):
+        planes = np.moveaxis(array, 2 - axis, 0)
+        if planes[0].min() == planes[0].max():
+            begin = _first_different(planes)
+            first[axis] = begin if _shows_subject(planes[begin], planes[0]) else 0
+        if planes[-1].min() == planes[-1].max():
+            end = len(planes) - _first_different(planes[::-1])
+            last[axis] = end if _shows_subject(planes[end - 1], planes[-1]) else len(planes)
+    if first == [0, 0, 0] and last == list(image.GetSize()):
+        return image
+    return sitk.RegionOfInterest(image, np.subtract(last, first).tolist(), first)
+
+
+def _first_different(planes: np.ndarray) -> int:
+    """The index of the first plane with a value that the first plane, which has one only, lacks; 0 without one."""
+    value = planes[0].flat[0]
+    return next((n for n, plane in enumerate(planes) if np.any(plane != value)), 0)
+
+
+def _shows_subject(plane: np.ndarray, constant: np.ndarray) -> bool:
+    return bool(np.mean(plane != constant) > _MIN_CUT_FRACTION)
 
 
 def _candidates(array: np.ndarray, sample: np.ndarray) -> list[float]:

@@ -78,6 +78,13 @@ class WorkingPair:
     fixed_scanned: torch.Tensor | None = None
     moving_scanned: torch.Tensor | None = None
 
+    @property
+    def scanned_by_both(self) -> torch.Tensor | None:
+        """(1, 1, D, H, W): 1 where both volumes were scanned; None where that is everywhere."""
+        if self.fixed_scanned is None or self.moving_scanned is None:
+            return self.moving_scanned if self.fixed_scanned is None else self.fixed_scanned
+        return self.fixed_scanned * self.moving_scanned
+
 
 def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch.device) -> WorkingPair:
     """Resample both images and their masks to the working grid and normalize them.

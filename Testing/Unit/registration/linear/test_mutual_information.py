@@ -7,7 +7,8 @@ import phantoms
 import pytest
 import SimpleITK as sitk
 from wavemorph.errors import InputError
-from wavemorph.registration.linear.mutual_information import _downsample, estimate_affine, linear_part
+from wavemorph.registration.linear.mattes import _downsample
+from wavemorph.registration.linear.mutual_information import estimate_affine, linear_part
 from wavemorph.spatial.preprocessing import foreground
 
 

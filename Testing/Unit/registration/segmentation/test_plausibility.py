@@ -62,3 +62,21 @@ def test_a_segmentation_without_confidence_is_not_a_plausible_brain():
     nothing = torch.zeros_like(found.probabilities)
     nothing[:, 0] = 1
     assert not passes_confidence(dataclasses.replace(found, probabilities=nothing), atlas)
+
+
+def test_a_structure_that_the_scan_does_not_show_may_be_missing_and_one_that_it_should_show_may_not():
+    found, atlas = confident_structures(lattice())
+    lowest = int(np.argmin([z for _, _, z, _ in atlas.values()])) + 1
+    without = found.probabilities.clone()
+    without[:, 0] += without[:, lowest]
+    without[:, lowest] = 0
+    missing = dataclasses.replace(found, probabilities=without)
+    assert not is_plausible_brain(missing, atlas)
+    below = round((atlas[STRUCTURES[lowest]][2] - found.grid.origin[2]) / found.grid.spacing[2])
+    cut = dataclasses.replace(
+        missing,
+        probabilities=without[:, :, below:],
+        grid=found.grid.slab(below, found.grid.size[2] - below),
+    )
+    assert is_plausible_brain(cut, atlas)
+    assert rotation_in_lattice_deg(cut, atlas) == pytest.approx(rotation_in_lattice_deg(missing, atlas), abs=10)

@@ -18,6 +18,7 @@ from .structures import align_structures, structure_dice
 
 _MIN_OVERLAP = 0.01  # fraction of the fixed foreground
 _FITTED_POINTS = 2000
+_MAX_FRACTION_BEYOND = 0.2  # of the subject, beyond the other volume: then cut structures misplace the affine
 
 
 def align_linearly(job: Job, initial: sitk.Transform | None, segmentation: PairSegmentation | None) -> LinearAlignment:
@@ -96,12 +97,15 @@ def _rigid_by_intensities(
 def _estimate_affine(
     job: Job, start: sitk.AffineTransform | None, segmentation: PairSegmentation | None
 ) -> sitk.AffineTransform:
-    """By structures where they overlap well; otherwise by mutual information, unless that loses them."""
+    """By structures where they overlap well and both volumes show them; otherwise by mutual information.
+
+    Unless that loses the structures.
+    """
     if segmentation is None:
         return _by_intensities(job, start)
     masked = job.pair.fixed_mask is not None or job.pair.moving_mask is not None
     by_structures, dice = align_structures(segmentation.fixed, segmentation.moving, start)
-    if dice > MIN_STRUCTURE_DICE and not masked:
+    if dice > MIN_STRUCTURE_DICE and not masked and not _is_cut_off(job.pair, by_structures):
         return by_structures
     by_intensities = _by_intensities(job, start)
     dice_by_intensities = structure_dice(segmentation.fixed, segmentation.moving, by_intensities)
@@ -127,12 +131,40 @@ def _by_intensities(job: Job, start: sitk.AffineTransform | None) -> sitk.Affine
     )
 
 
-def _nearest_affine(transform: sitk.Transform, mask: sitk.Image) -> sitk.AffineTransform:
-    """The affine nearest to a transform in least squares over points of the mask."""
+def _is_cut_off(pair: Pair, affine: sitk.AffineTransform) -> bool:
+    """Whether either volume shows only a part of the subject of the other, whose structures are cut off."""
+    return any(
+        _fraction_beyond(volume, foreground, transform) > _MAX_FRACTION_BEYOND
+        for volume, foreground, transform in (
+            (pair.moving, pair.fixed_foreground, affine),
+            (pair.fixed, pair.moving_foreground, affine.GetInverse()),
+        )
+    )
+
+
+def _fraction_beyond(volume: sitk.Image, foreground: sitk.Image, transform: sitk.Transform) -> float:
+    """The fraction of a foreground that `transform` maps beyond the box of a volume."""
+    indices = np.array(
+        [volume.TransformPhysicalPointToContinuousIndex(point) for point in _moved(foreground, transform)]
+    )
+    return float(np.any((indices < -0.5) | (indices > np.array(volume.GetSize()) - 0.5), axis=1).mean())
+
+
+def _moved(mask: sitk.Image, transform: sitk.Transform) -> list[tuple[float, float, float]]:
+    """Where `transform` maps points of a mask, LPS mm."""
+    return [transform.TransformPoint(point) for point in _points_of(mask).tolist()]
+
+
+def _points_of(mask: sitk.Image) -> np.ndarray:
+    """(N, 3) LPS mm: some 2000 points of a mask."""
     indices = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)[:, ::-1]
     indices = indices[:: max(1, len(indices) // _FITTED_POINTS)]
-    points = np.array([mask.TransformIndexToPhysicalPoint(index.tolist()) for index in indices])
-    targets = np.array([transform.TransformPoint(point.tolist()) for point in points])
+    return np.array([mask.TransformIndexToPhysicalPoint(index.tolist()) for index in indices])
+
+
+def _nearest_affine(transform: sitk.Transform, mask: sitk.Image) -> sitk.AffineTransform:
+    """The affine nearest to a transform in least squares over points of the mask."""
+    points, targets = _points_of(mask), np.array(_moved(mask, transform))
     design = np.hstack([points, np.ones((len(points), 1))])
     solution = np.linalg.lstsq(design, targets, rcond=None)[0]
     affine = sitk.AffineTransform(3)

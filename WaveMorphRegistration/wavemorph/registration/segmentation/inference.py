@@ -6,8 +6,8 @@ show the same structures. Where a volume shows no plausible brain, `segment` ret
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,6 +46,8 @@ _MARGIN_MM = 2.0
 _MAX_VOXELS = 20_000_000  # no head is this large
 _MIN_SIDE_MM = 48.0
 _MAX_REORIENTATIONS = 4  # from one start
+_MIN_HEIGHT_WITH_NECK_MM = 210.0  # of what a volume shows, above which its upper part is looked at
+_HEAD_HEIGHT_MM = 180.0
 _FLIP_TTA_SHIFT_VOXELS = 6  # by which the second pass of the test-time augmentation shifts the coarse lattices
 _OPENING_RADIUS_MM = 4.0  # removes bridges from the brain to tissue that was taken for brain outside it
 _SULCUS_RADIUS_MM = 6.0  # half the width of the fluid between gyri
@@ -84,39 +86,84 @@ class SegmentationInput:
         return make_grid_along_axes(direction, self.foreground, _SPACING_MM, _MARGIN_MM, self.network.config.divisor)
 
 
-def segment(source: SegmentationInput, flip_tta: bool = False) -> BrainSegmentation | None:
-    """Segment the brain, or return None where the volume shows no plausible one.
+@dataclass(frozen=True)
+class Search:
+    """What the search for a brain has found so far in one volume.
 
-    The network is trained on heads that are rotated by little. A rotated brain is therefore segmented again along its
-    own axes, as far as the last segmentation shows them; where that does not converge, other starts are tried. The
-    segmentation with the highest mean probability counts.
+    best: the most confident plausible segmentation, or None. converged: whether that is a brain along the axes of its
+    lattice, so that the search ends. confident: whether anything was segmented that could be a brain.
+    """
+
+    best: BrainSegmentation | None = None
+    converged: bool = False
+    confident: bool = False
+
+
+def first_look(source: SegmentationInput) -> Search:
+    """The brain as the volume states its orientation; where the volume shows much neck, also within its upper part."""
+    box = bounding_box(source.foreground)
+    divisor = source.network.config.divisor
+    grid = make_working_grid(source.image, box, _SPACING_MM, _MARGIN_MM, divisor)
+    found = _search_from(source, Search(), grid)
+    planes = math.ceil(_HEAD_HEIGHT_MM / grid.spacing[2] / divisor) * divisor
+    if found.converged or grid.size[2] * grid.spacing[2] < _MIN_HEIGHT_WITH_NECK_MM or planes >= grid.size[2]:
+        return found
+    return _search_from(source, found, grid.slab(grid.size[2] - planes, planes))
+
+
+def look_along(source: SegmentationInput, found: Search, axes: Iterable[np.ndarray]) -> Search:
+    """The search continued on lattices along `axes` (3x3, columns are LPS vectors), until it has converged."""
+    for each in axes:
+        if found.converged:
+            break
+        found = _search_from(source, found, source.grid_along(each))
+    return found
+
+
+def rotated_axes(source: SegmentationInput) -> Iterator[np.ndarray]:
+    """Axes (3x3, columns are LPS vectors) by turns of those of the volume nearest to right, anterior, superior."""
+    stated = make_working_grid(source.image, bounding_box(source.foreground), _SPACING_MM, _MARGIN_MM).direction
+    return (stated @ turn for turn in _ROTATED_STARTS)
+
+
+def finish(source: SegmentationInput, found: BrainSegmentation, flip_tta: bool = False) -> BrainSegmentation:
+    """The segmentation with its rotation.
+
     flip_tta: test-time augmentation by one more pass: the mean with a segmentation of the mirrored volume on shifted
     coarse lattices.
     """
-    box = bounding_box(source.foreground)
-    first = make_working_grid(source.image, box, _SPACING_MM, _MARGIN_MM, source.network.config.divisor)
-    others = (source.grid_along(first.direction @ turn) for turn in _ROTATED_STARTS)
-    best = None
-    for start in itertools.chain([first], others):
-        last = None
-        for last in _reorient_and_segment(source, start):
-            if is_plausible_brain(last, source.atlas) and (
-                best is None or mean_max_probability(last) > mean_max_probability(best)
-            ):
-                best = last
-        if last is None and start is first:
-            break
-        if last is not None and is_converged(last, source.atlas):
-            break
-    if best is None:
-        return None
     if flip_tta:
         source.on_forward()
-        fine = best.grid.resized(tuple(n * 2**source.network.config.flow_level for n in best.grid.shape))
+        fine = found.grid.resized(tuple(n * 2**source.network.config.flow_level for n in found.grid.shape))
         flipped = _segment_on_grid(source, fine, flip=True, pad_shift=_FLIP_TTA_SHIFT_VOXELS)
         assert flipped is not None
-        best = replace(best, probabilities=(best.probabilities + flipped.probabilities).mul_(0.5))
-    return replace(best, rotation_deg=angle_between_deg(RIGHT_ANTERIOR_SUPERIOR, head_axes(best, source.atlas)))
+        found = replace(found, probabilities=(found.probabilities + flipped.probabilities).mul_(0.5))
+    return replace(found, rotation_deg=angle_between_deg(RIGHT_ANTERIOR_SUPERIOR, head_axes(found, source.atlas)))
+
+
+def segment(source: SegmentationInput, flip_tta: bool = False) -> BrainSegmentation | None:
+    """Segment the brain of a single volume, or return None where it shows no plausible one.
+
+    The network is trained on heads that are rotated by little. A rotated brain is therefore segmented again along its
+    own axes, as far as the last segmentation shows them; where that does not converge, other starts are tried. The
+    segmentation with the highest mean probability counts. flip_tta: see `finish`.
+    """
+    found = first_look(source)
+    if found.confident:
+        found = look_along(source, found, rotated_axes(source))
+    return finish(source, found.best, flip_tta) if found.best is not None else None
+
+
+def _search_from(source: SegmentationInput, found: Search, grid: WorkingGrid) -> Search:
+    """The search after the segmentations that begin on `grid`."""
+    for last in _reorient_and_segment(source, grid):
+        best = found.best
+        if is_plausible_brain(last, source.atlas) and (
+            best is None or mean_max_probability(last) > mean_max_probability(best)
+        ):
+            best = last
+        found = Search(best, is_converged(last, source.atlas), confident=True)
+    return found
 
 
 def _reorient_and_segment(source: SegmentationInput, grid: WorkingGrid) -> Iterator[BrainSegmentation]:

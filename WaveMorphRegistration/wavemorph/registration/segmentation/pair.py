@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import SimpleITK as sitk
 import torch
+import torch.nn.functional as F
 
 from ...spatial.displacement import resize, warp
 from ...spatial.grid import WorkingGrid
@@ -38,10 +39,17 @@ class PairSegmentation:
         size = grid.halved().shape
         return self.fixed.log_odds(grid, None, size), self.moving.log_odds(grid, affine, size)
 
-    def describe(self, affine: sitk.Transform, grid: WorkingGrid, displacement: torch.Tensor | None) -> dict:
+    def describe(
+        self,
+        affine: sitk.Transform,
+        grid: WorkingGrid,
+        displacement: torch.Tensor | None,
+        scanned: torch.Tensor | None = None,
+    ) -> dict:
         """The entry "segmentation" of the report: overlap before and after the displacement (in voxels of `grid`).
 
-        Without a displacement: as the volumes lie, and under the affine.
+        Without a displacement: as the volumes lie, and under the affine. scanned: (1, 1, D, H, W) on `grid`, 1 where
+        both volumes were scanned; elsewhere nothing is compared.
         """
         fixed, moving = self._probabilities(grid, affine)
         if displacement is None:
@@ -50,6 +58,9 @@ class PairSegmentation:
         else:
             depth, height, width = moving.shape[2:]
             warped = warp(moving, resize(displacement, (depth, height, width)))
+        if scanned is not None:
+            seen = F.interpolate(scanned, size=fixed.shape[2:], mode="area")
+            fixed, moving, warped = fixed * seen, moving * seen, warped * seen
         return {
             "measure": "mean soft Dice of 11 structures as segmented by the network, voxels of 4 mm",
             "before": mean_soft_dice(fixed[0], moving[0]),

@@ -21,16 +21,21 @@ _MAX_SCATTER_OF_ROTATED_MM = 5.0
 _MIN_MEAN_MAX_PROBABILITY = 0.7
 _MAX_VOLUME_RATIO = 5.0  # of one structure to that of the template, or the inverse
 _MAX_VENTRICLE_RATIO = 20.0
+_MIN_PRESENT = 6  # structures that must be found, where others are beyond the field of view
+_FIELD_OF_VIEW_MARGIN_MM = 16.0  # from its edge, within which the centroid of a structure that is cut off may lie
 
 
 def is_plausible_brain(segmentation: BrainSegmentation, atlas: StructureAtlas) -> bool:
-    """Whether every structure is found with confidence, in about the size and place it has in a brain."""
+    """Whether every structure is found with confidence, in about the size and place it has in a brain.
+
+    Structures that the scan does not show, by the places of the others, may be missing.
+    """
     if not passes_confidence(segmentation, atlas):
         return False
-    names = STRUCTURES[1:]
-    ratio = segmentation.volumes_ml()[1:] / np.array([atlas[name][3] for name in names])
-    limit = np.array([_MAX_VENTRICLE_RATIO if name == "ventricles" else _MAX_VOLUME_RATIO for name in names])
-    if np.any(ratio > limit) or np.any(ratio < 1 / limit):
+    if np.any(_volume_ratios(segmentation, atlas) > _max_ratios()):
+        return False
+    present = _present(segmentation, atlas)
+    if present.sum() < _MIN_PRESENT or np.any(~present & ~_beyond_scan(segmentation, atlas)):
         return False
     return _centroid_scatter_mm(segmentation, atlas) < _MAX_SCATTER_MM
 
@@ -84,10 +89,44 @@ def angle_between_deg(first: np.ndarray, second: np.ndarray) -> float:
 def _fit_template_centroids(
     segmentation: BrainSegmentation, atlas: StructureAtlas
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(template centroids with ones, (N, 4); centroids here, (N, 3); the (4, 3) affine that fits them best)."""
-    template = np.array([[*atlas[name][:3], 1.0] for name in STRUCTURES[1:]])
-    found = segmentation.centroids()[1:]
+    """(template centroids with ones, (N, 4); centroids here, (N, 3); the (4, 3) affine that fits them best).
+
+    Of the structures that are present, or of all where too few are.
+    """
+    present = _present(segmentation, atlas)
+    if present.sum() < _MIN_PRESENT:
+        present[:] = True
+    template, found = _template_centroids(atlas)[present], segmentation.centroids()[1:][present]
     return template, found, np.linalg.lstsq(template, found, rcond=None)[0]
+
+
+def _template_centroids(atlas: StructureAtlas) -> np.ndarray:
+    """(structures, 4): LPS mm and 1."""
+    return np.array([[*atlas[name][:3], 1.0] for name in STRUCTURES[1:]])
+
+
+def _volume_ratios(segmentation: BrainSegmentation, atlas: StructureAtlas) -> np.ndarray:
+    """The volume of each structure, relative to that in the template."""
+    return np.asarray(segmentation.volumes_ml()[1:] / np.array([atlas[name][3] for name in STRUCTURES[1:]]))
+
+
+def _max_ratios() -> np.ndarray:
+    return np.array([_MAX_VENTRICLE_RATIO if name == "ventricles" else _MAX_VOLUME_RATIO for name in STRUCTURES[1:]])
+
+
+def _present(segmentation: BrainSegmentation, atlas: StructureAtlas) -> np.ndarray:
+    """Which structures are found in about the size that they have in a brain, or larger."""
+    return np.asarray(_volume_ratios(segmentation, atlas) >= 1 / _max_ratios())
+
+
+def _beyond_scan(segmentation: BrainSegmentation, atlas: StructureAtlas) -> np.ndarray:
+    """Which structures the scan cuts off, where the others show that they are: near or beyond its edge."""
+    places = _template_centroids(atlas) @ _fit_template_centroids(segmentation, atlas)[2]
+    ones = np.ones((len(places), 1))
+    indices = (np.linalg.inv(segmentation.grid.matrix) @ np.hstack([places, ones]).T).T[:, :3]
+    margin = _FIELD_OF_VIEW_MARGIN_MM / np.array(segmentation.grid.spacing)
+    last = np.array(segmentation.grid.size) - 1
+    return np.asarray(np.any((indices < margin) | (indices > last - margin), axis=1))
 
 
 def _centroid_scatter_mm(segmentation: BrainSegmentation, atlas: StructureAtlas) -> float:

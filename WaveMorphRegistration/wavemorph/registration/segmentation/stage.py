@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-import SimpleITK as sitk
-
-from ...models.weights import LoadedModel, resolve_segmentation_model
+from ...models.weights import resolve_segmentation_model
 from ...system.machine import is_out_of_memory
+from ..linear.orientation import likeliest_rotation
 from ..state import Job
 from .brain import BrainSegmentation
-from .inference import SegmentationInput, segment
+from .inference import SegmentationInput, finish, first_look, look_along, rotated_axes
 from .pair import PairSegmentation
+from .plausibility import head_axes
 
 
 def segment_pair(job: Job) -> PairSegmentation | None:
@@ -25,24 +25,60 @@ def segment_pair(job: Job) -> PairSegmentation | None:
     if model is None:
         return None
     job.timer.start("Segmentation", 0.01)
-    fixed = _segment(job, model, job.pair.fixed, job.pair.fixed_foreground, 0.01)
-    if fixed is None:
-        return None
-    moving = _segment(job, model, job.pair.moving, job.pair.moving_foreground, 0.055)
-    if moving is None:
-        return None
-    return PairSegmentation(fixed, moving, {"name": model.card.name, "sha256": model.sha256})
-
-
-def _segment(
-    job: Job, model: LoadedModel, image: sitk.Image, foreground: sitk.Image, fraction: float
-) -> BrainSegmentation | None:
-    """The segmentation of one volume, or None, also where memory runs out: the later stages work without it."""
-    on_forward = partial(job.timer.report, fraction, "segmenting the structures of the brain")
-    source = SegmentationInput(model.network, image, foreground, model.card.extra["atlas"], on_forward)
+    pair = job.pair
+    sources = tuple(
+        SegmentationInput(
+            model.network,
+            image,
+            foreground,
+            model.card.extra["atlas"],
+            partial(job.timer.report, fraction, "segmenting the structures of the brain"),
+        )
+        for image, foreground, fraction in (
+            (pair.fixed, pair.fixed_foreground, 0.01),
+            (pair.moving, pair.moving_foreground, 0.055),
+        )
+    )
     try:
-        return segment(source, flip_tta=job.settings.preset == "Precise")
+        found = _search(job, sources[0], sources[1])
+        if found is None:
+            return None
+        flip_tta = settings.preset == "Precise"
+        fixed, moving = (finish(source, each, flip_tta) for source, each in zip(sources, found))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         return None
+    return PairSegmentation(fixed, moving, {"name": model.card.name, "sha256": model.sha256})
+
+
+def _search(
+    job: Job, fixed: SegmentationInput, moving: SegmentationInput
+) -> tuple[BrainSegmentation, BrainSegmentation] | None:
+    """The brains of both volumes; None where either shows no plausible one.
+
+    Where only one is found as its file states its orientation, the other is looked for in the orientation in which it
+    fits that one, before other orientations are tried.
+    """
+    found_fixed = first_look(fixed)
+    if found_fixed.best is None and not found_fixed.confident:
+        return None
+    found_moving = first_look(moving)
+    if found_fixed.converged != found_moving.converged:
+        rotation = likeliest_rotation(job.pair, job.settings.seed)
+        if found_fixed.converged:
+            assert found_fixed.best is not None
+            axes = rotation @ head_axes(found_fixed.best, fixed.atlas)
+            found_moving = look_along(moving, found_moving, [axes])
+        else:
+            assert found_moving.best is not None
+            axes = rotation.T @ head_axes(found_moving.best, moving.atlas)
+            found_fixed = look_along(fixed, found_fixed, [axes])
+    brains = []
+    for source, found in ((fixed, found_fixed), (moving, found_moving)):
+        if found.confident:
+            found = look_along(source, found, rotated_axes(source))
+        if found.best is None:
+            return None
+        brains.append(found.best)
+    return brains[0], brains[1]
