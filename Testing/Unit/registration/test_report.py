@@ -47,7 +47,10 @@ def test_a_good_result_has_no_warning():
         ({"folding": {"strict_voxels": 7}}, "7 voxels are folded"),
         ({"jacobian": {"max": 31.0}}, "31 times as large"),
         ({"displacement_mm": {"max": 55.0}}, "55 mm, which is implausible"),
-        ({"subject": {"unseen_percent": 47.4, "rotation_deg": 0}}, "47 % of the fixed subject is not in the moving volume"),
+        (
+            {"subject": {"unseen_percent": 47.4, "rotation_deg": 0}},
+            "47 % of the fixed subject is not in the moving volume",
+        ),
         (
             {"segmentation": None, "subject": {"unseen_percent": 0.0, "rotation_deg": 178}},
             r"moving volume is rotated by 178 degrees against the fixed one; .* left and right may be",
