@@ -35,6 +35,7 @@ from .deformable.stage import (
     run_network,
     run_optimizer,
 )
+from .evidence import evidence
 from .linear.stage import align_linearly
 from .report import describe_subject, determinant_of, linear_quality, provenance, quality, quality_warnings
 from .schedules import BYTES_PER_VOXEL, MARGIN_MM, MEMORY_RETRY_FACTOR, SKULL_STRIPPED_MARGIN_MM, SPACING_MM
@@ -230,6 +231,9 @@ def _report(
             job.pair, aligned.grid, aligned.linear.affine, displacement, aligned.working.inside
         ),
         **measured,
+        "evidence": evidence(
+            aligned.working, aligned.linear.affine, displacement, aligned.spacing_mm, job.pair.length_scale
+        ),
         "contrast": {"agreement": round(contrast.agreement, 3), "same": contrast.same},
         "segmentation": described,
         **provenance(job.pair, job.settings, job.model, job.device),

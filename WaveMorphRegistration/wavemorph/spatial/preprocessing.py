@@ -66,15 +66,16 @@ class Pair:
 class WorkingPair:
     """The pair on the working grid, each (1, 1, D, H, W); the moving volume is resampled through the affine.
 
-    fixed, moving: normalized intensities, about 0 to 1. weight: 0 to 1, where voxels are compared. inside: 1 in the
-    fixed foreground. fixed_scanned, moving_scanned: 1 where the volume was scanned, see `Subject.scanned`; None where
-    it was everywhere.
+    fixed, moving: normalized intensities, about 0 to 1. weight: 0 to 1, where voxels are compared. inside, moving_inside: 1
+    in the fixed and in the moving foreground. fixed_scanned, moving_scanned: 1 where the volume was scanned, see
+    `Subject.scanned`; None where it was everywhere.
     """
 
     fixed: torch.Tensor
     moving: torch.Tensor
     weight: torch.Tensor
     inside: torch.Tensor
+    moving_inside: torch.Tensor
     fixed_scanned: torch.Tensor | None = None
     moving_scanned: torch.Tensor | None = None
 
@@ -119,6 +120,7 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
         moving=normalize(_intensities(pair.moving, grid, affine, device, moving_scanned is not None), inside_moving),
         weight=weight,
         inside=inside_fixed,
+        moving_inside=inside_moving,
         fixed_scanned=fixed_scanned,
         moving_scanned=moving_scanned,
     )

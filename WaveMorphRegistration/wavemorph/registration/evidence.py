@@ -1,0 +1,120 @@
+"""What a registration tells about its own success, as numbers that mean the same for every subject and size (ours).
+
+Measured on a coarse copy of the working pair, so that it costs little and does not depend on the preset's resolution.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+
+from ..similarity.contrast import global_correlation
+from ..similarity.lncc import LocalCorrelation
+from ..similarity.mutual_information import MutualInformation
+from ..spatial.displacement import warp_image
+from ..spatial.preprocessing import WorkingPair
+from .segmentation.brain import matrix_of
+
+_SPACING_MM = 2.5  # for a head, of the coarse copy
+_RADIUS_VOXELS = 3  # of windows
+_SHIFTS = (0.12, 0.25)  # of the sides of the grid, by which the result is misaligned on purpose
+_MIN_COMPARED = 0.2  # of the weight, without which a misalignment says nothing
+
+
+def evidence(
+    working: WorkingPair,
+    affine: sitk.Transform,
+    displacement: torch.Tensor | None,
+    spacing_mm: float,
+    length_scale: float,
+) -> dict[str, float]:
+    """Numbers by name, for `verdict.judge`.
+
+    working: the pair under the affine. displacement: (1, 3, D, H, W) in voxels, or None. spacing_mm: of the working
+    grid. length_scale: size of the subject relative to a head.
+
+    similarity, information: squared local correlation and mutual information (nats) of the result. *_shifted,
+    *_mirrored: the largest of the same where the result is misaligned, shifted or mirrored along an axis. correlation:
+    global, its absolute value. outlines: Dice of the subjects' outlines. stretch: the largest |log| of the affine's
+    scale factors. displacement, displacement_p95: its length, mm of a head.
+    """
+    warped = working.moving if displacement is None else warp_image(working.moving, displacement)
+    moving_inside = working.moving_inside if displacement is None else warp_image(working.moving_inside, displacement)
+    weight = working.weight * working.inside
+    scanned = working.scanned_by_both
+    if scanned is not None:
+        weight = weight * scanned
+    factor = max(1, round(_SPACING_MM * length_scale / spacing_mm))
+    factor = min(factor, *(n // 12 for n in warped.shape[2:])) or 1
+    fixed, warped, weight, inside, moving_inside = (
+        F.avg_pool3d(each, factor) for each in (working.fixed, warped, weight, working.inside, moving_inside)
+    )
+    compared = weight if scanned is None else F.avg_pool3d(working.weight * scanned, factor)
+    overlap = 2 * (torch.minimum(inside, moving_inside) * compared).sum() / (
+        ((inside + moving_inside) * compared).sum().clamp(min=1e-6)
+    )
+    found = {
+        "similarity": _local(fixed, warped, weight),
+        "information": _information(fixed, warped, weight),
+        "correlation": abs(global_correlation(fixed, warped, weight)),
+        "outlines": float(overlap),
+        "stretch": float(np.abs(np.log(np.linalg.svd(matrix_of(affine)[:3, :3])[1].clip(1e-6))).max()),
+        "displacement": 0.0,
+    }
+    for name, misaligned in (("shifted", _shifted), ("mirrored", _mirrored)):
+        wrong = list(misaligned(warped, weight, moving_inside))
+        found[f"similarity_{name}"] = max((_local(fixed, *each) for each in wrong), default=0.0)
+        found[f"information_{name}"] = max((_information(fixed, *each) for each in wrong), default=0.0)
+    if displacement is not None:
+        lengths = displacement.square().sum(1, keepdim=True).sqrt() * (spacing_mm / length_scale)
+        mask = working.inside > 0
+        found["displacement"] = float(lengths[mask].mean())
+        found["displacement_p95"] = float(lengths[mask][:: max(1, int(mask.sum()) // 100_000)].quantile(0.95))
+    return {name: value if math.isfinite(value) else 0.0 for name, value in found.items()}
+
+
+def _local(fixed: torch.Tensor, warped: torch.Tensor, weight: torch.Tensor) -> float:
+    return LocalCorrelation(fixed, warped, weight, radius=_RADIUS_VOXELS, signed=False).value()
+
+
+def _information(fixed: torch.Tensor, warped: torch.Tensor, weight: torch.Tensor) -> float:
+    return MutualInformation(fixed, warped, weight, bins=32).compare(warped)[0]
+
+
+def _shifted(
+    warped: torch.Tensor, weight: torch.Tensor, moving_inside: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(warped image, weight) of the result shifted along each axis, where enough is left to compare."""
+    for axis, fraction, sign in itertools.product((2, 3, 4), _SHIFTS, (-1, 1)):
+        shift = sign * max(1, round(fraction * warped.shape[axis]))
+        yield from _if_compared(weight, warped.roll(shift, axis), moving_inside.roll(shift, axis))
+
+
+def _mirrored(
+    warped: torch.Tensor, weight: torch.Tensor, moving_inside: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The same of the result mirrored along each axis, about the middle of what is compared."""
+    for axis in (2, 3, 4):
+        offset = round(2 * _middle(weight, axis)) - (warped.shape[axis] - 1)
+        yield from _if_compared(weight, *(each.flip(axis).roll(offset, axis) for each in (warped, moving_inside)))
+
+
+def _if_compared(
+    weight: torch.Tensor, warped: torch.Tensor, moving_inside: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    both = weight * (moving_inside > 0.5)
+    if float(both.sum()) > _MIN_COMPARED * float(weight.sum()):
+        yield warped, both
+
+
+def _middle(weight: torch.Tensor, axis: int) -> float:
+    """The centroid of a weight along one axis, in voxels."""
+    others = tuple(a for a in range(5) if a != axis)
+    along = weight.sum(others)
+    return float((along * torch.arange(len(along), device=along.device)).sum() / along.sum().clamp(min=1e-6))
