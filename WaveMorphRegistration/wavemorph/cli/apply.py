@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from ..errors import SettingsError
 from ..evaluation import metrics
-from ..io import images, outputs, points
+from ..io import images, outputs, points, transforms
 from ..io.result import warp_image
 from .options import given
 from .progress import TerminalProgress
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     if options.points:
         files.add(options.output, points.write_points, points.POINT_EXTENSIONS, "output")
         listed = points.read_points(options.points)
-        transform = images.read_transform(options.transform)
+        transform = transforms.read_transform(options.transform)
         result: Any = listed.moved_to(points.transform_points(listed.positions, transform))
     else:
         files.add(options.output, outputs.write_image, outputs.IMAGE_EXTENSIONS, "output")
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
 
 def _resampled(options: argparse.Namespace) -> sitk.Image:
     reference = images.read_image(options.reference, "reference image")
-    transform = images.read_transform(options.transform)
+    transform = transforms.read_transform(options.transform)
     if options.labels:
         return metrics.warp_labels(images.read_labels(options.labels), reference, transform)
     return warp_image(images.read_image(options.image), reference, transform, _INTERPOLATORS[options.interpolation])

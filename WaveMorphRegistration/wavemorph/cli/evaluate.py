@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from ..errors import SettingsError
 from ..evaluation import metrics
-from ..io import images, outputs, points
+from ..io import images, outputs, points, transforms
 from .options import given
 from .progress import TerminalProgress
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     if options.report:
         files.add(options.report, outputs.write_json, (".json",), "report")
     names = metrics.read_label_names(options.label_names) if options.label_names else {}
-    transform = images.read_transform(options.transform) if options.transform else sitk.Transform()
+    transform = transforms.read_transform(options.transform) if options.transform else sitk.Transform()
     report: dict[str, Any] = {}
     if options.fixed_labels:
         report.update(_evaluate_labels(options, transform, names))

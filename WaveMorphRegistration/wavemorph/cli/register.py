@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from ..errors import SettingsError
 from ..evaluation import metrics
-from ..io import images
+from ..io import images, transforms
 from ..io.result import Registration
 from ..settings import Settings
 from .options import EPILOG, add_outputs, add_pair, output_files, settings_of
@@ -78,5 +78,5 @@ def register_images(
         progress,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
-        initial_transform=images.read_transform(initial, "initial transform") if initial else None,
+        initial_transform=transforms.read_transform(initial, "initial transform") if initial else None,
     )

@@ -14,11 +14,11 @@ from .images import (
     read_image,
     read_labels,
     read_mask,
-    read_transform,
     validate_image,
     validate_labels,
     validate_mask,
 )
+from .transforms import read_transform
 
 
 @dataclass(frozen=True)
