@@ -78,6 +78,33 @@ def test_evaluate_prints_and_writes_overlap_folding_and_landmarks(pair_folder, t
     assert report["folding"]["strict_percent"] == 0
 
 
+def test_landmarks_in_another_order_and_without_a_position_are_paired_by_name_and_reported(tmp_path, capsys):
+    (tmp_path / "f.csv").write_text("label,l,p,s,defined\nAC,0,1.5,-4,1\nPC,0,-25,-3,1\nL,0,0,0,0\nR,-40,10,20,1\n")
+    (tmp_path / "m.csv").write_text("label;r;a;s\nR;40;-10;21,5\nL;-40;-10;20\nPC;;;\nAC;0;-1,5;-4\n")
+    arguments = ["evaluate", "--fixed-points", tmp_path / "f.csv", "--moving-points", tmp_path / "m.csv"]
+    assert main([*map(str, arguments), "--report", str(tmp_path / "r.json")]) == 0
+    out = capsys.readouterr().out
+    assert "landmarks: mean error 0.750 mm, max 1.500 mm, 2 pairs by name" in out
+    assert 'holds no position: "PC", "L"' in out
+    report = json.loads((tmp_path / "r.json").read_text())["target_registration_error_mm"]
+    assert report["max"] == pytest.approx(1.5)
+    assert [entry["name"] for entry in report["landmarks"]] == ["AC", "R"]
+    assert report["left_out"] == ["PC", "L"]
+
+
+def test_points_without_a_position_stay_in_the_list_that_is_written(tmp_path, capsys):
+    shift = tmp_path / "shift.tfm"
+    sitk.WriteTransform(sitk.TranslationTransform(3, (4.0, 0.0, 3.0)), str(shift))
+    (tmp_path / "p.csv").write_text("name,x,y,z\nA,1,2,3\nB,,,\n")
+    for target in ("q.fcsv", "q.mrk.json", "q.csv"):
+        arguments = ["apply", "--transform", shift, "--points", tmp_path / "p.csv", "--output", tmp_path / target]
+        assert main([str(argument) for argument in arguments]) == 0
+        assert "1 of 2 points have no position" in capsys.readouterr().out
+        read = read_points(tmp_path / target)
+        assert np.allclose(read.positions, [(5, 2, 6)])
+        assert dict(read.unset) == {1: "B"}
+
+
 def test_models_prints_the_complexity_of_the_network(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("WAVEMORPH_MODELS", str(tmp_path))
     assert main(["models", "--complexity"]) == 0

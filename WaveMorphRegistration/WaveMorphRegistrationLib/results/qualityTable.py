@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 from wavemorph.errors import InputError
-from wavemorph.evaluation import metrics
+from wavemorph.evaluation import landmarks, metrics
 
 from ..scene.landmarks import landmarksFromNode
 from ..scene.segmentations import labelsFromNode, segmentNames
@@ -36,17 +36,20 @@ def addOverlapTable(transformNode, fixedNode, movingNode, fixedSegmentation, mov
 def addLandmarkTable(transformNode, fixedNode, movingNode, fixedPoints, movingPoints):
     """A table of the distance (mm) between corresponding control points, before and after.
 
-    Raises InputError where the lists differ in length.
+    Control points are paired as in `wavemorph evaluate`: by label, or by order with a row that says so. Those that have
+    no position in one of the lists, or no partner, have a row without distances.
+    Raises InputError where the control points cannot be paired.
     """
-    fixed, moving = landmarksFromNode(fixedPoints), landmarksFromNode(movingPoints)
+    pairs = landmarks.pair_landmarks(landmarksFromNode(fixedPoints), landmarksFromNode(movingPoints))
     transform = transformFromNode(transformNode, imageFromVolumeNode(fixedNode))
-    before = metrics.target_registration_error_mm(sitk.Transform(), fixed, moving)
-    after = metrics.target_registration_error_mm(transform, fixed, moving)
+    before, after = (landmarks.landmark_report(pairs, through) for through in (sitk.Transform(), transform))
     rows = [
-        (fixedPoints.GetNthControlPointLabel(index), f"{pair[0]:.2f}", f"{pair[1]:.2f}")
-        for index, pair in enumerate(zip(before, after))
+        (first["name"], f"{first['error_mm']:.2f}", f"{second['error_mm']:.2f}")
+        for first, second in zip(before["landmarks"], after["landmarks"])
     ]
-    rows.append((_("mean"), f"{before.mean():.2f}", f"{after.mean():.2f}"))
+    rows += [(name, "-", "-") for name in pairs.left_out]
+    rows += [(remark, "", "") for remark in pairs.remarks]
+    rows.append((_("mean"), f"{before['mean']:.2f}", f"{after['mean']:.2f}"))
     header = (_("Landmark"), _("Before, mm"), _("After, mm"))
     return _addTable(_("landmarks"), fixedNode, movingNode, header, rows)
 

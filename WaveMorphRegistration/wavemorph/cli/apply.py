@@ -29,7 +29,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--image", metavar="M", help="a volume in the moving space")
     what.add_argument("--labels", metavar="L", help="a label map in the moving space (nearest neighbor)")
-    what.add_argument("--points", metavar="P", help="points (.csv, .mrk.json) in the space that T maps from")
+    what.add_argument("--points", metavar="P", help="points (.csv, .mrk.json, .fcsv) in the space that T maps from")
     parser.add_argument("--reference", metavar="F", help="the fixed volume: the lattice of the output")
     parser.add_argument("--output", required=True, metavar="O")
     parser.add_argument("--interpolation", choices=sorted(_INTERPOLATORS), default="linear", help="for --image")
@@ -44,6 +44,8 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
         listed = points.read_points(options.points)
         transform = transforms.read_transform(options.transform)
         result: Any = listed.moved_to(points.transform_points(listed.positions, transform))
+        if listed.unset:
+            print(f"note: {len(listed.unset)} of {len(listed.entries())} points have no position and stay without one")
     else:
         files.add(options.output, outputs.write_image, outputs.IMAGE_EXTENSIONS, "output")
         if not options.reference:

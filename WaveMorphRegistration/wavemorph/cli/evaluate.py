@@ -8,7 +8,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..errors import SettingsError
-from ..evaluation import metrics
+from ..evaluation import landmarks, metrics
 from ..io import images, outputs, points, transforms
 from .options import given
 from .progress import TerminalProgress
@@ -21,7 +21,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--fixed-labels", metavar="FL")
     parser.add_argument("--moving-labels", metavar="ML")
     parser.add_argument("--label-names", metavar="FILE", help="lines of a number and a name, such as Slicer's .ctbl")
-    parser.add_argument("--fixed-points", metavar="FP", help="landmarks (.csv, .mrk.json) on the fixed volume")
+    parser.add_argument("--fixed-points", metavar="FP", help="landmarks (.csv, .mrk.json, .fcsv) on the fixed volume")
     parser.add_argument("--moving-points", metavar="MP", help="the same landmarks on the moving volume")
     parser.add_argument("--report", metavar="R", help="the numbers as .json")
     parser.set_defaults(run=run)
@@ -65,9 +65,16 @@ def _evaluate_labels(options: argparse.Namespace, transform: sitk.Transform, nam
     return {"labels": labels, "folding": folding}
 
 
-def _evaluate_points(options: argparse.Namespace, transform: sitk.Transform) -> dict[str, float]:
-    """Mean and maximum target registration error in mm."""
-    fixed, moving = (points.read_points(path).positions for path in (options.fixed_points, options.moving_points))
-    errors = metrics.target_registration_error_mm(transform, fixed, moving)
-    print(f"landmarks: mean error {errors.mean():.3f} mm, max {errors.max():.3f} mm, {len(errors)} points")
-    return {"mean": float(errors.mean()), "max": float(errors.max())}
+def _evaluate_points(options: argparse.Namespace, transform: sitk.Transform) -> dict[str, Any]:
+    """The target registration error in mm of each pair, and what was left out."""
+    fixed = points.read_points(options.fixed_points, "fixed point list")
+    moving = points.read_points(options.moving_points, "moving point list")
+    report = landmarks.landmark_report(landmarks.pair_landmarks(fixed, moving), transform)
+    count = len(report["landmarks"])
+    print(
+        f"landmarks: mean error {report['mean']:.3f} mm, max {report['max']:.3f} mm, {count} "
+        f"{'pair' if count == 1 else 'pairs'} by {report['paired_by']}"
+    )
+    for remark in report["remarks"]:
+        print(f"note: {remark}")
+    return report
