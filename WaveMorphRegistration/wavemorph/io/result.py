@@ -156,6 +156,7 @@ class Registration:
         return registration
 
 
+_SLAB_VOXELS = 2**24  # 128 MiB of float64
 _FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity")
 _ON_FIXED_LATTICE = ("warped", "jacobian")
 
@@ -165,12 +166,37 @@ def warp_image(
 ) -> sitk.Image:
     """Resample the moving image on the lattice of the fixed image: out(x) = moving(transform(x)), in its pixel type.
 
-    Outside the moving image the value is 0, or its minimum where that is well below 0, as for air in a CT.
+    Integers are interpolated in floating point, rounded, and limited to the range of their type; ITK would truncate
+    them. Outside the moving image the value is 0, or its minimum where that is well below 0, as for air in a CT.
     """
     values = sitk.GetArrayViewFromImage(moving)
     darkest, brightest = float(values.min()), float(values.max())
     outside = darkest if darkest < -0.1 * (brightest - darkest) else 0.0
-    return sitk.Resample(moving, fixed, transform, interpolator, outside)
+    if not np.issubdtype(values.dtype, np.integer) or interpolator == sitk.sitkNearestNeighbor:
+        return sitk.Resample(moving, fixed, transform, interpolator, outside)
+    return _warp_integers(moving, fixed, transform, interpolator, outside)
+
+
+def _warp_integers(
+    moving: sitk.Image, fixed: sitk.Image, transform: sitk.Transform, interpolator: int, outside: float
+) -> sitk.Image:
+    """Resampled in float64, in slabs of the lattice that bound its memory; rounded and limited to the integer type."""
+    dtype = sitk.GetArrayViewFromImage(moving).dtype
+    limits = np.iinfo(dtype)
+    # the largest 64-bit integers have no equal among floating-point numbers, and those beyond them would wrap around
+    highest = limits.max if limits.bits < 64 else np.nextafter(float(limits.max), 0)
+    width, height, depth = fixed.GetSize()
+    planes = max(1, _SLAB_VOXELS // (width * height))
+    whole = np.empty((depth, height, width), dtype)
+    for first in range(0, depth, planes):
+        size = (width, height, min(planes, depth - first))
+        geometry = fixed.TransformIndexToPhysicalPoint((0, 0, first)), fixed.GetSpacing(), fixed.GetDirection()
+        slab = sitk.Resample(moving, size, transform, interpolator, *geometry, outside, sitk.sitkFloat64)
+        for plane, values in zip(whole[first:], sitk.GetArrayViewFromImage(slab)):
+            plane[...] = np.clip(np.rint(values), limits.min, highest)
+    warped = sitk.GetImageFromArray(whole)
+    warped.CopyInformation(fixed)
+    return warped
 
 
 def displacement_transform(image: sitk.Image) -> sitk.Transform:
