@@ -167,7 +167,7 @@ def score(case: Case, transform: sitk.Transform) -> dict[str, float | None]:
     fixed = sitk.ReadImage(case.fixed)
     numbers = {}
     if case.labels:
-        mean = evaluation.label_report(*case.labels, transform)["mean"]
+        mean = evaluation.label_report(*case.labels, transform)["mean_common"]
         numbers["Dice"], numbers["HD95 mm"] = mean["dice_after"], mean["hd95_after_mm"]
     error = None
     if case.truth:

@@ -80,6 +80,58 @@ def test_evaluate_prints_and_writes_overlap_folding_and_landmarks(pair_folder, t
     assert report["folding"]["strict_percent"] == 0
 
 
+def write_segmentation(path, labels, names):
+    """A segmentation as Slicer writes it: label -> name of the first labels, and label -> place along i in the map."""
+    array = np.zeros((20, 20, 40), np.uint8)
+    for label, first in labels.items():
+        array[5:15, 5:15, first : first + 6] = label
+    image = sitk.GetImageFromArray(array)
+    for number, (label, name) in enumerate(names.items()):
+        for key, value in (("ID", f"S{number}"), ("Name", name), ("LabelValue", label), ("Color", "1 0.5 0")):
+            image.SetMetaData(f"Segment{number}_{key}", str(value))
+    sitk.WriteImage(image, str(path))
+
+
+def test_segmentations_are_compared_by_name_and_those_of_one_map_are_listed(tmp_path, capsys):
+    fixed, moving = tmp_path / "f.seg.nrrd", tmp_path / "m.seg.nrrd"
+    write_segmentation(fixed, {1: 2, 2: 12, 3: 22}, {1: "Liver", 2: "Spleen", 3: "Heart"})
+    write_segmentation(moving, {8: 2, 1: 12}, {8: "Liver", 1: "Spleen"})
+    arguments = ["evaluate", "--fixed-labels", fixed, "--moving-labels", moving, "--report", tmp_path / "r.json"]
+    assert main([str(argument) for argument in arguments]) == 0
+    out = capsys.readouterr().out
+    assert "3 Heart (fixed only)" in out
+    assert "note: 1 structure is in the fixed label map only: Heart." in out
+    report = json.loads((tmp_path / "r.json").read_text())["labels"]
+    assert report["mean"]["dice_after"] == pytest.approx(2 / 3)
+    assert report["mean_common"]["dice_after"] == 1
+    assert report["labels"]["1"] == {
+        "name": "Liver",
+        "fixed_label": 1,
+        "moving_label": 8,
+        "dice_before": 1.0,
+        "dice_after": 1.0,
+        "hd95_before_mm": 0.0,
+        "hd95_after_mm": 0.0,
+    }
+
+
+def test_apply_keeps_the_names_of_a_segmentation_or_says_that_it_cannot(tmp_path, capsys):
+    source, shift = tmp_path / "m.seg.nrrd", tmp_path / "shift.tfm"
+    write_segmentation(source, {8: 2, 1: 12}, {8: "Liver", 1: "Spleen"})
+    sitk.WriteTransform(sitk.TranslationTransform(3, (1.0, 0.0, 0.0)), str(shift))
+    random = sitk.GetImageFromArray(np.random.default_rng(0).random((20, 20, 40), np.float32))
+    sitk.WriteImage(random, str(tmp_path / "f.nii.gz"))
+    apply = ["apply", "--transform", shift, "--labels", source, "--reference", tmp_path / "f.nii.gz", "--output"]
+    assert main([str(argument) for argument in (*apply, tmp_path / "w.seg.nrrd")]) == 0
+    assert "note" not in capsys.readouterr().out
+    warped = sitk.ReadImage(str(tmp_path / "w.seg.nrrd"))
+    assert warped.GetMetaData("Segment0_Name") == "Liver"
+    assert warped.GetMetaData("Segment0_Color") == "1 0.5 0"
+    assert warped.GetMetaData("Segment1_Extent") == "11 16 5 14 5 14"
+    assert main([str(argument) for argument in (*apply, tmp_path / "w.nii.gz")]) == 0
+    assert "only .nrrd holds the names" in capsys.readouterr().out
+
+
 def test_landmarks_in_another_order_and_without_a_position_are_paired_by_name_and_reported(tmp_path, capsys):
     (tmp_path / "f.csv").write_text("label,l,p,s,defined\nAC,0,1.5,-4,1\nPC,0,-25,-3,1\nL,0,0,0,0\nR,-40,10,20,1\n")
     (tmp_path / "m.csv").write_text("label;r;a;s\nR;40;-10;21,5\nL;-40;-10;20\nPC;;;\nAC;0;-1,5;-4\n")

@@ -14,7 +14,6 @@ from wavemorph.io.images import (
     read_labels,
     read_mask,
     same_lattice,
-    shared_labels,
     validate_image,
     validate_labels,
     validate_mask,
@@ -240,21 +239,6 @@ def test_label_maps_of_broken_numbers_or_nothing_are_refused():
     blurred[3, 3, 3] = 0.25
     assert "0.25" in refusal(validate_labels, volume(blurred))
     assert "empty" in refusal(validate_labels, volume(np.zeros((18, 18, 18), np.uint8)))
-
-
-def test_shared_labels_leave_the_background_out():
-    fixed, moving = np.zeros((2, 18, 18, 18), np.int16)
-    fixed[:3] = np.array([0, 4, 9])[:, None, None]
-    moving[:4] = np.array([0, 9, 4, 17])[:, None, None]
-    assert shared_labels(volume(fixed), volume(moving)) == [4, 9]
-
-
-def test_label_maps_without_a_common_label_are_refused():
-    fixed = np.arange(18**3, dtype=np.int16).reshape(18, 18, 18) % 12
-    moving = np.full((18, 18, 18), 101, np.int16)
-    sentence = refusal(shared_labels, volume(fixed), volume(moving))
-    assert "1, 2, 3, 4, 5, 6, 7, 8, ... (11 in all)" in sentence
-    assert "101" in sentence
 
 
 def test_lattices_are_compared_by_the_positions_of_their_voxels():

@@ -8,8 +8,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..errors import SettingsError
-from ..evaluation import metrics
-from ..io import images, outputs, points, transforms
+from ..io import images, labels, outputs, points, transforms
 from ..io.result import warp_image
 from .options import given
 from .progress import TerminalProgress
@@ -47,16 +46,27 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
         if listed.unset:
             print(f"note: {len(listed.unset)} of {len(listed.entries())} points have no position and stay without one")
     else:
-        files.add(options.output, outputs.write_image, outputs.IMAGE_EXTENSIONS, "output")
+        writer = outputs.write_label_map if options.labels else outputs.write_image
+        files.add(options.output, writer, outputs.IMAGE_EXTENSIONS, "output")
         if not options.reference:
             raise SettingsError("The output needs a lattice; give the fixed volume as --reference.")
-        result = _resampled(options)
+        result = _warped_labels(options) if options.labels else _warped_image(options)
     print("\n".join(f"written: {path}" for path in files.write(result)))
 
 
-def _resampled(options: argparse.Namespace) -> sitk.Image:
-    reference = images.read_image(options.reference, "reference image")
-    transform = transforms.read_transform(options.transform)
-    if options.labels:
-        return metrics.warp_labels(images.read_labels(options.labels), reference, transform)
+def _warped_labels(options: argparse.Namespace) -> labels.LabelMap:
+    """The label map on the lattice of the reference; says where the output cannot hold its names."""
+    label_map = labels.read_label_map(options.labels)
+    names = [each.name for each in label_map.structures if each.name]
+    if names and not outputs.holds_names(options.output):
+        print(f"note: only .nrrd holds the names of the structures ({len(names)}); write .seg.nrrd to keep them")
+    return labels.warp_label_map(label_map, *_lattice_and_transform(options))
+
+
+def _warped_image(options: argparse.Namespace) -> sitk.Image:
+    reference, transform = _lattice_and_transform(options)
     return warp_image(images.read_image(options.image), reference, transform, _INTERPOLATORS[options.interpolation])
+
+
+def _lattice_and_transform(options: argparse.Namespace) -> tuple[sitk.Image, sitk.Transform]:
+    return images.read_image(options.reference, "reference image"), transforms.read_transform(options.transform)

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from ..errors import SettingsError
 from ..evaluation import landmarks, metrics
-from ..io import images, outputs, points, transforms
+from ..io import label_names, labels, outputs, points, transforms
 from .options import given
 from .progress import TerminalProgress
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     )
     if options.report:
         files.add(options.report, outputs.write_json, (".json",), "report")
-    names = metrics.read_label_names(options.label_names) if options.label_names else {}
+    names = label_names.read_label_names(options.label_names) if options.label_names else {}
     transform = transforms.read_transform(options.transform) if options.transform else sitk.Transform()
     report: dict[str, Any] = {}
     if options.fixed_labels:
@@ -53,16 +53,18 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
 
 def _evaluate_labels(options: argparse.Namespace, transform: sitk.Transform, names: dict[int, str]) -> dict[str, Any]:
     """Dice, HD95 and folding inside the fixed labels."""
-    fixed = images.read_labels(options.fixed_labels, "fixed label map")
-    moving = images.read_labels(options.moving_labels, "moving label map")
-    labels = metrics.label_report(fixed, moving, transform)
-    print(metrics.format_table(labels, names))
-    folding = metrics.folding(outputs.flattened_field(transform, fixed), fixed != 0)
+    fixed = labels.read_label_map(options.fixed_labels, "fixed label map")
+    moving = labels.read_label_map(options.moving_labels, "moving label map")
+    report = metrics.label_report(fixed, moving, transform)
+    print(metrics.format_table(report, names))
+    for remark in report["remarks"]:
+        print(f"note: {remark}")
+    folding = metrics.folding(outputs.flattened_field(transform, fixed.layers[0]), fixed.foreground)
     print(
         f"folded voxels: {folding['central_percent']:.4f} % by central differences, "
         f"{folding['strict_percent']:.4f} % by the strict test; sd of log |J| {folding['sd_log']:.3f}"
     )
-    return {"labels": labels, "folding": folding}
+    return {"labels": report, "folding": folding}
 
 
 def _evaluate_points(options: argparse.Namespace, transform: sitk.Transform) -> dict[str, Any]:

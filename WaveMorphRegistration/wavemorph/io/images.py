@@ -125,23 +125,6 @@ def validate_labels(labels: sitk.Image, name: str = "label map") -> sitk.Image:
     return labels
 
 
-def shared_labels(fixed: sitk.Image, moving: sitk.Image) -> list[int]:
-    """The labels that both maps hold, in ascending order, without 0. Raises InputError where there are none."""
-    fixed_numbers, moving_numbers = label_numbers(fixed), label_numbers(moving)
-    shared = sorted(set(fixed_numbers) & set(moving_numbers))
-    if not shared:
-        raise InputError(
-            f"The label maps have no label in common: the fixed one holds {_shortened(fixed_numbers)}, the moving one "
-            f"{_shortened(moving_numbers)}; give maps that follow the same numbering."
-        )
-    return shared
-
-
-def label_numbers(labels: sitk.Image) -> list[int]:
-    """The labels of a map, in ascending order, without 0."""
-    return [int(number) for number in np.unique(sitk.GetArrayViewFromImage(labels)) if number != 0]
-
-
 def same_lattice(first: sitk.Image, second: sitk.Image) -> bool:
     """Whether the voxels of two volumes have the same positions, within a thousandth of a voxel."""
     if first.GetSize() != second.GetSize():
@@ -354,10 +337,3 @@ def _one_sentence(what: str) -> Iterator[None]:
 
 def _times(size: Sequence[int]) -> str:
     return " x ".join(str(n) for n in size)
-
-
-def _shortened(numbers: list[int], most: int = 8) -> str:
-    if not numbers:
-        return "none"
-    shown = ", ".join(str(number) for number in numbers[:most])
-    return shown if len(numbers) <= most else f"{shown}, ... ({len(numbers)} in all)"

@@ -17,7 +17,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .volumes import VolumeLike, as_image, as_labels
+from .labels import warp_label_map
+from .volumes import VolumeLike, as_image, as_label_map
 
 # keys in reports of earlier versions
 _LEGACY_REPORT_KEYS = {"anatomy": "segmentation", "turned_degrees": "rotation_deg"}
@@ -115,13 +116,17 @@ class Registration:
             image: a path, a SimpleITK image or a `Volume`.
             labels: True for a label map (nearest neighbor), False for intensities (linear interpolation).
 
+        Returns:
+            A label map keeps the keys with which Slicer stores names and colors of segments; overlapping segments are
+            the components of the image.
+
         Raises:
             InputError: the volume cannot be used, or `fixed` is None, as after `load`.
         """
         if self.fixed is None:
             raise InputError("This result does not hold the fixed image; set `fixed` first.")
         if labels:
-            return sitk.Resample(as_labels(image, "label map"), self.fixed, self.transform, sitk.sitkNearestNeighbor, 0)
+            return warp_label_map(as_label_map(image, "label map"), self.fixed, self.transform).image()
         return warp_image(as_image(image, "image"), self.fixed, self.transform)
 
     def save(self, folder: str | os.PathLike) -> None:
