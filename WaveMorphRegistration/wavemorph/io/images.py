@@ -11,6 +11,7 @@ import gzip
 import math
 import os
 import re
+import textwrap
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -164,7 +165,7 @@ def short_reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = re.sub(r"\w+\(0x[0-9a-f]+\):\s*", "", str(error).rpartition("ERROR:")[2])
-    return " ".join(text.split())[:160].rstrip(" .") or type(error).__name__
+    return textwrap.shorten(text, 160, placeholder=" ...").rstrip(" .") or type(error).__name__
 
 
 def _read_volume(path: str | os.PathLike, name: str) -> tuple[sitk.Image, str]:
