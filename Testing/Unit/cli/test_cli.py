@@ -332,6 +332,30 @@ def test_the_demo_needs_both_volumes_of_an_own_pair(pair_folder, tmp_path, capsy
     assert os.listdir(tmp_path) == []
 
 
+def run_into_a_closed_pipe(*arguments, both=False):
+    """(exit code, standard error) of the program where the reader of its output has closed its end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "wavemorph.cli", *(str(argument) for argument in arguments)]
+    with os.fdopen(writer, "wb") as output:
+        error = output if both else subprocess.PIPE
+        done = subprocess.run(command, stdout=output, stderr=error, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_a_reader_that_closes_the_output_ends_the_program_quietly_after_its_files_are_written(tmp_path):
+    (tmp_path / "f.csv").write_text("x,y,z\n" + "1,2,3\n" * 4)
+    points = ["--fixed-points", tmp_path / "f.csv", "--moving-points", tmp_path / "f.csv"]
+    for both in (False, True):
+        report = tmp_path / f"r{both}.json"
+        assert run_into_a_closed_pipe("evaluate", *points, "--report", report, both=both) == (141, None if both else "")
+        assert json.loads(report.read_text())["target_registration_error_mm"]["max"] == 0
+    assert run_into_a_closed_pipe("models") == (141, "")
+    for option in ("--help", "--version"):
+        assert run_into_a_closed_pipe(option)[1] == ""
+    assert run_into_a_closed_pipe("evaluate", *points[:2])[0] == 2  # its sentence goes to standard error
+
+
 def test_the_program_prints_its_version_without_importing_torch():
     code = "import sys; from wavemorph.cli.main import main\ntry: main(['--version'])\n"
     code += "finally: assert 'torch' not in sys.modules"

@@ -38,29 +38,39 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     """Apply the transform and write the output."""
     files = outputs.Outputs(inputs=given(options, "transform", "image", "labels", "points", "reference"))
+    if not options.points and not options.reference:
+        raise SettingsError("The output needs a lattice; give the fixed volume as --reference.")
+    result: Any
+    notes: list[str] = []
     if options.points:
         files.add(options.output, points.write_points, points.POINT_EXTENSIONS, "output")
-        listed = points.read_points(options.points)
-        transform = transforms.read_transform(options.transform)
-        result: Any = listed.moved_to(points.transform_points(listed.positions, transform))
-        if listed.unset:
-            print(f"note: {len(listed.unset)} of {len(listed.entries())} points have no position and stay without one")
+        result, notes = _moved_points(options)
+    elif options.labels:
+        files.add(options.output, outputs.write_label_map, outputs.IMAGE_EXTENSIONS, "output")
+        result, notes = _warped_labels(options)
     else:
-        writer = outputs.write_label_map if options.labels else outputs.write_image
-        files.add(options.output, writer, outputs.IMAGE_EXTENSIONS, "output")
-        if not options.reference:
-            raise SettingsError("The output needs a lattice; give the fixed volume as --reference.")
-        result = _warped_labels(options) if options.labels else _warped_image(options)
-    print("\n".join(f"written: {path}" for path in files.write(result)))
+        files.add(options.output, outputs.write_image, outputs.IMAGE_EXTENSIONS, "output")
+        result = _warped_image(options)
+    written = files.write(result)
+    print("\n".join([*(f"note: {note}" for note in notes), *(f"written: {path}" for path in written)]))
 
 
-def _warped_labels(options: argparse.Namespace) -> labels.LabelMap:
-    """The label map on the lattice of the reference; says where the output cannot hold its names."""
+def _moved_points(options: argparse.Namespace) -> tuple[points.PointList, list[str]]:
+    """The transformed points, and a note on those without a position."""
+    listed = points.read_points(options.points)
+    transform = transforms.read_transform(options.transform)
+    moved = listed.moved_to(points.transform_points(listed.positions, transform))
+    count = f"{len(listed.unset)} of {len(listed.entries())} points"
+    return moved, [f"{count} have no position and stay without one"] if listed.unset else []
+
+
+def _warped_labels(options: argparse.Namespace) -> tuple[labels.LabelMap, list[str]]:
+    """The label map on the lattice of the reference, and a note where the output cannot hold its names."""
     label_map = labels.read_label_map(options.labels)
-    names = [each.name for each in label_map.structures if each.name]
-    if names and not outputs.holds_names(options.output):
-        print(f"note: only .nrrd holds the names of the structures ({len(names)}); write .seg.nrrd to keep them")
-    return labels.warp_label_map(label_map, *_lattice_and_transform(options))
+    warped = labels.warp_label_map(label_map, *_lattice_and_transform(options))
+    lost = bool(label_map.names) and not outputs.holds_names(options.output)
+    count = f"{len(label_map.names)} structures"
+    return warped, [f"only .nrrd holds the names of the {count}; write .seg.nrrd to keep them"] if lost else []
 
 
 def _warped_image(options: argparse.Namespace) -> sitk.Image:

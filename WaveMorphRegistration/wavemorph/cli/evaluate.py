@@ -43,40 +43,48 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     names = label_names.read_label_names(options.label_names) if options.label_names else {}
     transform = transforms.read_transform(options.transform) if options.transform else sitk.Transform()
     report: dict[str, Any] = {}
+    lines: list[str] = []
     if options.fixed_labels:
-        report.update(_evaluate_labels(options, transform, names))
+        report.update(_evaluate_labels(options, transform))
+        lines += _label_lines(report, names)
     if options.fixed_points:
         report["target_registration_error_mm"] = _evaluate_points(options, transform)
-    for path in files.write(report):
-        print(f"written: {path}")
+        lines += _point_lines(report["target_registration_error_mm"])
+    written = files.write(report)  # before the output, whose reader may close it
+    print("\n".join([*lines, *(f"written: {path}" for path in written)]))
 
 
-def _evaluate_labels(options: argparse.Namespace, transform: sitk.Transform, names: dict[int, str]) -> dict[str, Any]:
+def _evaluate_labels(options: argparse.Namespace, transform: sitk.Transform) -> dict[str, Any]:
     """Dice, HD95 and folding inside the fixed labels."""
     fixed = labels.read_label_map(options.fixed_labels, "fixed label map")
     moving = labels.read_label_map(options.moving_labels, "moving label map")
-    report = metrics.label_report(fixed, moving, transform)
-    print(metrics.format_table(report, names))
-    for remark in report["remarks"]:
-        print(f"note: {remark}")
-    folding = metrics.folding(outputs.flattened_field(transform, fixed.layers[0]), fixed.foreground)
-    print(
+    return {
+        "labels": metrics.label_report(fixed, moving, transform),
+        "folding": metrics.folding(outputs.flattened_field(transform, fixed.layers[0]), fixed.foreground),
+    }
+
+
+def _label_lines(report: dict[str, Any], names: dict[int, str]) -> list[str]:
+    folding = report["folding"]
+    return [
+        metrics.format_table(report["labels"], names),
+        *(f"note: {remark}" for remark in report["labels"]["remarks"]),
         f"folded voxels: {folding['central_percent']:.4f} % by central differences, "
-        f"{folding['strict_percent']:.4f} % by the strict test; sd of log |J| {folding['sd_log']:.3f}"
-    )
-    return {"labels": report, "folding": folding}
+        f"{folding['strict_percent']:.4f} % by the strict test; sd of log |J| {folding['sd_log']:.3f}",
+    ]
 
 
 def _evaluate_points(options: argparse.Namespace, transform: sitk.Transform) -> dict[str, Any]:
     """The target registration error in mm of each pair, and what was left out."""
     fixed = points.read_points(options.fixed_points, "fixed point list")
     moving = points.read_points(options.moving_points, "moving point list")
-    report = landmarks.landmark_report(landmarks.pair_landmarks(fixed, moving), transform)
+    return landmarks.landmark_report(landmarks.pair_landmarks(fixed, moving), transform)
+
+
+def _point_lines(report: dict[str, Any]) -> list[str]:
     count = len(report["landmarks"])
-    print(
+    return [
         f"landmarks: mean error {report['mean']:.3f} mm, max {report['max']:.3f} mm, {count} "
-        f"{'pair' if count == 1 else 'pairs'} by {report['paired_by']}"
-    )
-    for remark in report["remarks"]:
-        print(f"note: {remark}")
-    return report
+        f"{'pair' if count == 1 else 'pairs'} by {report['paired_by']}",
+        *(f"note: {remark}" for remark in report["remarks"]),
+    ]
