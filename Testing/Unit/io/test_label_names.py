@@ -6,7 +6,7 @@ import json
 
 import pytest
 from wavemorph.errors import InputError
-from wavemorph.io.label_names import read_label_names
+from wavemorph.io.text_files.label_names import read_label_names
 
 
 @pytest.mark.parametrize(

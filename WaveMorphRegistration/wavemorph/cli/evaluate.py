@@ -9,7 +9,8 @@ import SimpleITK as sitk
 
 from ..errors import SettingsError
 from ..evaluation import landmarks, metrics
-from ..io import label_names, labels, outputs, points, transforms
+from ..io import labels, outputs, points, transforms
+from ..io.text_files.label_names import read_label_names
 from .options import given
 from .progress import TerminalProgress
 
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     )
     if options.report:
         files.add(options.report, outputs.write_json, (".json",), "report")
-    names = label_names.read_label_names(options.label_names) if options.label_names else {}
+    names = read_label_names(options.label_names) if options.label_names else {}
     transform = transforms.read_transform(options.transform) if options.transform else sitk.Transform()
     report: dict[str, Any] = {}
     lines: list[str] = []

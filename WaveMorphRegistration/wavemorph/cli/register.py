@@ -9,8 +9,9 @@ import SimpleITK as sitk
 from ..errors import SettingsError
 from ..evaluation import metrics
 from ..evaluation.structures import pair_structures
-from ..io import images, label_names, labels, transforms
+from ..io import images, labels, transforms
 from ..io.result import Registration
+from ..io.text_files.label_names import read_label_names
 from ..settings import Settings
 from .options import EPILOG, add_outputs, add_pair, output_files, settings_of
 from .progress import TerminalProgress
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
             labels.read_label_map(options.moving_labels, "moving label map"),
         )
         pair_structures(*label_maps)  # refuses maps without a common structure before the work
-    names = label_names.read_label_names(options.label_names) if options.label_names else {}
+    names = read_label_names(options.label_names) if options.label_names else {}
     registration = register_files(options, settings, progress)
     if label_maps:
         registration.report["labels"] = metrics.label_report(*label_maps, registration.transform)

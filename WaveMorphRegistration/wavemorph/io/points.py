@@ -16,11 +16,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, OutputError
-from .landmarks.fcsv import from_fcsv, to_fcsv
-from .landmarks.markups import from_markups, to_markups
-from .landmarks.point_list import PointList, point_list
-from .landmarks.table import from_csv, to_csv
-from .text import read_text
+from .text_files.encoding import read_text
+from .text_files.fcsv import from_fcsv, to_fcsv
+from .text_files.markups import from_markups, to_markups
+from .text_files.point_list import PointList, point_list
+from .text_files.table import from_csv, to_csv
 
 __all__ = ["POINT_EXTENSIONS", "PointList", "point_list", "read_points", "transform_points", "write_points"]
 

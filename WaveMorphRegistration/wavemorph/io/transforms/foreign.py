@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
+from ...errors import InputError
 
 _HEAD_BYTES = 1 << 16
 _MATRIX_ROWS = 4

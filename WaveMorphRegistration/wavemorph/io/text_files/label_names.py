@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from .text import read_text
+from ...errors import InputError
+from .encoding import read_text
 
 _NUMBER_TITLES = ("index", "label", "labelvalue", "value", "id", "number", "key", "no")
 _NAME_TITLES = ("name", "labelname", "label_name", "structure", "segment", "region")

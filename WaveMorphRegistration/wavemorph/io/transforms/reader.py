@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
-from .foreign_transforms import refuse_foreign_field, refuse_foreign_file, refuse_positions
-from .images import _check_axes, _check_finite, _existing, _load, _open, quiet_itk, short_reason
+from ...errors import InputError
+from ..images import _check_axes, _check_finite, _existing, _load, _open, quiet_itk, short_reason
+from .foreign import refuse_foreign_field, refuse_foreign_file, refuse_positions
 
 FIELD_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
