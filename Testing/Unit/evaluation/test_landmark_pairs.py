@@ -69,6 +69,13 @@ def test_names_that_are_not_one_set_lead_to_pairs_by_order_with_the_reason(calle
     assert words in pairs.remarks[0]
 
 
+def test_names_that_contradict_the_order_are_said():
+    fixed, moving = listed(PLACES, called={"R": "right"}), listed(["L", "PC", "AC", "R"])
+    pairs = pair_landmarks(fixed, moving)
+    assert pairs.paired_by == "order"
+    assert '"AC" is number 1 of the fixed and 3 of the moving list: check the names.' in pairs.remarks[0]
+
+
 def test_of_lists_of_different_length_the_common_names_are_paired_and_the_others_listed():
     error, names, pairs = compared(listed(["R", "AC", "L"]), listed(["L", "PC", "R", "AC"]))
     assert error == 0

@@ -156,6 +156,7 @@ def test_overlapping_segments_are_written_as_nrrd_only(tmp_path):
     ("keys", "words"),
     [
         (segment(0, "Liver", "seven", 0), '"seven"'),
+        ({**segment(0, "Liver", 7, 0), "Segmentation_MasterRepresentation": "Fractional labelmap"}, "fractions"),
         (segment(0, "Liver", 7, 3), "in layer 3, and the file has 1"),
         ({**segment(0, "Liver", 7, 0), **segment(1, "Copy", 7, 0)}, "2 segments"),
     ],

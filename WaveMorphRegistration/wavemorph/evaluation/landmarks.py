@@ -126,7 +126,15 @@ def _why_not_by_name(fixed: list[str], moving: list[str]) -> str:
         for which, names, others in (("fixed", fixed, moving), ("moving", moving, fixed))
         if set(names) - set(others)
     ]
-    return " and ".join(different)
+    return " and ".join(different) + _moved_name(fixed, moving)
+
+
+def _moved_name(fixed: list[str], moving: list[str]) -> str:
+    """What contradicts the order: a name that both lists hold at different places, or ""."""
+    for place, name in enumerate(fixed, 1):
+        if name in moving and (other := moving.index(name) + 1) != place:
+            return f', although "{name}" is number {place} of the fixed and {other} of the moving list: check the names'
+    return ""
 
 
 def _by_name(fixed: Sequence[_Entry], moving: Sequence[_Entry]) -> tuple[list[tuple[_Entry, _Entry]], list[str]]:

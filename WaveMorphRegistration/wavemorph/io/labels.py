@@ -113,6 +113,10 @@ def label_map_of(image: sitk.Image, name: str = "label map", names: Mapping[int,
     """
     keys = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()} if isinstance(image, sitk.Image) else {}
     segments = _segments_in(keys)
+    if "fractional" in keys.get("Segmentation_MasterRepresentation", "").lower():
+        raise InputError(
+            f"The {name} holds fractions of voxels rather than labels; convert it to a binary label map in Slicer."
+        )
     layers = _layers_of(image, name) if segments else (validate_labels(image, name),)
     known = _names_by_place(segments, len(layers), name)
     if not segments:
