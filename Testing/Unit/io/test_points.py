@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from wavemorph.errors import InputError, OutputError
 from wavemorph.io.points import PointList, point_list, read_points, transform_points, write_points
 
@@ -183,7 +185,7 @@ def test_the_table_of_slicer_is_read_in_lps_without_its_undefined_points_and_wri
     assert points.unset == {1: "B"}
     write_points(points.moved_to(LPS + SHIFT), tmp_path / "q.csv")
     lines = (tmp_path / "q.csv").read_text().splitlines()
-    assert lines[0] == SLICER_TABLE.splitlines()[0].replace('"', "")
+    assert lines[0] == SLICER_TABLE.splitlines()[0]
     assert lines[2] == "B,7,7,7,0,1,1,0,"
     assert lines[3] == 'C,0.000000,4.000000,0.000000,1,1,1,0,"deep, left"'
 
@@ -194,12 +196,14 @@ def test_the_table_of_slicer_is_read_in_lps_without_its_undefined_points_and_wri
         "# note\n\nX (mm),Y [mm],z_mm,Name\n10,-20.5,30.25,A\n,,,B\n-1,2,-3,C\n",
         "sep=;\nName;x;y;z;note, if any\nA;10;-20,5;30,25;\nB;nan;NaN;n/a;\nC;-1;2;-3;\n",
         'name\tr\ta\ts\nA\t-10\t"20,5"\t30,25\nB\nC\t1\t-2\t-3\n',
+        "# written by numpy\n# x;y;z;name\n10;-20.5;30.25;A\n;;;B\n-1;2;-3;C\n",
+        "#,name,x,y,z\n1,A,10,-20.5,30.25\n# 2,X,1,1,1\n2,B\n3,C,-1,2,-3\n",
         "x,y,z,t,label,positionStatus\r\n10,-20.5,30.25,0,A,defined\r\n9,9,9,0,B,missing\r\n-1,2,-3,0,C,\r\n",
         "# Markups fiducial file version = 4.11\n# CoordinateSystem = 1\n"
         "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
         "1,10,-20.5,30.25,0,0,0,1,1,1,0,A,,,2,0\n2,0,0,0,0,0,0,1,1,1,0,B,,,3,0\n3,-1,2,-3,0,0,0,1,1,1,0,C,,,2,0\n",
     ],
-    ids=["empty cells", "semicolons", "tabs", "status", "fcsv called csv"],
+    ids=["empty cells", "semicolons", "tabs", "header in a comment", "numbered", "status", "fcsv called csv"],
 )
 def test_tables_of_other_programs_are_read_with_their_unset_points(tmp_path, text):
     points = read_points(written(tmp_path / "p.csv", text))
@@ -235,6 +239,30 @@ def test_points_keep_places_names_and_positions_from_any_format_to_any_other(tmp
     assert np.allclose(again.positions, LPS + SHIFT)
     assert again.names == ["A", "C"]
     assert again.unset == {1: "B"}
+
+
+PLAIN_TEXT = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), max_size=12).map(str.strip)
+COORDINATE = st.floats(-1e4, 1e4).map(lambda value: round(value, 6))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.lists(PLAIN_TEXT, min_size=1, max_size=5),
+    data=st.data(),
+    extension=st.sampled_from([".csv", ".mrk.json", ".fcsv"]),
+)
+def test_any_names_and_positions_come_back_from_a_file(tmp_path, names, data, extension):
+    """Names with quotes, separators and comment signs too; a list without any position is none."""
+    position = st.tuples(COORDINATE, COORDINATE, COORDINATE).map(np.array)
+    entries = [(names[0], data.draw(position))]
+    entries += [(name, data.draw(st.none() | position)) for name in names[1:]]
+    write_points(point_list(entries), tmp_path / f"p{extension}")
+    again = read_points(tmp_path / f"p{extension}").entries()
+    assert len(again) == len(entries)
+    for number, ((name, place), (read_name, read_place)) in enumerate(zip(entries, again), 1):
+        assert read_name == name or (not name and extension != ".csv" and read_name == str(number))
+        assert (read_place is None) == (place is None)
+        assert place is None or np.allclose(read_place, place, atol=1e-6)
 
 
 def test_fiducial_files_keep_their_comments_and_columns(tmp_path):

@@ -74,7 +74,7 @@ def _new_file(points: PointList) -> FiducialFile:
     rows = []
     for number, (name, position) in enumerate(points.entries(), 1):
         status = _DEFINED if position is not None else "0"
-        rows.append([str(number), *"0000001110", name or str(number), "", "", status, "0"])
+        rows.append([str(number), *"0000001110", " ".join(name.split()) or str(number), "", "", status, "0"])
     return FiducialFile(comments, _COLUMNS, rows, False)
 
 

@@ -27,13 +27,12 @@ class Table:
     """The content of a CSV file beside its coordinates.
 
     Attributes:
-        heading: the lines above the header.
+        heading: the lines up to the header, which is the last one.
         rows: one for each landmark, also for those without a position.
         columns: the three columns of the coordinates.
     """
 
     heading: list[str]
-    header: list[str]
     rows: list[list[str]]
     columns: tuple[int, int, int]
     ras: bool
@@ -44,20 +43,22 @@ class Table:
 def from_csv(text: str, called: str) -> PointList:
     """The landmarks in the text of a CSV file. Raises InputError."""
     lines = text.split("\n")
-    start = next((n for n, line in enumerate(lines) if not _is_heading(line)), None)
-    if start is None:
+    place = _place_of_header(lines)
+    if place is None:
         raise InputError(f"The {called} is empty; it needs a header {_NEEDED}.")
-    delimiter = _delimiter(lines[start])
-    reader = csv.reader(io.StringIO("\n".join(lines[start:]), newline=""), delimiter=delimiter, skipinitialspace=True)
-    header = [title.strip() for title in next(reader)]
+    line = lines[place].lstrip("# ")
+    delimiter = _delimiter(line)
+    header = _cells(line, delimiter)
     titles = [_plain(title) for title in header]
-    columns, ras = _coordinate_columns(titles, f"Line {start + 1} of the {called}", lines[start])
+    columns, ras = _coordinate_columns(titles, f"Line {place + 1} of the {called}", line)
     named, status = _column(titles, _NAME_TITLES), _column(titles, _STATUS_TITLES)
+    below = ["" if _is_comment(line) else line for line in lines[place + 1 :]]
+    reader = csv.reader(io.StringIO("\n".join(below), newline=""), delimiter=delimiter, skipinitialspace=True)
     rows, entries = [], []
     for row in reader:
-        if not any(cell.strip() for cell in row) or row[0].startswith("#"):
+        if not any(cell.strip() for cell in row):
             continue
-        where = f"Line {start + reader.line_num} of the {called}"
+        where = f"Line {place + 1 + reader.line_num} of the {called}"
         position = None
         row = _completed(row, header, columns, where)
         if _is_defined(row[status] if status is not None else "", where):
@@ -65,7 +66,7 @@ def from_csv(text: str, called: str) -> PointList:
         entries.append((row[named].strip() if named is not None else "", position))
         rows.append(row)
     commas = any(has_decimal_comma(row[column]) for row in rows for column in columns)
-    return point_list(entries, Table(lines[:start], header, rows, columns, ras, delimiter, commas))
+    return point_list(entries, Table(lines[: place + 1], rows, columns, ras, delimiter, commas))
 
 
 def to_csv(points: PointList) -> str:
@@ -75,15 +76,30 @@ def to_csv(points: PointList) -> str:
     for line in table.heading:
         out.write(line + "\n")
     writer = csv.writer(out, lineterminator="\n", delimiter=table.delimiter)
-    writer.writerow(table.header)
+    quoting = csv.writer(out, lineterminator="\n", delimiter=table.delimiter, quoting=csv.QUOTE_ALL)
     for row, position in zip(table.rows, moved_entries(points)):
-        writer.writerow(row if position is None else _with_position(row, position, table))
+        row = row if position is None else _with_position(row, position, table)
+        (quoting if _is_comment(row[0]) else writer).writerow(row)
     return out.getvalue()
 
 
 def _new_table(points: PointList) -> Table:
-    rows = [[name, "", "", ""] for name, _ in points.entries()]
-    return Table([], ["name", "x", "y", "z"], rows, (1, 2, 3), False)
+    # a row without any content would not count as a landmark when it is read
+    rows = [[name, *([""] * 3 if name else ["nan"] * 3)] for name, _ in points.entries()]
+    return Table(["name,x,y,z"], rows, (1, 2, 3), False)
+
+
+def _place_of_header(lines: list[str]) -> int | None:
+    """The first line that is no comment, or the comment above it where only that names coordinates, as numpy writes."""
+    place = next((n for n, line in enumerate(lines) if not _is_heading(line)), None)
+    if place and _is_comment(lines[place - 1]) and not _names_axes(lines[place]):
+        return place - 1 if _names_axes(lines[place - 1].lstrip("# ")) else place
+    return place
+
+
+def _names_axes(line: str) -> bool:
+    titles = {_plain(title) for title in _cells(line, _delimiter(line))}
+    return any(set(axes) <= titles for axes in _AXES)
 
 
 def _with_position(row: list[str], position: np.ndarray, table: Table) -> list[str]:
@@ -94,20 +110,27 @@ def _with_position(row: list[str], position: np.ndarray, table: Table) -> list[s
     return row
 
 
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#")
+
+
 def _is_heading(line: str) -> bool:
     """A comment, an empty line, or the line in which Excel names the separator."""
-    line = line.strip().strip('"')
-    return not line or line.startswith("#") or re.fullmatch(r"sep=.", line) is not None
+    return not line.strip() or _is_comment(line) or re.fullmatch(r"\s*\"?sep=.\"?\s*", line) is not None
 
 
 def _delimiter(header: str) -> str:
     """The separator with which the header names coordinates, or the first that it holds."""
     present = [mark for mark in ",;\t" if mark in header]
     for mark in present:
-        titles = [_plain(title) for title in next(csv.reader([header], delimiter=mark, skipinitialspace=True))]
-        if any(set(axes) <= set(titles) for axes in _AXES):
+        titles = {_plain(title) for title in _cells(header, mark)}
+        if any(set(axes) <= titles for axes in _AXES):
             return mark
     return present[0] if present else ","
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
 
 
 def _plain(title: str) -> str:
