@@ -114,6 +114,31 @@ def test_plain_label_maps_have_no_names_unless_they_are_given():
     assert label_map_of(image, names={7: "Liver", 9: "none"}).structures == (Structure("Liver", 7), Structure("", 3))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("m.tsv", "index\tname\tcolor\n3\tSpleen\t#ff0000\n7\tLiver\t#00ff00\n", ("Spleen", "Liver")),
+        ("m.json", '{"3": "Spleen", "7": "Liver"}', ("Spleen", "Liver")),
+        ("m.json", '{"labels": {"background": 0, "Spleen": 3, "Liver": 7}}', ("Spleen", "Liver")),
+        ("m.json", '{"EchoTime": 0.08, "SeriesNumber": 3, "EchoNumber": 7}', ("", "")),
+        ("m.json", "no JSON", ("", "")),
+        ("m.tsv", "onset\tduration\n0.5\t1.5\n", ("", "")),
+        ("other.tsv", "3\tSpleen\n", ("", "")),
+    ],
+)
+@pytest.mark.parametrize("extension", [".nii.gz", ".mha"])
+def test_a_file_beside_a_label_map_names_its_structures_if_it_is_about_labels(
+    tmp_path, name, text, expected, extension
+):
+    sitk.WriteImage(sitk.GetImageFromArray(one_layer()), str(tmp_path / f"m{extension}"))
+    (tmp_path / name).write_text(text)
+    read = read_label_map(tmp_path / f"m{extension}")
+    names = {each.label: each.name for each in read.structures}
+    assert (names[3], names[7]) == expected
+    write_label_map(warp_label_map(read, read.layers[0], sitk.Transform()), tmp_path / "w.seg.nrrd")
+    assert read_label_map(tmp_path / "w.seg.nrrd").structures == read.structures
+
+
 @pytest.mark.parametrize("make", [single, layered])
 def test_a_resampled_segmentation_keeps_names_colors_and_terminology(tmp_path, make):
     before = read_label_map(make(tmp_path / "s.seg.nrrd"))

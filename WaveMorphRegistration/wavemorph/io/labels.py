@@ -18,6 +18,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from .images import _existing, _load, _open, read_labels, validate_labels
+from .text_files.label_names import label_names_beside
 
 _SEGMENT_KEY = re.compile(r"Segment(\d+)_(\w+)")
 _SEGMENTATION_KEYS = "Segmentation_"
@@ -67,17 +68,19 @@ class LabelMap:
         return mask
 
     def image(self) -> sitk.Image:
-        """One image with Slicer's keys: of one component, or of one component a layer."""
+        """One image of one component a layer, with Slicer's keys where there are names."""
         image = sitk.Image(self.layers[0]) if len(self.layers) == 1 else sitk.Compose(list(self.layers))
         for key in image.GetMetaDataKeys():
             image.EraseMetaData(key)
-        for key, value in self.keys.items():
+        for key, value in (self.keys or _new_keys(self)).items():
             image.SetMetaData(key, value)
         return image
 
 
 def read_label_map(path: str | os.PathLike, name: str = "label map") -> LabelMap:
     """Read a label map of any format, or a segmentation of Slicer (.seg.nrrd), also of overlapping segments.
+
+    Names are those of its segments, or of a file beside it (`text_files.label_names.label_names_beside`).
 
     Parameters:
         path: a file, or a folder with exactly one DICOM series.
@@ -97,7 +100,7 @@ def read_label_map(path: str | os.PathLike, name: str = "label map") -> LabelMap
         image = read_labels(path, name)
     for key, value in keys.items():
         image.SetMetaData(key, value)
-    return label_map_of(image, called)
+    return label_map_of(image, called, label_names_beside(path))
 
 
 def label_map_of(image: sitk.Image, name: str = "label map", names: Mapping[int, str] | None = None) -> LabelMap:
@@ -202,6 +205,18 @@ def _names_by_place(segments: Mapping[int, Mapping[str, str]], layers: int, name
     """(layer, label) -> name of each segment."""
     places = _places(segments, layers, name)
     return {places[number]: (keys.get("Name") or keys.get("ID") or "").strip() for number, keys in segments.items()}
+
+
+def _new_keys(labels: LabelMap) -> dict[str, str]:
+    """Slicer's keys of the structures of a plain label map; empty where none has a name."""
+    if not labels.names:
+        return {}
+    keys: dict[str, str] = {}
+    for number, each in enumerate(labels.structures):
+        name = each.name or str(each.label)
+        values = {"ID": f"Segment_{each.label}", "Name": name, "LabelValue": str(each.label), "Layer": str(each.layer)}
+        keys |= {f"Segment{number}_{key}": value for key, value in values.items()}
+    return _keys_on_lattice(keys, labels.layers)
 
 
 def _keys_on_lattice(keys: Mapping[str, str], layers: tuple[sitk.Image, ...]) -> dict[str, str]:

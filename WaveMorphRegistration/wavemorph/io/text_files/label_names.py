@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -36,6 +37,30 @@ def read_label_names(path: str | os.PathLike) -> dict[int, str]:
     if not names:
         raise InputError(f'The label names "{path.name}" hold no line of a number and a name.')
     return names
+
+
+def label_names_beside(path: Path) -> dict[int, str]:
+    """Names in the file that belongs to a label map: brain_dseg.tsv (BIDS) or brain_dseg.json beside brain_dseg.nii.gz.
+
+    A JSON file beside a volume mostly describes the scan, so that it must have label numbers as keys, or "labels".
+    Empty where there is no such file, or none with names.
+    """
+    stem = path.name[: -len("".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]))]
+    for extension in (".tsv", ".json"):
+        beside = path.with_name(stem + extension)
+        with contextlib.suppress(InputError):
+            if beside.is_file() and (extension == ".tsv" or _describes_labels(read_text(beside, "file beside"))):
+                return read_label_names(beside)
+    return {}
+
+
+def _describes_labels(text: str) -> bool:
+    with contextlib.suppress(json.JSONDecodeError):
+        content = json.loads(text)
+        if isinstance(content, dict):
+            keys = [str(key).lower() for key in content]
+            return bool(keys) and ("labels" in keys or all(key.isdecimal() for key in keys))
+    return False
 
 
 def _from_lines(text: str, called: str) -> dict[int, str]:

@@ -88,7 +88,8 @@ def refuse_foreign_field(reader: sitk.ImageFileReader, path: Path, called: str) 
     if intent in _FSL_COEFFICIENTS:
         raise InputError(
             f"The {called} holds {_FSL_COEFFICIENTS[intent]} of FSL (intent {intent}); make a field of them with "
-            f"fnirtfileutils --in={path.name} --out=field, and convert that with {_TO_ITK} -from-fnirt ... -to-itk."
+            f"fnirtfileutils --in={path.name} --ref=FIXED --withaff --out=field, and convert that with {_TO_ITK} "
+            "-from-fnirt ... -to-itk."
         )
     if intent in _FSL_FIELDS:
         raise InputError(
