@@ -42,6 +42,9 @@ _NIFTYREG_TYPES = {
 }
 _NIFTYREG_DISPLACEMENT = 1
 _TO_ITK = "wb_command -convert-warpfield"
+_AFNI_ADVICE = "apply it with 3dAllineate or 3dNwarpApply, or write it as an ITK transform with nitransforms"
+# part of their variance by which vectors may differ from positions; such displacements would double the subject's size
+_POSITIONS_BELOW = 0.1
 
 
 def refuse_foreign_file(path: Path, called: str) -> None:
@@ -115,11 +118,6 @@ def refuse_positions(field: sitk.Image, called: str) -> None:
                 f"The {called} holds the {system} position to which each voxel goes rather than its displacement; "
                 "subtract the position of the voxel, and write displacements in LPS mm."
             )
-
-
-# displacements that follow the positions as closely as this would double the size of the subject
-_POSITIONS_BELOW = 0.1
-_AFNI_ADVICE = "apply it with 3dAllineate or 3dNwarpApply, or write it as an ITK transform with nitransforms"
 
 
 def _head(path: Path) -> str:
