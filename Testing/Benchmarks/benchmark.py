@@ -29,6 +29,7 @@ import numpy as np
 import SimpleITK as sitk
 from wavemorph.cli import demo
 from wavemorph.evaluation import metrics as evaluation
+from wavemorph.evaluation.landmarks import pair_landmarks
 from wavemorph.io.images import read_labels
 from wavemorph.io.outputs import flattened_field, write_image, write_json
 from wavemorph.io.points import read_points
@@ -109,7 +110,10 @@ def own_cases(options: argparse.Namespace) -> list[Case]:
     cases = []
     for (fixed, fixed_labels, fixed_points), (moving, moving_labels, moving_points) in (roles, roles[::-1]):
         labels = (read_labels(fixed_labels), read_labels(moving_labels)) if fixed_labels else None
-        points = tuple(read_points(p).positions for p in (fixed_points, moving_points)) if fixed_points else None
+        points = None
+        if fixed_points:
+            landmarks = pair_landmarks(read_points(fixed_points), read_points(moving_points))
+            points = landmarks.fixed, landmarks.moving
         name = f"{Path(moving).name} to {Path(fixed).name}"
         cases.append(Case(name, "own pair, mean of both directions", fixed, moving, labels, points))
     return cases
@@ -163,7 +167,7 @@ def score(case: Case, transform: sitk.Transform) -> dict[str, float | None]:
     fixed = sitk.ReadImage(case.fixed)
     numbers = {}
     if case.labels:
-        mean = evaluation.label_report(*case.labels, transform)["mean"]
+        mean = evaluation.label_report(*case.labels, transform)["mean_common"]
         numbers["Dice"], numbers["HD95 mm"] = mean["dice_after"], mean["hd95_after_mm"]
     error = None
     if case.truth:

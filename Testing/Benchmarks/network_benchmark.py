@@ -95,7 +95,7 @@ def start(options: argparse.Namespace) -> None:
                 ]
 
                 def dice(transform, labels=(labels[0], rotated[1])):
-                    return evaluation.label_report(*labels, transform)["mean"]["dice_after"]
+                    return evaluation.label_report(*labels, transform)["mean_common"]["dice_after"]
 
                 name = (
                     f"{Path(moving).name.split('.')[0]} rotated by {angles} to {Path(fixed).name.split('.')[0]}, Dice"

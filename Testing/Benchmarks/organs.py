@@ -129,7 +129,7 @@ def score(pair: Path, method: str, transform: sitk.Transform, cpu: float, peak: 
     fixed, dice = sitk.ReadImage(str(pair / "fixed.nii.gz")), None
     if (pair / "fixed_labels.nii.gz").exists():
         labels = [sitk.ReadImage(str(pair / f"{name}_labels.nii.gz"), sitk.sitkInt32) for name in ("fixed", "moving")]
-        dice = label_report(*labels, transform, distances=False)["mean"]["dice_after"]
+        dice = label_report(*labels, transform, distances=False)["mean_common"]["dice_after"]
     errors = {}
     for path in sorted(pair.glob("points*.csv")):
         rows = np.loadtxt(path, delimiter=",", skiprows=1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from wavemorph.cli.main import main
-from wavemorph.io.images import read_transform
+from wavemorph.io.transforms import read_transform
 
 QUICK = ("--spacing", "4", "--weights", "none", "--quiet")
 

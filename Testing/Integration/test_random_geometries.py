@@ -8,9 +8,9 @@ import pytest
 import SimpleITK as sitk
 import wavemorph
 from pointsets import brain_points, moved, points_of
-from wavemorph.io.images import read_transform
 from wavemorph.io.outputs import TRANSFORM_EXTENSIONS, write_inverse, write_transform
 from wavemorph.io.points import transform_points
+from wavemorph.io.transforms import read_transform
 
 SEEDS = range(20)
 

@@ -42,9 +42,11 @@ def test_apply_warps_images_and_labels_and_maps_points(pair_folder, tmp_path, ca
     fixed, moving, labels = (str(pair_folder / f"{n}.nii.gz") for n in ("fixed", "moving", "moving_labels"))
     apply = ["apply", "--transform", str(shift), "--reference", fixed]
     assert main([*apply, "--image", moving, "--output", str(tmp_path / "w.nii.gz")]) == 0
-    expected = sitk.Resample(sitk.ReadImage(moving), sitk.ReadImage(fixed), sitk.ReadTransform(str(shift)))
+    real = sitk.ReadImage(moving, sitk.sitkFloat64)
+    expected = sitk.Resample(real, sitk.ReadImage(fixed), sitk.ReadTransform(str(shift)))
     warped = sitk.ReadImage(str(tmp_path / "w.nii.gz"))
-    assert np.array_equal(sitk.GetArrayFromImage(warped), sitk.GetArrayFromImage(expected))
+    assert warped.GetPixelID() == sitk.sitkInt16
+    assert np.array_equal(sitk.GetArrayFromImage(warped), np.rint(sitk.GetArrayFromImage(expected)))
     assert main([*apply, "--labels", labels, "--output", str(tmp_path / "l.nii.gz")]) == 0
     warped_labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "l.nii.gz")))
     own = sitk.GetArrayFromImage(sitk.ReadImage(str(pair_folder / "fixed_labels.nii.gz")))
@@ -76,6 +78,85 @@ def test_evaluate_prints_and_writes_overlap_folding_and_landmarks(pair_folder, t
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["labels"]["mean"]["dice_after"] > 0.9
     assert report["folding"]["strict_percent"] == 0
+
+
+def write_segmentation(path, labels, names):
+    """A segmentation as Slicer writes it: label -> name of the first labels, and label -> place along i in the map."""
+    array = np.zeros((20, 20, 40), np.uint8)
+    for label, first in labels.items():
+        array[5:15, 5:15, first : first + 6] = label
+    image = sitk.GetImageFromArray(array)
+    for number, (label, name) in enumerate(names.items()):
+        for key, value in (("ID", f"S{number}"), ("Name", name), ("LabelValue", label), ("Color", "1 0.5 0")):
+            image.SetMetaData(f"Segment{number}_{key}", str(value))
+    sitk.WriteImage(image, str(path))
+
+
+def test_segmentations_are_compared_by_name_and_those_of_one_map_are_listed(tmp_path, capsys):
+    fixed, moving = tmp_path / "f.seg.nrrd", tmp_path / "m.seg.nrrd"
+    write_segmentation(fixed, {1: 2, 2: 12, 3: 22}, {1: "Liver", 2: "Spleen", 3: "Heart"})
+    write_segmentation(moving, {8: 2, 1: 12}, {8: "Liver", 1: "Spleen"})
+    arguments = ["evaluate", "--fixed-labels", fixed, "--moving-labels", moving, "--report", tmp_path / "r.json"]
+    assert main([str(argument) for argument in arguments]) == 0
+    out = capsys.readouterr().out
+    assert "3 Heart (fixed only)" in out
+    assert "note: 1 structure is in the fixed label map only: Heart." in out
+    report = json.loads((tmp_path / "r.json").read_text())["labels"]
+    assert report["mean"]["dice_after"] == pytest.approx(2 / 3)
+    assert report["mean_common"]["dice_after"] == 1
+    assert report["labels"]["1"] == {
+        "name": "Liver",
+        "fixed_label": 1,
+        "moving_label": 8,
+        "dice_before": 1.0,
+        "dice_after": 1.0,
+        "hd95_before_mm": 0.0,
+        "hd95_after_mm": 0.0,
+    }
+
+
+def test_apply_keeps_the_names_of_a_segmentation_or_says_that_it_cannot(tmp_path, capsys):
+    source, shift = tmp_path / "m.seg.nrrd", tmp_path / "shift.tfm"
+    write_segmentation(source, {8: 2, 1: 12}, {8: "Liver", 1: "Spleen"})
+    sitk.WriteTransform(sitk.TranslationTransform(3, (1.0, 0.0, 0.0)), str(shift))
+    random = sitk.GetImageFromArray(np.random.default_rng(0).random((20, 20, 40), np.float32))
+    sitk.WriteImage(random, str(tmp_path / "f.nii.gz"))
+    apply = ["apply", "--transform", shift, "--labels", source, "--reference", tmp_path / "f.nii.gz", "--output"]
+    assert main([str(argument) for argument in (*apply, tmp_path / "w.seg.nrrd")]) == 0
+    assert "note" not in capsys.readouterr().out
+    warped = sitk.ReadImage(str(tmp_path / "w.seg.nrrd"))
+    assert warped.GetMetaData("Segment0_Name") == "Liver"
+    assert warped.GetMetaData("Segment0_Color") == "1 0.5 0"
+    assert warped.GetMetaData("Segment1_Extent") == "11 16 5 14 5 14"
+    assert main([str(argument) for argument in (*apply, tmp_path / "w.nii.gz")]) == 0
+    assert "only .nrrd holds the names" in capsys.readouterr().out
+
+
+def test_landmarks_in_another_order_and_without_a_position_are_paired_by_name_and_reported(tmp_path, capsys):
+    (tmp_path / "f.csv").write_text("label,l,p,s,defined\nAC,0,1.5,-4,1\nPC,0,-25,-3,1\nL,0,0,0,0\nR,-40,10,20,1\n")
+    (tmp_path / "m.csv").write_text("label;r;a;s\nR;40;-10;21,5\nL;-40;-10;20\nPC;;;\nAC;0;-1,5;-4\n")
+    arguments = ["evaluate", "--fixed-points", tmp_path / "f.csv", "--moving-points", tmp_path / "m.csv"]
+    assert main([*map(str, arguments), "--report", str(tmp_path / "r.json")]) == 0
+    out = capsys.readouterr().out
+    assert "landmarks: mean error 0.750 mm, max 1.500 mm, 2 pairs by name" in out
+    assert 'holds no position: "PC", "L"' in out
+    report = json.loads((tmp_path / "r.json").read_text())["target_registration_error_mm"]
+    assert report["max"] == pytest.approx(1.5)
+    assert [entry["name"] for entry in report["landmarks"]] == ["AC", "R"]
+    assert report["left_out"] == ["PC", "L"]
+
+
+def test_points_without_a_position_stay_in_the_list_that_is_written(tmp_path, capsys):
+    shift = tmp_path / "shift.tfm"
+    sitk.WriteTransform(sitk.TranslationTransform(3, (4.0, 0.0, 3.0)), str(shift))
+    (tmp_path / "p.csv").write_text("name,x,y,z\nA,1,2,3\nB,,,\n")
+    for target in ("q.fcsv", "q.mrk.json", "q.csv"):
+        arguments = ["apply", "--transform", shift, "--points", tmp_path / "p.csv", "--output", tmp_path / target]
+        assert main([str(argument) for argument in arguments]) == 0
+        assert "1 of 2 points have no position" in capsys.readouterr().out
+        read = read_points(tmp_path / target)
+        assert np.allclose(read.positions, [(5, 2, 6)])
+        assert dict(read.unset) == {1: "B"}
 
 
 def test_models_prints_the_complexity_of_the_network(capsys, monkeypatch, tmp_path):
@@ -249,6 +330,30 @@ def test_the_demo_needs_both_volumes_of_an_own_pair(pair_folder, tmp_path, capsy
     assert code == 2
     assert "needs both" in sentence
     assert os.listdir(tmp_path) == []
+
+
+def run_into_a_closed_pipe(*arguments, both=False):
+    """(exit code, standard error) of the program where the reader of its output has closed its end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "wavemorph.cli", *(str(argument) for argument in arguments)]
+    with os.fdopen(writer, "wb") as output:
+        error = output if both else subprocess.PIPE
+        done = subprocess.run(command, stdout=output, stderr=error, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_a_reader_that_closes_the_output_ends_the_program_quietly_after_its_files_are_written(tmp_path):
+    (tmp_path / "f.csv").write_text("x,y,z\n" + "1,2,3\n" * 4)
+    points = ["--fixed-points", tmp_path / "f.csv", "--moving-points", tmp_path / "f.csv"]
+    for both in (False, True):
+        report = tmp_path / f"r{both}.json"
+        assert run_into_a_closed_pipe("evaluate", *points, "--report", report, both=both) == (141, None if both else "")
+        assert json.loads(report.read_text())["target_registration_error_mm"]["max"] == 0
+    assert run_into_a_closed_pipe("models") == (141, "")
+    for option in ("--help", "--version"):
+        assert run_into_a_closed_pipe(option)[1] == ""
+    assert run_into_a_closed_pipe("evaluate", *points[:2])[0] == 2  # its sentence goes to standard error
 
 
 def test_the_program_prints_its_version_without_importing_torch():

@@ -17,7 +17,6 @@ from wavemorph.evaluation.metrics import (
     format_table,
     hausdorff95_mm,
     label_report,
-    read_label_names,
     target_registration_error_mm,
     volume_change,
     warp_labels,
@@ -252,32 +251,3 @@ def test_the_columns_of_the_table_are_aligned_and_labels_have_names():
     assert lines[1].split() == ["4", "0.500", "0.875", "12.34", "-"]
     assert lines[2].startswith("17 Left-Hippocampus  ")
     assert lines[3].startswith("mean")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "# Color table file\n0 Background 0 0 0 0\n10 Left Thalamus 0 118 14 255\n17 Hippocampus 220 216 20 255\n",
-        "number,name\n10,Left Thalamus\n17,Hippocampus\n",
-        "LabelValue,Name,Color_R,Color_G\n10,Left Thalamus,0,118\n17,Hippocampus,220,216\n",
-        '10   0 118  14  1  1  1    "Left Thalamus"\n17 220 216  20  1  1  1    "Hippocampus"\n',
-        "\ufeff10\tLeft Thalamus\n\n17\tHippocampus\n",
-    ],
-)
-def test_label_names_are_read_from_common_tables(tmp_path, text):
-    path = tmp_path / "names.txt"
-    path.write_text(text, encoding="utf-8")
-    names = read_label_names(path)
-    assert (names[10], names[17]) == ("Left Thalamus", "Hippocampus")
-
-
-def test_malformed_label_names_are_refused_with_their_line(tmp_path):
-    path = tmp_path / "names.txt"
-    path.write_text("number name\n1 Cortex\nCaudate 2\n")
-    with pytest.raises(InputError, match="Line 3"):
-        read_label_names(path)
-    path.write_text("nothing here\n")
-    with pytest.raises(InputError, match="no line"):
-        read_label_names(path)
-    with pytest.raises(InputError, match="cannot be read"):
-        read_label_names(tmp_path / "nowhere.txt")

@@ -1,4 +1,4 @@
-"""Reading and checking of volumes, masks, label maps and transforms; files are made by nibabel or by hand."""
+"""Reading and checking of volumes, masks and label maps; files are made by nibabel or by hand."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from wavemorph.io.images import (
     read_image,
     read_labels,
     read_mask,
-    read_transform,
     same_lattice,
-    shared_labels,
     validate_image,
     validate_labels,
     validate_mask,
@@ -243,68 +241,12 @@ def test_label_maps_of_broken_numbers_or_nothing_are_refused():
     assert "empty" in refusal(validate_labels, volume(np.zeros((18, 18, 18), np.uint8)))
 
 
-def test_shared_labels_leave_the_background_out():
-    fixed, moving = np.zeros((2, 18, 18, 18), np.int16)
-    fixed[:3] = np.array([0, 4, 9])[:, None, None]
-    moving[:4] = np.array([0, 9, 4, 17])[:, None, None]
-    assert shared_labels(volume(fixed), volume(moving)) == [4, 9]
-
-
-def test_label_maps_without_a_common_label_are_refused():
-    fixed = np.arange(18**3, dtype=np.int16).reshape(18, 18, 18) % 12
-    moving = np.full((18, 18, 18), 101, np.int16)
-    sentence = refusal(shared_labels, volume(fixed), volume(moving))
-    assert "1, 2, 3, 4, 5, 6, 7, 8, ... (11 in all)" in sentence
-    assert "101" in sentence
-
-
 def test_lattices_are_compared_by_the_positions_of_their_voxels():
     image = volume()
     assert same_lattice(image, volume(origin=(-10.0, 20.0 + 1e-6, 5.0)))
     assert not same_lattice(image, volume(origin=(-10.0, 20.1, 5.0)))
     assert not same_lattice(image, volume(spacing=(1.0, 1.5, 2.01)))
     assert not same_lattice(image, volume(direction=np.eye(3).ravel()))
-
-
-@pytest.mark.parametrize("extension", [".nii.gz", ".nrrd", ".mha"])
-def test_a_displacement_field_is_read_as_a_transform(tmp_path, extension):
-    vectors = RANDOM.normal(size=(6, 7, 8, 3)).astype(np.float32)
-    field = sitk.GetImageFromArray(vectors, isVector=True)
-    field.SetSpacing((2.0, 3.0, 4.0))
-    field.SetOrigin((1.0, -2.0, 3.0))
-    field.SetDirection(OBLIQUE)
-    sitk.WriteImage(field, str(tmp_path / f"field{extension}"))
-    transform = read_transform(tmp_path / f"field{extension}")
-    point = field.TransformIndexToPhysicalPoint((3, 4, 2))
-    assert np.subtract(transform.TransformPoint(point), point) == pytest.approx(vectors[2, 4, 3], abs=1e-5)
-
-
-def test_a_transform_file_is_read(tmp_path):
-    affine = sitk.AffineTransform(3)
-    affine.SetTranslation((1.0, 2.0, 3.0))
-    for extension in (".tfm", ".h5", ".mat"):
-        sitk.WriteTransform(affine, str(tmp_path / f"map{extension}"))
-        assert read_transform(tmp_path / f"map{extension}").TransformPoint((1.0, 1.0, 1.0)) == (2, 3, 4)
-
-
-def test_files_that_are_not_transforms_are_refused(tmp_path):
-    (tmp_path / "bad.tfm").write_text("hello")
-    assert "bad.tfm" in refusal(read_transform, tmp_path / "bad.tfm", "initial transform")
-    sitk.WriteImage(volume(), str(tmp_path / "brain.nrrd"))
-    assert "1 component" in refusal(read_transform, tmp_path / "brain.nrrd")
-    sitk.WriteTransform(sitk.Euler2DTransform(), str(tmp_path / "flat.tfm"))
-    assert "2D" in refusal(read_transform, tmp_path / "flat.tfm")
-    assert "folder" in refusal(read_transform, tmp_path)
-    assert "not exist" in refusal(read_transform, tmp_path / "nowhere.h5")
-
-
-def test_a_list_of_transforms_without_a_composite_is_refused(tmp_path):
-    first, second = tmp_path / "first.tfm", tmp_path / "second.tfm"
-    for path in (first, second):
-        sitk.WriteTransform(sitk.TranslationTransform(3, (1.0, 0.0, 0.0)), str(path))
-    rest = second.read_text().split("\n", 1)[1].replace("#Transform 0", "#Transform 1")
-    (tmp_path / "list.tfm").write_text(first.read_text() + rest)
-    assert "lists 2 transforms" in refusal(read_transform, tmp_path / "list.tfm")
 
 
 def test_warnings_of_itk_stay_off_the_terminal_and_the_setting_is_restored(tmp_path, capfd):

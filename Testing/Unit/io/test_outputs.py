@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from wavemorph.errors import OutputError
-from wavemorph.io.images import read_transform
 from wavemorph.io.outputs import (
     TRANSFORM_EXTENSIONS,
     Outputs,
@@ -24,6 +23,7 @@ from wavemorph.io.outputs import (
     write_transform,
 )
 from wavemorph.io.result import Registration
+from wavemorph.io.transforms import read_transform
 
 TEXT = (".json", ".csv")
 

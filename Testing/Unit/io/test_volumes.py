@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import wavemorph
 from wavemorph.errors import InputError
-from wavemorph.io.volumes import Volume, as_image, as_labels, as_mask, as_transform
+from wavemorph.io.volumes import Volume, as_image, as_label_map, as_mask, as_transform
 
 SPACING, ORIGIN = (1.0, 1.5, 2.0), (-10.0, 20.0, 5.0)
 DIRECTION = np.reshape(sitk.VersorTransform((0.2, 0.3, 0.9), 0.5).GetMatrix(), (3, 3))
@@ -64,9 +64,9 @@ def test_each_form_of_a_volume_gives_the_same_image(form):
 
 
 def test_each_form_of_a_label_map_gives_the_same_integers(form):
-    found = as_labels(form(LABELS), "label map")
-    assert_same(found, image_of(LABELS))
-    assert_same(sitk.Cast(as_labels(form(LABELS.astype(np.float32)), "label map"), sitk.sitkInt16), image_of(LABELS))
+    assert_same(as_label_map(form(LABELS), "label map").image(), image_of(LABELS))
+    found = as_label_map(form(LABELS.astype(np.float32)), "label map").image()
+    assert_same(sitk.Cast(found, sitk.sitkInt16), image_of(LABELS))
 
 
 def test_each_form_of_a_mask_gives_zeros_and_ones_on_the_lattice_of_its_image(form):
@@ -132,12 +132,12 @@ def test_the_checks_of_images_hold_for_volumes_too():
     spoiled = ARRAY.copy()
     spoiled[0, 0, 0] = np.nan
     assert "1 value" in refusal(as_image, Volume(spoiled, SPACING), "moving image")
-    assert "0.25" in refusal(as_labels, Volume(np.full((18, 18, 18), 0.25, np.float32), SPACING), "label map")
+    assert "0.25" in refusal(as_label_map, Volume(np.full((18, 18, 18), 0.25, np.float32), SPACING), "label map")
     assert "empty" in refusal(as_mask, volume_of(np.zeros_like(LABELS)), image_of(ARRAY), "fixed mask")
 
 
 def test_an_array_without_its_spacing_is_refused_with_the_form_to_give():
-    for function, more in ((as_image, ()), (as_labels, ()), (as_mask, (image_of(ARRAY),))):
+    for function, more in ((as_image, ()), (as_label_map, ()), (as_mask, (image_of(ARRAY),))):
         sentence = refusal(function, ARRAY, *more, "fixed image")
         assert "ndarray" in sentence
         assert "wavemorph.Volume(array, spacing=(x, y, z))" in sentence

@@ -44,7 +44,8 @@ class ResultView:
     def showCheckerboard(self, squareMm: float = CHECKER_MM) -> None:
         """Cubes of squareMm of the fixed and of the registered volume in alternation."""
         fixed = imageFromVolumeNode(self._fixedNode)
-        warped = sitk.Resample(imageFromVolumeNode(self._warpedNode), fixed)
+        warped = imageFromVolumeNode(self._warpedNode)
+        warped = sitk.Resample(warped, fixed, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
         fixedGray = _windowed(self._fixedNode, sitk.GetArrayFromImage(fixed))
         warpedGray = _windowed(self._warpedNode, sitk.GetArrayFromImage(warped))
         k, j, i = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 from wavemorph.errors import InputError
-from wavemorph.evaluation import metrics
+from wavemorph.evaluation import landmarks, metrics
+from wavemorph.io.labels import label_map_of
 
 from ..scene.landmarks import landmarksFromNode
 from ..scene.segmentations import labelsFromNode, segmentNames
@@ -17,18 +18,23 @@ from .resultNodes import placeInFolderOf
 
 
 def addOverlapTable(transformNode, fixedNode, movingNode, fixedSegmentation, movingSegmentation):
-    """A table of Dice and HD95 (mm), before and after, of each structure that both segmentations name.
+    """A table of Dice and HD95 (mm), before and after, of each structure of either segmentation.
+
+    Structures are paired as in `wavemorph evaluate`: by name, or by label with a row that says so.
 
     Raises InputError where a segmentation cannot be read.
     """
-    names = segmentNames(fixedSegmentation)
-    fixed = labelsFromNode(fixedSegmentation, fixedNode, _("fixed segmentation"))
-    moving = labelsFromNode(movingSegmentation, movingNode, _("moving segmentation"))
-    moving = _withFixedLabels(moving, segmentNames(movingSegmentation), names)
-    transform = transformFromNode(transformNode, fixed)
-    report = metrics.label_report(fixed, moving, transform)
-    rows = [(names.get(int(label), str(label)), *_overlapCells(measure)) for label, measure in report["labels"].items()]
-    rows.append((_("mean"), *_overlapCells(report["mean"])))
+    fixed, moving = (
+        label_map_of(labelsFromNode(node, volume, name), name, segmentNames(node))
+        for node, volume, name in (
+            (fixedSegmentation, fixedNode, _("fixed segmentation")),
+            (movingSegmentation, movingNode, _("moving segmentation")),
+        )
+    )
+    report = metrics.label_report(fixed, moving, transformFromNode(transformNode, fixed.layers[0]))
+    rows = [(measure["name"] or str(label), *_overlapCells(measure)) for label, measure in report["labels"].items()]
+    rows += [(remark, "", "", "", "") for remark in report["remarks"]]
+    rows += [(_(title), *_overlapCells(mean)) for title, mean in metrics.mean_rows(report)]
     header = (_("Structure"), _("Dice before"), _("Dice after"), _("HD95 before, mm"), _("HD95 after, mm"))
     return _addTable(_("overlap"), fixedNode, movingNode, header, rows)
 
@@ -36,17 +42,20 @@ def addOverlapTable(transformNode, fixedNode, movingNode, fixedSegmentation, mov
 def addLandmarkTable(transformNode, fixedNode, movingNode, fixedPoints, movingPoints):
     """A table of the distance (mm) between corresponding control points, before and after.
 
-    Raises InputError where the lists differ in length.
+    Control points are paired as in `wavemorph evaluate`: by label, or by order with a row that says so. Those that have
+    no position in one of the lists, or no partner, have a row without distances.
+    Raises InputError where the control points cannot be paired.
     """
-    fixed, moving = landmarksFromNode(fixedPoints), landmarksFromNode(movingPoints)
+    pairs = landmarks.pair_landmarks(landmarksFromNode(fixedPoints), landmarksFromNode(movingPoints))
     transform = transformFromNode(transformNode, imageFromVolumeNode(fixedNode))
-    before = metrics.target_registration_error_mm(sitk.Transform(), fixed, moving)
-    after = metrics.target_registration_error_mm(transform, fixed, moving)
+    before, after = (landmarks.landmark_report(pairs, through) for through in (sitk.Transform(), transform))
     rows = [
-        (fixedPoints.GetNthControlPointLabel(index), f"{pair[0]:.2f}", f"{pair[1]:.2f}")
-        for index, pair in enumerate(zip(before, after))
+        (first["name"], f"{first['error_mm']:.2f}", f"{second['error_mm']:.2f}")
+        for first, second in zip(before["landmarks"], after["landmarks"])
     ]
-    rows.append((_("mean"), f"{before.mean():.2f}", f"{after.mean():.2f}"))
+    rows += [(name, "-", "-") for name in pairs.left_out]
+    rows += [(remark, "", "") for remark in pairs.remarks]
+    rows.append((_("mean"), f"{before['mean']:.2f}", f"{after['mean']:.2f}"))
     header = (_("Landmark"), _("Before, mm"), _("After, mm"))
     return _addTable(_("landmarks"), fixedNode, movingNode, header, rows)
 
@@ -73,21 +82,6 @@ def addVolumeTable(jacobianNode, fixedNode, movingNode, fixedSegmentation):
         raise InputError(_("The segmentation {name} has no voxels.").format(name=fixedSegmentation.GetName()))
     header = (_("Structure"), _("Fixed, ml"), _("Moving, ml"), _("Moving larger by, %"))
     return _addTable(_("volumes"), fixedNode, movingNode, header, rows)
-
-
-def _withFixedLabels(moving: sitk.Image, movingNames: dict[int, str], fixedNames: dict[int, str]) -> sitk.Image:
-    """Label structures of the moving image like those of the same name in fixed; unchanged where no name is shared."""
-    fixedLabels = {name: label for label, name in fixedNames.items()}
-    shared = {label: fixedLabels[name] for label, name in movingNames.items() if name in fixedLabels}
-    if not shared:
-        return moving
-    array = sitk.GetArrayFromImage(moving)
-    relabeled = np.zeros(array.shape, np.int16)
-    for movingLabel, fixedLabel in shared.items():
-        relabeled[array == movingLabel] = fixedLabel
-    image = sitk.GetImageFromArray(relabeled)
-    image.CopyInformation(moving)
-    return image
 
 
 def _overlapCells(measure: dict) -> list[str]:

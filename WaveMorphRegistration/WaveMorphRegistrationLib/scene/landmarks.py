@@ -1,15 +1,24 @@
-"""Markups nodes -> points of the engine."""
+"""Markups nodes -> landmarks of the engine."""
 
 from __future__ import annotations
 
 import numpy as np
+import slicer
+from wavemorph.io.points import PointList, point_list
+
+from .coordinates import FLIP_XY
 
 
-def landmarksFromNode(markupsNode) -> np.ndarray:
-    """The control points of a markups node, (N, 3) LPS mm of the world, parent transforms included."""
-    points = []
+def landmarksFromNode(markupsNode) -> PointList:
+    """The control points of a markups node with their labels, LPS mm of the world, parent transforms included.
+
+    Control points whose position is undefined, missing or a preview are without a position in the list.
+    """
+    entries = []
     for index in range(markupsNode.GetNumberOfControlPoints()):
         position = [0.0, 0.0, 0.0]
         markupsNode.GetNthControlPointPositionWorld(index, position)
-        points.append((-position[0], -position[1], position[2]))
-    return np.array(points, float).reshape(-1, 3)
+        isSet = markupsNode.GetNthControlPointPositionStatus(index) == slicer.vtkMRMLMarkupsNode.PositionDefined
+        label = markupsNode.GetNthControlPointLabel(index) or ""
+        entries.append((label, np.array(position) * FLIP_XY if isSet else None))
+    return point_list(entries)

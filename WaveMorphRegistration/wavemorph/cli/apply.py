@@ -8,8 +8,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..errors import SettingsError
-from ..evaluation import metrics
-from ..io import images, outputs, points
+from ..io import images, labels, outputs, points, transforms
 from ..io.result import warp_image
 from .options import given
 from .progress import TerminalProgress
@@ -29,7 +28,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--image", metavar="M", help="a volume in the moving space")
     what.add_argument("--labels", metavar="L", help="a label map in the moving space (nearest neighbor)")
-    what.add_argument("--points", metavar="P", help="points (.csv, .mrk.json) in the space that T maps from")
+    what.add_argument("--points", metavar="P", help="points (.csv, .mrk.json, .fcsv) in the space that T maps from")
     parser.add_argument("--reference", metavar="F", help="the fixed volume: the lattice of the output")
     parser.add_argument("--output", required=True, metavar="O")
     parser.add_argument("--interpolation", choices=sorted(_INTERPOLATORS), default="linear", help="for --image")
@@ -39,22 +38,45 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     """Apply the transform and write the output."""
     files = outputs.Outputs(inputs=given(options, "transform", "image", "labels", "points", "reference"))
+    if not options.points and not options.reference:
+        raise SettingsError("The output needs a lattice; give the fixed volume as --reference.")
+    result: Any
+    notes: list[str] = []
     if options.points:
         files.add(options.output, points.write_points, points.POINT_EXTENSIONS, "output")
-        listed = points.read_points(options.points)
-        transform = images.read_transform(options.transform)
-        result: Any = listed.moved_to(points.transform_points(listed.positions, transform))
+        result, notes = _moved_points(options)
+    elif options.labels:
+        files.add(options.output, outputs.write_label_map, outputs.IMAGE_EXTENSIONS, "output")
+        result, notes = _warped_labels(options)
     else:
         files.add(options.output, outputs.write_image, outputs.IMAGE_EXTENSIONS, "output")
-        if not options.reference:
-            raise SettingsError("The output needs a lattice; give the fixed volume as --reference.")
-        result = _resampled(options)
-    print("\n".join(f"written: {path}" for path in files.write(result)))
+        result = _warped_image(options)
+    written = files.write(result)
+    print("\n".join([*(f"note: {note}" for note in notes), *(f"written: {path}" for path in written)]))
 
 
-def _resampled(options: argparse.Namespace) -> sitk.Image:
-    reference = images.read_image(options.reference, "reference image")
-    transform = images.read_transform(options.transform)
-    if options.labels:
-        return metrics.warp_labels(images.read_labels(options.labels), reference, transform)
+def _moved_points(options: argparse.Namespace) -> tuple[points.PointList, list[str]]:
+    """The transformed points, and a note on those without a position."""
+    listed = points.read_points(options.points)
+    transform = transforms.read_transform(options.transform)
+    moved = listed.moved_to(points.transform_points(listed.positions, transform))
+    count = f"{len(listed.unset)} of {len(listed.entries())} points"
+    return moved, [f"{count} have no position and stay without one"] if listed.unset else []
+
+
+def _warped_labels(options: argparse.Namespace) -> tuple[labels.LabelMap, list[str]]:
+    """The label map on the lattice of the reference, and a note where the output cannot hold its names."""
+    label_map = labels.read_label_map(options.labels)
+    warped = labels.warp_label_map(label_map, *_lattice_and_transform(options))
+    lost = bool(label_map.names) and not outputs.holds_names(options.output)
+    count = f"{len(label_map.names)} structures"
+    return warped, [f"only .nrrd holds the names of the {count}; write .seg.nrrd to keep them"] if lost else []
+
+
+def _warped_image(options: argparse.Namespace) -> sitk.Image:
+    reference, transform = _lattice_and_transform(options)
     return warp_image(images.read_image(options.image), reference, transform, _INTERPOLATORS[options.interpolation])
+
+
+def _lattice_and_transform(options: argparse.Namespace) -> tuple[sitk.Image, sitk.Transform]:
+    return images.read_image(options.reference, "reference image"), transforms.read_transform(options.transform)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -14,17 +15,31 @@ from . import apply, demo, evaluate, models, register, scene, train
 from .options import EPILOG
 from .progress import TerminalProgress
 
+_OUTPUT_CLOSED = 141  # as of a program that the signal SIGPIPE ends
 _DESCRIPTION = "Deformable registration of medical volumes, as in the Slicer module WaveMorph Registration."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code. WAVEMORPH_DEBUG=1 shows the traceback of an error."""
     set_passive_wait()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # what is still buffered would fail later, with a message of the interpreter
+    except BrokenPipeError:
+        _discard_output()
+        return _OUTPUT_CLOSED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = make_parser().parse_args(arguments)
     progress = None if getattr(options, "quiet", False) else TerminalProgress()
     try:
         options.run(options, progress)
         return 0
+    except BrokenPipeError:
+        raise
     except (WaveMorphError, KeyboardInterrupt, MemoryError, Exception) as error:
         if os.environ.get("WAVEMORPH_DEBUG"):
             raise
@@ -33,6 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentence, code = _message_and_code(error)
         print(f"wavemorph: {sentence}", file=sys.stderr)
         return code
+
+
+def _discard_output() -> None:
+    """Let what is still buffered for a reader that has closed its end, such as `head`, go nowhere."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def make_parser() -> argparse.ArgumentParser:

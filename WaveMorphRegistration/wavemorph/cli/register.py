@@ -8,8 +8,10 @@ import SimpleITK as sitk
 
 from ..errors import SettingsError
 from ..evaluation import metrics
-from ..io import images
+from ..evaluation.structures import pair_structures
+from ..io import images, labels, transforms
 from ..io.result import Registration
+from ..io.text_files.label_names import read_label_names
 from ..settings import Settings
 from .options import EPILOG, add_outputs, add_pair, output_files, settings_of
 from .progress import TerminalProgress
@@ -33,21 +35,23 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     if bool(options.fixed_labels) != bool(options.moving_labels):
         raise SettingsError("Dice needs both label maps; give --fixed-labels and --moving-labels, or neither.")
     files = output_files(options)
-    labels = None
+    label_maps = None
     if options.fixed_labels:
-        labels = (
-            images.read_labels(options.fixed_labels, "fixed label map"),
-            images.read_labels(options.moving_labels, "moving label map"),
+        label_maps = (
+            labels.read_label_map(options.fixed_labels, "fixed label map"),
+            labels.read_label_map(options.moving_labels, "moving label map"),
         )
-        images.shared_labels(*labels)
-    names = metrics.read_label_names(options.label_names) if options.label_names else {}
+        pair_structures(*label_maps)  # refuses maps without a common structure before the work
+    names = read_label_names(options.label_names) if options.label_names else {}
     registration = register_files(options, settings, progress)
-    if labels:
-        registration.report["labels"] = metrics.label_report(*labels, registration.transform)
+    if label_maps:
+        registration.report["labels"] = metrics.label_report(*label_maps, registration.transform)
     written = files.write(registration)
     print(summary(registration.report))
-    if labels:
+    if label_maps:
         print(metrics.format_table(registration.report["labels"], names))
+        for remark in registration.report["labels"]["remarks"]:
+            print(f"note: {remark}")
     print("\n".join(f"written: {path}" for path in written))
 
 
@@ -78,5 +82,5 @@ def register_images(
         progress,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
-        initial_transform=images.read_transform(initial, "initial transform") if initial else None,
+        initial_transform=transforms.read_transform(initial, "initial transform") if initial else None,
     )

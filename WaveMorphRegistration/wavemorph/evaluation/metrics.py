@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..io.images import same_lattice, shared_labels
+from ..io.images import same_lattice
+from ..io.labels import LabelMap, label_map_of
 from ..io.points import transform_points
+from .structures import StructurePair, pair_structures, uncropped_layers
 
 _SLAB_PLANES = 32
 
@@ -194,39 +194,54 @@ def volume_change(jacobian: sitk.Image, labels: sitk.Image) -> dict[int, float]:
 
 
 def label_report(
-    fixed_labels: sitk.Image, moving_labels: sitk.Image, transform: sitk.Transform, distances: bool = True
+    fixed_labels: sitk.Image | LabelMap,
+    moving_labels: sitk.Image | LabelMap,
+    transform: sitk.Transform,
+    distances: bool = True,
 ) -> dict:
-    """Dice and HD95 of every structure that both label maps hold, before the transform (identity) and after it.
+    """Dice and HD95 of every structure that either label map holds, before the transform (identity) and after it.
+
+    Structures are paired by name where both maps give names, otherwise by label (`structures.pair_structures`).
 
     Parameters:
-        fixed_labels: label map of the fixed image; the measures are taken on its lattice.
-        moving_labels: label map of the moving image, with the same numbering.
+        fixed_labels: label map of the fixed image; the measures are taken on its lattice, which is extended where it is
+            a segmentation of Slicer, whose file may be cropped to its segments.
+        moving_labels: label map of the moving image.
         transform: fixed points -> moving points, LPS mm.
         distances: also compute HD95, which takes longer.
 
     Returns:
-        A dictionary with "labels" (label -> dice_before, dice_after, hd95_before_mm, hd95_after_mm) and "mean" (the
-        same four). HD95 is None where a structure has no voxel in the volume, and where `distances` is False. Means
-        leave None out.
+        "labels": a number -> name, fixed_label and moving_label (None where a map lacks them), and dice_before,
+        dice_after, hd95_before_mm and hd95_after_mm. The number is the label in the fixed map where it is unique. A
+        structure that one map lacks has a Dice of 0. HD95 is None where a structure has no voxel in the volume or in
+        one of the maps, and where `distances` is False.
+        "mean": the four means over all structures of either map, and "mean_common" over those of both; None is left
+        out. "paired_by": "name" or "label". "remarks": sentences on how structures are paired and which are not.
 
     Raises:
-        InputError: the maps have no label in common.
+        InputError: the maps have no structure in common.
     """
-    labels = shared_labels(fixed_labels, moving_labels)
-    fixed = sitk.GetArrayViewFromImage(fixed_labels)
-    spacing = fixed_labels.GetSpacing()
-    measures: dict[int, dict[str, float | None]] = {label: {} for label in labels}
+    fixed, moving = _as_label_map(fixed_labels, "fixed label map"), _as_label_map(moving_labels, "moving label map")
+    pairs = pair_structures(fixed, moving)
+    layers = uncropped_layers(fixed, moving, pairs, transform)
+    measures: dict[int, dict[str, Any]] = {number: _described(pair) for number, pair in pairs.numbered.items()}
     for when, through in (("before", sitk.Transform()), ("after", transform)):
-        warped = sitk.GetArrayFromImage(warp_labels(moving_labels, fixed_labels, through))
-        for label, overlap in dice(fixed, warped, labels).items():
-            distance = hausdorff95_mm(fixed, warped, label, spacing) if distances else math.nan
-            measures[label][f"dice_{when}"] = overlap
-            measures[label][f"hd95_{when}_mm"] = None if math.isnan(distance) else distance
-    mean: dict[str, float | None] = {}
-    for key in ("dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm"):
-        known = [value for measure in measures.values() if (value := measure[key]) is not None]
-        mean[key] = float(np.mean(known)) if known else None
-    return {"labels": measures, "mean": mean}
+        warped = [sitk.GetArrayFromImage(warp_labels(layer, layers[0], through)) for layer in moving.layers]
+        for numbers, fixed_array, moving_array in pairs.arrays(layers, warped):
+            for number, overlap in dice(fixed_array, moving_array, numbers).items():
+                distance = math.nan
+                if distances:
+                    distance = hausdorff95_mm(fixed_array, moving_array, number, layers[0].GetSpacing())
+                measures[number][f"dice_{when}"] = overlap
+                measures[number][f"hd95_{when}_mm"] = None if math.isnan(distance) else distance
+    common = [measures[number] for number in pairs.common]
+    return {
+        "labels": measures,
+        "mean": _means(list(measures.values())),
+        "mean_common": _means(common),
+        "paired_by": pairs.paired_by,
+        "remarks": pairs.remarks,
+    }
 
 
 def format_table(report: dict, names: dict[int, str] | None = None) -> str:
@@ -234,13 +249,12 @@ def format_table(report: dict, names: dict[int, str] | None = None) -> str:
 
     Parameters:
         report: as `label_report` returns it.
-        names: label -> name, as `read_label_names` returns it.
+        names: label -> name, as `read_label_names` returns it; by default the names that the maps give.
     """
-    names = names or {}
     columns = (("dice_before", ".3f"), ("dice_after", ".3f"), ("hd95_before_mm", ".2f"), ("hd95_after_mm", ".2f"))
     rows: list[tuple[str, ...]] = [("label", "Dice before", "after", "HD95 mm before", "after")]
-    entries = [(_called(int(label), names), measure) for label, measure in report["labels"].items()]
-    for title, measure in [*entries, ("mean", report["mean"])]:
+    entries = [(_called(int(label), measure, names or {}), measure) for label, measure in report["labels"].items()]
+    for title, measure in [*entries, *mean_rows(report)]:
         rows.append(
             (title, *(format(measure[key], form) if measure[key] is not None else "-" for key, form in columns))
         )
@@ -251,53 +265,51 @@ def format_table(report: dict, names: dict[int, str] | None = None) -> str:
     )
 
 
-def read_label_names(path: str | os.PathLike) -> dict[int, str]:
-    """Names of labels from a text file with a number and a name in each line.
-
-    Read are Slicer's .ctbl, FreeSurfer's color table, ITK-SNAP's label descriptions, and CSV with or without a header.
-    Colors and lines that start with # are ignored.
-
-    Returns:
-        Label -> name.
-
-    Raises:
-        InputError: the file cannot be read, or a line has no number and name; the message gives the line.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'The label names "{path}" cannot be read as text ({error}).') from error
-    names, content = {}, False
-    for number, line in enumerate(lines, 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        match = re.match(r"(\d+)(?:\s*[,;]\s*|\s+)(.+)", line)
-        if match:
-            names[int(match[1])] = _name_in(match[2])
-        elif content:
-            raise InputError(
-                f'Line {number} of the label names "{path.name}" is "{line[:40]}"; a number and a name are needed.'
-            )
-        content = True  # the first line may be a header
-    if not names:
-        raise InputError(f'The label names "{path.name}" hold no line of a number and a name.')
-    return names
+def mean_rows(report: dict) -> list[tuple[str, dict[str, float | None]]]:
+    """(title, means) of a label report: one row, or two where a map lacks structures."""
+    if all(_only_in(measure) == "" for measure in report["labels"].values()):
+        return [("mean", report["mean"])]
+    return [("mean, 0 where missing", report["mean"]), ("mean over common", report["mean_common"])]
 
 
-def _name_in(text: str) -> str:
-    """The name in what follows the number: quoted, or the words before the first number of the color."""
-    quoted = re.search(r'"([^"]+)"', text)
-    if quoted:
-        return quoted[1]
-    if re.search(r"[,;]", text):
-        return re.split(r"\s*[,;]\s*", text)[0]
-    return re.sub(r"(\s+[-+.\d]+)+$", "", text)
+def _as_label_map(labels: sitk.Image | LabelMap, name: str) -> LabelMap:
+    return labels if isinstance(labels, LabelMap) else label_map_of(labels, name)
 
 
-def _called(label: int, names: dict[int, str]) -> str:
-    return f"{label} {names[label]}" if label in names else str(label)
+def _described(pair: StructurePair) -> dict[str, Any]:
+    """The entry of a structure before it is measured: what holds where a map lacks it."""
+    given = next(each for each in (pair.fixed, pair.moving) if each is not None)
+    return {
+        "name": given.name or None,
+        "fixed_label": pair.fixed.label if pair.fixed is not None else None,
+        "moving_label": pair.moving.label if pair.moving is not None else None,
+        "dice_before": 0.0,
+        "dice_after": 0.0,
+        "hd95_before_mm": None,
+        "hd95_after_mm": None,
+    }
+
+
+def _means(measures: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    mean: dict[str, float | None] = {}
+    for key in ("dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm"):
+        known = [value for measure in measures if (value := measure[key]) is not None]
+        mean[key] = float(np.mean(known)) if known else None
+    return mean
+
+
+def _called(label: int, measure: dict[str, Any], names: dict[int, str]) -> str:
+    name = names.get(label) or measure.get("name")
+    title = f"{label} {name}" if name else str(label)
+    only = _only_in(measure)
+    return f"{title} ({only} only)" if only else title
+
+
+def _only_in(measure: dict[str, Any]) -> str:
+    """ "fixed" or "moving" where only that map holds the structure, otherwise ""."""
+    if measure.get("fixed_label", 0) is None:
+        return "moving"
+    return "fixed" if measure.get("moving_label", 0) is None else ""
 
 
 def _check_shapes(a: np.ndarray, b: np.ndarray) -> None:

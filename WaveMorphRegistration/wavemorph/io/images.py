@@ -1,7 +1,7 @@
-"""Read and check volumes, masks, label maps and transforms. Does not import torch: Slicer's own process uses it.
+"""Read and check volumes, masks and label maps. Does not import torch: Slicer's own process uses it.
 
 An input that cannot be used raises an `InputError` before any work begins, with one sentence: what is wrong, the values
-found, what to do. Physical points are LPS mm, and transforms map fixed points to moving points.
+found, what to do. Physical points are LPS mm.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import gzip
 import math
 import os
 import re
+import textwrap
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,6 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 
-FIELD_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _MIN_SIDE_VOXELS = 4
 _GEOMETRY_TOLERANCE = 1e-3  # in voxels, and of a unit vector: the rounding of float32 headers
 
@@ -50,32 +50,6 @@ def read_labels(path: str | os.PathLike, name: str = "label map") -> sitk.Image:
     """Read a 3D label map; see `validate_labels`. Raises InputError."""
     labels, called = _read_volume(path, name)
     return validate_labels(labels, called)
-
-
-def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Transform:
-    """Read a 3D transform, fixed points -> moving points, LPS mm.
-
-    Parameters:
-        path: a transform file of ITK, ANTs or Slicer (.h5, .tfm, .txt, .mat, .xfm), or a displacement field: a vector
-            image of three LPS components in mm, identity outside it.
-        name: what messages call it.
-
-    Raises:
-        InputError: it cannot be read, or is not 3D and finite.
-    """
-    path, called = _existing(path, name)
-    if path.is_dir():
-        raise InputError(f"The {called} is a folder; give a transform file such as .h5, .tfm or .nii.gz.")
-    if path.name.lower().endswith(FIELD_EXTENSIONS):
-        return _read_field(path, called)
-    _refuse_lists(path, called)
-    with quiet_itk(), _one_sentence(f"The {called} cannot be read as a transform; write it as .h5, .tfm or .nii.gz"):
-        transform = sitk.ReadTransform(str(path))
-    if transform.GetDimension() != 3:
-        raise InputError(f"The {called} is {transform.GetDimension()}D; a 3D transform is needed.")
-    if not np.all(np.isfinite(transform.TransformPoint((0.0, 0.0, 0.0)))):
-        raise InputError(f"The {called} holds parameters that are NaN or infinite; write it again.")
-    return transform
 
 
 def validate_image(image: sitk.Image, name: str = "image") -> None:
@@ -152,23 +126,6 @@ def validate_labels(labels: sitk.Image, name: str = "label map") -> sitk.Image:
     return labels
 
 
-def shared_labels(fixed: sitk.Image, moving: sitk.Image) -> list[int]:
-    """The labels that both maps hold, in ascending order, without 0. Raises InputError where there are none."""
-    fixed_numbers, moving_numbers = label_numbers(fixed), label_numbers(moving)
-    shared = sorted(set(fixed_numbers) & set(moving_numbers))
-    if not shared:
-        raise InputError(
-            f"The label maps have no label in common: the fixed one holds {_shortened(fixed_numbers)}, the moving one "
-            f"{_shortened(moving_numbers)}; give maps that follow the same numbering."
-        )
-    return shared
-
-
-def label_numbers(labels: sitk.Image) -> list[int]:
-    """The labels of a map, in ascending order, without 0."""
-    return [int(number) for number in np.unique(sitk.GetArrayViewFromImage(labels)) if number != 0]
-
-
 def same_lattice(first: sitk.Image, second: sitk.Image) -> bool:
     """Whether the voxels of two volumes have the same positions, within a thousandth of a voxel."""
     if first.GetSize() != second.GetSize():
@@ -208,7 +165,7 @@ def short_reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = re.sub(r"\w+\(0x[0-9a-f]+\):\s*", "", str(error).rpartition("ERROR:")[2])
-    return " ".join(text.split())[:160].rstrip(" .") or type(error).__name__
+    return textwrap.shorten(text, 160, placeholder=" ...").rstrip(" .") or type(error).__name__
 
 
 def _read_volume(path: str | os.PathLike, name: str) -> tuple[sitk.Image, str]:
@@ -223,20 +180,6 @@ def _read_volume(path: str | os.PathLike, name: str) -> tuple[sitk.Image, str]:
         size = size[:3]
     _check_kind(size, reader.GetNumberOfComponents(), reader.GetPixelID(), called)
     return _load(reader, path, called), called
-
-
-def _read_field(path: Path, called: str) -> sitk.Transform:
-    reader = _open(path, called)
-    size, components = reader.GetSize(), reader.GetNumberOfComponents()
-    if len(size) != 3 or components != 3:
-        raise InputError(
-            f"The {called} is not a displacement field: it is {len(size)}D with {components} component(s) a voxel; a "
-            "field is 3D with three components, the displacement in LPS mm."
-        )
-    field = _load(reader, path, called)
-    _check_axes(field, called)
-    _check_finite(sitk.GetArrayViewFromImage(field), called)
-    return sitk.Transform(sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64)))
 
 
 def _existing(path: str | os.PathLike, name: str) -> tuple[Path, str]:
@@ -333,19 +276,6 @@ def _refuse_gaps(files: Sequence[str], called: str) -> None:
         )
 
 
-def _refuse_lists(path: Path, called: str) -> None:
-    """SimpleITK reads only the first of several transforms in a text file."""
-    if path.suffix.lower() not in (".tfm", ".txt"):
-        return
-    with path.open("rb") as stream:
-        kinds = [line.split(b":", 1)[1].strip() for line in stream if line.startswith(b"Transform:")]
-    if len(kinds) > 1 and not kinds[0].startswith(b"CompositeTransform"):
-        raise InputError(
-            f"The {called} lists {len(kinds)} transforms without a composite that says how they combine; write them "
-            "as one composite transform."
-        )
-
-
 def _check_volume(image: sitk.Image, name: str) -> None:
     if not isinstance(image, sitk.Image):
         raise InputError(f"The {name} is a {type(image).__name__}; give a SimpleITK image.")
@@ -408,10 +338,3 @@ def _one_sentence(what: str) -> Iterator[None]:
 
 def _times(size: Sequence[int]) -> str:
     return " x ".join(str(n) for n in size)
-
-
-def _shortened(numbers: list[int], most: int = 8) -> str:
-    if not numbers:
-        return "none"
-    shown = ", ".join(str(number) for number in numbers[:most])
-    return shown if len(numbers) <= most else f"{shown}, ... ({len(numbers)} in all)"

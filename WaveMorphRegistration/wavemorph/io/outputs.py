@@ -19,6 +19,7 @@ import SimpleITK as sitk
 
 from ..errors import OutputError
 from .images import quiet_itk, short_reason, stored_length
+from .labels import LabelMap
 from .result import Registration
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -136,6 +137,24 @@ def write_image(image: sitk.Image, path: str | os.PathLike) -> None:
             whole = False
         if not whole:
             raise OutputError(f'"{path}" was not written completely; is the disk full?')
+
+
+def write_label_map(labels: LabelMap, path: str | os.PathLike) -> None:
+    """Write a label map as .nrrd with Slicer's keys (Slicer opens .seg.nrrd as a segmentation), or without names.
+
+    Raises:
+        OutputError: the file cannot be written, or its format cannot hold overlapping segments.
+    """
+    if len(labels.layers) > 1 and not holds_names(path):
+        raise OutputError(
+            f'The overlapping segments in {len(labels.layers)} layers cannot be written as "{path}"; write .seg.nrrd.'
+        )
+    write_image(labels.image(), path)
+
+
+def holds_names(path: str | os.PathLike) -> bool:
+    """Whether a file of this name can hold the names of structures."""
+    return str(path).lower().endswith(".nrrd")
 
 
 def write_transform(

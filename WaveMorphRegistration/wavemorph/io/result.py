@@ -17,7 +17,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .volumes import VolumeLike, as_image, as_labels
+from .labels import warp_label_map
+from .volumes import VolumeLike, as_image, as_label_map
 
 # keys in reports of earlier versions
 _LEGACY_REPORT_KEYS = {"anatomy": "segmentation", "turned_degrees": "rotation_deg"}
@@ -115,13 +116,17 @@ class Registration:
             image: a path, a SimpleITK image or a `Volume`.
             labels: True for a label map (nearest neighbor), False for intensities (linear interpolation).
 
+        Returns:
+            A label map keeps the keys with which Slicer stores names and colors of segments; overlapping segments are
+            the components of the image.
+
         Raises:
             InputError: the volume cannot be used, or `fixed` is None, as after `load`.
         """
         if self.fixed is None:
             raise InputError("This result does not hold the fixed image; set `fixed` first.")
         if labels:
-            return sitk.Resample(as_labels(image, "label map"), self.fixed, self.transform, sitk.sitkNearestNeighbor, 0)
+            return warp_label_map(as_label_map(image, "label map"), self.fixed, self.transform).image()
         return warp_image(as_image(image, "image"), self.fixed, self.transform)
 
     def save(self, folder: str | os.PathLike) -> None:
@@ -156,6 +161,7 @@ class Registration:
         return registration
 
 
+_SLAB_VOXELS = 2**24  # 128 MiB of float64
 _FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity")
 _ON_FIXED_LATTICE = ("warped", "jacobian")
 
@@ -165,12 +171,37 @@ def warp_image(
 ) -> sitk.Image:
     """Resample the moving image on the lattice of the fixed image: out(x) = moving(transform(x)), in its pixel type.
 
-    Outside the moving image the value is 0, or its minimum where that is well below 0, as for air in a CT.
+    Integers are interpolated in floating point, rounded, and limited to the range of their type; ITK would truncate
+    them. Outside the moving image the value is 0, or its minimum where that is well below 0, as for air in a CT.
     """
     values = sitk.GetArrayViewFromImage(moving)
     darkest, brightest = float(values.min()), float(values.max())
     outside = darkest if darkest < -0.1 * (brightest - darkest) else 0.0
-    return sitk.Resample(moving, fixed, transform, interpolator, outside)
+    if not np.issubdtype(values.dtype, np.integer) or interpolator == sitk.sitkNearestNeighbor:
+        return sitk.Resample(moving, fixed, transform, interpolator, outside)
+    return _warp_integers(moving, fixed, transform, interpolator, outside)
+
+
+def _warp_integers(
+    moving: sitk.Image, fixed: sitk.Image, transform: sitk.Transform, interpolator: int, outside: float
+) -> sitk.Image:
+    """Resampled in float64, in slabs of the lattice that bound its memory; rounded and limited to the integer type."""
+    dtype = sitk.GetArrayViewFromImage(moving).dtype
+    limits = np.iinfo(dtype)
+    # the largest 64-bit integers have no equal among floating-point numbers, and those beyond them would wrap around
+    highest = limits.max if limits.bits < 64 else np.nextafter(float(limits.max), 0)
+    width, height, depth = fixed.GetSize()
+    planes = max(1, _SLAB_VOXELS // (width * height))
+    whole = np.empty((depth, height, width), dtype)
+    for first in range(0, depth, planes):
+        size = (width, height, min(planes, depth - first))
+        geometry = fixed.TransformIndexToPhysicalPoint((0, 0, first)), fixed.GetSpacing(), fixed.GetDirection()
+        slab = sitk.Resample(moving, size, transform, interpolator, *geometry, outside, sitk.sitkFloat64)
+        for plane, values in zip(whole[first:], sitk.GetArrayViewFromImage(slab)):
+            plane[...] = np.clip(np.rint(values), limits.min, highest)
+    warped = sitk.GetImageFromArray(whole)
+    warped.CopyInformation(fixed)
+    return warped
 
 
 def displacement_transform(image: sitk.Image) -> sitk.Transform:

@@ -12,13 +12,12 @@ import SimpleITK as sitk
 from ..errors import InputError
 from .images import (
     read_image,
-    read_labels,
     read_mask,
-    read_transform,
     validate_image,
-    validate_labels,
     validate_mask,
 )
+from .labels import LabelMap, label_map_of, read_label_map
+from .transforms import read_transform
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,11 @@ def as_image(volume: VolumeLike, name: str) -> sitk.Image:
     return image
 
 
-def as_labels(volume: VolumeLike, name: str) -> sitk.Image:
-    """A label map as a checked SimpleITK image of an integer pixel type. Raises InputError."""
+def as_label_map(volume: VolumeLike, name: str) -> LabelMap:
+    """A label map with the names that its file or image holds (`labels.label_map_of`). Raises InputError."""
     if isinstance(volume, (str, os.PathLike)):
-        return read_labels(volume, name)
-    return validate_labels(_in_memory(volume, name), name)
+        return read_label_map(volume, name)
+    return label_map_of(_in_memory(volume, name), name)
 
 
 def as_mask(volume: VolumeLike, image: sitk.Image, name: str) -> sitk.Image:
