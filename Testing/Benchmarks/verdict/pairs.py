@@ -65,8 +65,8 @@ Read = Callable[[str], sitk.Image]
 
 def _real(read: Read) -> Iterator[CalibrationPair]:
     chosen = [*itertools.permutations(_HEADS, 2), *itertools.permutations(_BRAINS)]
-    chosen += [("brain_a_t1", "head_b_t1_contrast"), ("head_template_t1", "brain_b_t1"), ("head_a_t1", "head_a_pd_thick_slices")]
-    chosen += [("head_b_t1_contrast", "head_a_pd_thick_slices"), ("head_a_pd_thick_slices", "head_template_t1")]
+    chosen += [("brain_a_t1", "head_b_t1_contrast"), ("head_template_t1", "brain_b_t1")]
+    chosen += [(name, "head_a_pd_thick_slices") for name in _HEADS]
     for organ in _ORGANS:
         chosen += itertools.permutations((f"organs/{organ}/fixed", f"organs/{organ}/moving"))
     for fixed, moving in chosen:

@@ -67,8 +67,8 @@ class WorkingPair:
     """The pair on the working grid, each (1, 1, D, H, W); the moving volume is resampled through the affine.
 
     fixed, moving: normalized intensities, about 0 to 1. weight: 0 to 1, where voxels are compared. inside,
-    moving_inside: 1 in the fixed and in the moving foreground. fixed_scanned, moving_scanned: 1 where the volume was scanned, see
-    `Subject.scanned`; None where it was everywhere.
+    moving_inside: 1 in the fixed and in the moving foreground. fixed_scanned, moving_scanned: 1 where the volume was
+    scanned, see `Subject.scanned`; None where it was everywhere.
     """
 
     fixed: torch.Tensor
