@@ -10,19 +10,21 @@ from __future__ import annotations
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from wavemorph.spatial.preprocessing import foreground
-from wavemorph.training.known_deformation import Difference, make_pair
+from wavemorph.training.known_deformation import Difference, SyntheticPair, make_pair
 
-_VOXELS = 500_000  # of a volume, about
+_VOXELS = 150_000  # of a volume, about
 _HEADS = ("head_a_t1", "head_b_t1_contrast", "head_template_t1")
 _BRAINS = ("brain_a_t1", "brain_b_t1")
 _ORGANS = ("abdomen_ct", "lung_mr", "lung_ct_breathing", "cervical_spine_t2_t1", "mouse_brain")
+Read = Callable[[str], sitk.Image]
+Maker = Callable[["Read"], "Iterator[CalibrationPair]"]
 _DIFFERENCES = {
     "plain": Difference(),
     "reversed contrast": Difference(reversed_contrast=True),
@@ -53,14 +55,11 @@ class CalibrationPair:
         return zlib.crc32(self.name.encode()) % 2 == 0
 
 
-def pairs(folder: Path) -> Iterator[CalibrationPair]:
-    """All pairs, one at a time: each is made when it is asked for."""
+def pairs(folder: Path, makers: Sequence[Maker] | None = None) -> Iterator[CalibrationPair]:
+    """All pairs, or those of some of `MAKERS`, one at a time: each is made when it is asked for."""
     read = functools.lru_cache(maxsize=4)(lambda name: _coarser(sitk.ReadImage(str(folder / f"{name}.nii.gz"))))
-    for maker in (_real, _synthetic, _cut, _of_other_organs, _damaged, _astray):
+    for maker in makers or MAKERS:
         yield from maker(read)
-
-
-Read = Callable[[str], sitk.Image]
 
 
 def _real(read: Read) -> Iterator[CalibrationPair]:
@@ -79,19 +78,19 @@ def _bases() -> list[str]:
 
 def _synthetic(read: Read) -> Iterator[CalibrationPair]:
     for base, (kind, difference) in itertools.product(_bases(), _DIFFERENCES.items()):
-        made = make_pair(read(base), difference, seed=zlib.crc32(f"{base} {kind}".encode()))
+        made = _changed_copy(read(base), difference, seed=zlib.crc32(f"{base} {kind}".encode()))
         yield CalibrationPair(f"{base} {kind}", kind, None, made.fixed, made.moving, made.truth)
 
 
 def _cut(read: Read) -> Iterator[CalibrationPair]:
     """The moving volume shows only a part, or has few and thick slices."""
     for number, base in enumerate(_bases()):
-        made = make_pair(read(base), Difference(spacing_mm=(2.0, 2.0, 2.0), obliqueness=4.0), seed=number)
+        made = _changed_copy(read(base), Difference(obliqueness=4.0), seed=number)
         size, axis = made.moving.GetSize(), number % 3
         part = [slice(None)] * 3
         part[axis] = slice(0, int(0.6 * size[axis])) if number % 2 else slice(int(0.4 * size[axis]), None)
         yield CalibrationPair(f"{base} cut", "cut view", None, made.fixed, made.moving[tuple(part)], made.truth)
-        slices = sitk.BinShrink(made.moving, [1, 1, 3])
+        slices = sitk.BinShrink(made.moving, [1, 1, 2])
         first = slices.GetSize()[2] // 3
         slab = slices[:, :, first : first + 12]
         yield CalibrationPair(f"{base} slab", "few slices", None, made.fixed, slab, made.truth)
@@ -135,7 +134,7 @@ def _astray(read: Read) -> Iterator[CalibrationPair]:
     """The affine is given, and wrong by 10 mm and 15 degrees."""
     for number, base in enumerate(_bases()):
         generator = np.random.default_rng(100 + number)
-        made = make_pair(read(base), Difference(), seed=200 + number)
+        made = _changed_copy(read(base), Difference(), seed=200 + number)
         wrong = sitk.Euler3DTransform()
         wrong.SetCenter(made.fixed.TransformContinuousIndexToPhysicalPoint([n / 2 for n in made.fixed.GetSize()]))
         turn, shift = (generator.normal(size=3) for _ in range(2))
@@ -144,6 +143,15 @@ def _astray(read: Read) -> Iterator[CalibrationPair]:
         parts = [made.truth.GetNthTransform(0), wrong]
         initial = sitk.CompositeTransform(parts)
         yield CalibrationPair(f"{base} astray", "affine astray", None, made.fixed, made.moving, made.truth, initial)
+
+
+MAKERS = (_real, _synthetic, _cut, _of_other_organs, _damaged, _astray)
+
+
+def _changed_copy(base: sitk.Image, difference: Difference, seed: int) -> SyntheticPair:
+    """`make_pair` on a lattice about as fine as that of the volume."""
+    side = min(base.GetSpacing())
+    return make_pair(base, replace(difference, spacing_mm=(side, side, 2 * side)), seed)
 
 
 def _coarser(image: sitk.Image) -> sitk.Image:
