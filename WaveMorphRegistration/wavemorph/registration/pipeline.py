@@ -42,6 +42,7 @@ from .schedules import BYTES_PER_VOXEL, MARGIN_MM, MEMORY_RETRY_FACTOR, SKULL_ST
 from .segmentation.pair import PairSegmentation, restrict_to_common_brain
 from .segmentation.stage import segment_pair
 from .state import AlignedPair, Job, LinearAlignment, Progress, StageTimer
+from .verdict import judge
 
 _MIN_SIDE_VOXELS = 16  # of the working grid
 _FEW_SLICES = 16
@@ -239,6 +240,7 @@ def _report(
         **provenance(job.pair, job.settings, job.model, job.device),
     }
     report["warnings"] = quality_warnings(report, job.pair.length_scale)
+    report["verdict"] = judge(report, job.pair.length_scale)
     report["notes"] = [*_notes_on_slices(job.pair), *aligned.notes, *notes]
     return report
 

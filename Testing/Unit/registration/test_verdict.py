@@ -1,0 +1,77 @@
+"""The verdict and its reasons, from reports of right and of wrong pairs."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from wavemorph.registration import verdict
+from wavemorph.registration.verdict import CHECK, DO_NOT_TRUST, GOOD, judge
+
+RIGHT = {
+    "evidence": {
+        "similarity": 0.8,
+        "similarity_shifted": 0.14,
+        "information": 0.7,
+        "information_shifted": 0.05,
+        "outlines": 0.97,
+        "stretch": 0.06,
+        "displacement": 3.0,
+    },
+    "subject": {"rotation_deg": 4, "unseen_percent": 2.0},
+    "segmentation": {"after": 0.84},
+    "contrast": {"same": True},
+    "warnings": [],
+}
+WRONG = copy.deepcopy(RIGHT)
+WRONG["evidence"].update(similarity=0.17, similarity_shifted=0.15, information=0.06, information_shifted=0.06)
+WRONG["evidence"].update(outlines=0.88, displacement=16.0)
+WRONG.update(segmentation=None, contrast={"same": False})
+
+
+def changed(report: dict, entry: str, **values) -> dict:
+    return {**report, entry: {**report[entry], **values}}
+
+
+def test_a_right_pair_is_good_and_needs_no_reason():
+    found = judge(RIGHT)
+    assert found["level"] == GOOD and found["reasons"] == [] and found["probability_wrong"] < 0.1
+
+
+def test_a_wrong_pair_is_not_to_be_trusted_and_the_weightiest_reasons_come_first():
+    found = judge(WRONG)
+    assert found["level"] == DO_NOT_TRUST and found["probability_wrong"] > 0.9
+    assert any("hardly agree more than misaligned copies" in reason for reason in found["reasons"])
+    assert any("16 mm on average" in reason for reason in found["reasons"])
+    assert len(set(found["reasons"])) == len(found["reasons"])
+
+
+@pytest.mark.parametrize("name", list(verdict.features(RIGHT)))
+def test_every_feature_has_a_weight(name):
+    assert name in verdict._WEIGHTS
+
+
+def test_a_displacement_is_told_in_mm_of_the_subject():
+    assert any("0.8 mm on average" in reason for reason in judge(WRONG, length_scale=0.05)["reasons"])
+
+
+def test_twice_the_spacing_is_not_good():
+    found = judge(changed(changed(RIGHT, "evidence", stretch=0.69, similarity=0.47), "segmentation", after=0.6))
+    assert found["level"] != GOOD
+    assert any("99 %; check the voxel spacing" in reason for reason in found["reasons"])
+
+
+def test_a_warning_makes_a_good_result_one_to_check_unless_it_is_about_the_field_of_view():
+    folded = judge({**RIGHT, "warnings": ["7 voxels are folded; the inverse is not valid there."]})
+    assert folded["level"] == CHECK and folded["reasons"] == ["7 voxels are folded; the inverse is not valid there."]
+    unseen = "48 % of the fixed subject is not in the moving volume; there the map only continues."
+    assert judge({**RIGHT, "warnings": [unseen]})["level"] == GOOD
+
+
+@pytest.mark.parametrize(
+    ("name", "worse"),
+    [("similarity", 0.3), ("outlines", 0.6), ("stretch", 0.6), ("displacement", 15.0), ("information", 0.06)],
+)
+def test_each_number_raises_the_probability_that_something_is_wrong(name, worse):
+    found = judge(changed(RIGHT, "evidence", **{name: worse}))
+    assert found["probability_wrong"] > judge(RIGHT)["probability_wrong"]

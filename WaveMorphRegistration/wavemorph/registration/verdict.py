@@ -1,0 +1,107 @@
+"""The verdict on a registration: good, check or do not trust, with its reasons (ours).
+
+A logistic regression on the evidence of the report. Testing/Benchmarks/verdict/calibrate.py fits it on one half of
+right and wrong pairs; the figures in Testing/RELIABILITY.md are of the other half.
+"""
+
+from __future__ import annotations
+
+import math
+
+LEVELS = GOOD, CHECK, DO_NOT_TRUST = ("good", "check", "do not trust")
+# Probability that the pair or its alignment is wrong, up to which a result is good, and up to which it is to be checked
+_MAX_OF_GOOD, _MAX_OF_CHECK = 0.4, 0.7
+_MIN_CONTRIBUTION = 0.5  # log-odds against the usual right pair, from which a number is a reason
+_BIAS = -2.787
+# (weight in the log-odds, mean of the right pairs) of each of `features`
+_WEIGHTS: dict[str, tuple[float, float]] = {
+    "similarity": (-0.215, 0.845),
+    "margin": (-2.555, 0.499),
+    "information": (-0.655, 2.201),
+    "outlines": (-0.9, 0.905),
+    "stretch": (8.247, 0.056),
+    "displacement": (2.913, 0.415),
+    "different contrast": (-0.607, 0.16),
+    "segmented": (-2.053, 0.68),
+    "structures": (-2.021, 0.064),
+    "rotation": (2.063, 0.0),
+    "unseen": (2.195, 0.008),
+}
+_NOT_ALIGNED = (
+    "The volumes hardly agree more than misaligned copies of them do (local correlation {similarity:.2f}, misaligned "
+    "{similarity_shifted:.2f}); they may show different anatomy, or the alignment has failed."
+)
+_REASONS = {
+    "similarity": _NOT_ALIGNED,
+    "margin": _NOT_ALIGNED,
+    "information": _NOT_ALIGNED,
+    "outlines": "The outlines of the two subjects overlap by only {outlines:.2f} (Dice).",
+    "stretch": "The linear part stretches or shrinks lengths by up to {stretch_percent:.0f} %; check the voxel spacing "
+    "that both files state.",
+    "displacement": "The displacement is {displacement_mm:.3g} mm on average, more than between two such subjects.",
+    "different contrast": "The contrasts differ, so that the similarity says little about the alignment.",
+    "structures": "The segmented structures of the brain overlap by only {structures:.2f} (mean Dice).",
+    "rotation": "One volume is rotated by {rotation:.0f} degrees against the other.",
+    "unseen": "{unseen:.0f} % of the fixed subject is not in the moving volume.",
+}
+
+
+def features(report: dict) -> dict[str, float]:
+    """The numbers of a report that decide the verdict, each bounded. "segmented": whether both brains were."""
+    found, subject, segmentation = report["evidence"], report["subject"], report["segmentation"]
+    similarity = _clip(found["similarity"], 0.02, 0.98)
+    ratio = max(found["information"], 1e-3) / max(found["information_shifted"], 1e-3)
+    return {
+        "similarity": math.log(similarity / (1 - similarity)),
+        "margin": found["similarity"] - found["similarity_shifted"],
+        "information": _clip(math.log(ratio), -1, 3),
+        "outlines": _clip(found["outlines"], 0.5, 1),
+        "stretch": min(found["stretch"], 0.7),
+        "displacement": min(found["displacement"], 30) / 10,
+        "different contrast": float(not report["contrast"]["same"]),
+        "segmented": float(segmentation is not None),
+        "structures": segmentation["after"] - 0.6 if segmentation is not None else 0.0,
+        "rotation": float(subject["rotation_deg"] > 45),
+        "unseen": max(0.0, subject["unseen_percent"] - 30) / 70,
+    }
+
+
+def judge(report: dict, length_scale: float = 1.0) -> dict:
+    """The entry "verdict" of a report: "level" (of `LEVELS`), "reasons" and "probability_wrong".
+
+    The reasons are sentences, the weightiest first; there are none where the result is good. report: with all other
+    entries, warnings included; a warning about anything but the field of view makes a result one to check.
+    length_scale: size of the subject relative to a head.
+    """
+    values = features(report)
+    log_odds = {name: weight * (values[name] - usual) for name, (weight, usual) in _WEIGHTS.items()}
+    probability = 1 / (1 + math.exp(-_clip(_BIAS + sum(log_odds.values()), -30, 30)))
+    level = GOOD if probability <= _MAX_OF_GOOD else CHECK if probability <= _MAX_OF_CHECK else DO_NOT_TRUST
+    warnings = [sentence for sentence in report["warnings"] if "is not in the moving volume" not in sentence]
+    if level == GOOD and warnings:
+        level = CHECK
+    reasons = [] if level == GOOD else [*_sentences(report, log_odds, length_scale), *warnings]
+    return {
+        "level": level,
+        "reasons": list(dict.fromkeys(reasons)),
+        "probability_wrong": round(probability, 3),
+    }
+
+
+def _sentences(report: dict, log_odds: dict[str, float], length_scale: float) -> list[str]:
+    found, subject, segmentation = report["evidence"], report["subject"], report["segmentation"]
+    numbers = {
+        **found,
+        "stretch_percent": 100 * (math.exp(found["stretch"]) - 1),
+        "displacement_mm": found["displacement"] * length_scale,
+        "structures": segmentation["after"] if segmentation is not None else 0.0,
+        "rotation": subject["rotation_deg"],
+        "unseen": subject["unseen_percent"],
+    }
+    weightiest = sorted(log_odds.items(), key=lambda item: -item[1])
+    names = [name for name, value in weightiest if value >= _MIN_CONTRIBUTION and name in _REASONS]
+    return [_REASONS[name].format(**numbers) for name in names]
+
+
+def _clip(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
