@@ -6,23 +6,19 @@ found, what to do. Physical points are LPS mm, and transforms map fixed points t
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import math
 import os
-import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from .checks import GEOMETRY_TOLERANCE, check_axes, check_finite, check_kind, times
+from .files import existing, load_image, one_sentence, open_image, quiet_itk
 
 FIELD_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _MIN_SIDE_VOXELS = 16
-_GEOMETRY_TOLERANCE = 1e-3  # in voxels, and of a unit vector: the rounding of float32 headers
 
 
 def read_image(path: str | os.PathLike, name: str = "image") -> sitk.Image:
@@ -63,13 +59,13 @@ def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Tra
     Raises:
         InputError: it cannot be read, or is not 3D and finite.
     """
-    path, called = _existing(path, name)
+    path, called = existing(path, name)
     if path.is_dir():
         raise InputError(f"The {called} is a folder; give a transform file such as .h5, .tfm or .nii.gz.")
     if path.name.lower().endswith(FIELD_EXTENSIONS):
         return _read_field(path, called)
     _refuse_lists(path, called)
-    with quiet_itk(), _one_sentence(f"The {called} cannot be read as a transform; write it as .h5, .tfm or .nii.gz"):
+    with quiet_itk(), one_sentence(f"The {called} cannot be read as a transform; write it as .h5, .tfm or .nii.gz"):
         transform = sitk.ReadTransform(str(path))
     if transform.GetDimension() != 3:
         raise InputError(f"The {called} is {transform.GetDimension()}D; a 3D transform is needed.")
@@ -91,11 +87,11 @@ def validate_image(image: sitk.Image, name: str = "image") -> None:
     size = image.GetSize()
     if min(size) < _MIN_SIDE_VOXELS:
         raise InputError(
-            f"The {name} has only {min(size)} voxels along one axis ({_times(size)}), and at least "
+            f"The {name} has only {min(size)} voxels along one axis ({times(size)}), and at least "
             f"{_MIN_SIDE_VOXELS} are needed; give the whole volume rather than a slice or a slab."
         )
     array = sitk.GetArrayViewFromImage(image)
-    _check_finite(array, name)
+    check_finite(array, name)
     low, high = array.min(), array.max()
     if low == high:
         raise InputError(f"The {name} is constant: every voxel is {low:g}; it cannot be aligned.")
@@ -111,7 +107,7 @@ def validate_mask(mask: sitk.Image, image: sitk.Image, name: str = "mask") -> si
     """
     _check_volume(mask, name)
     array = sitk.GetArrayViewFromImage(mask)
-    _check_finite(array, name)
+    check_finite(array, name)
     marked = np.not_equal(array, 0)
     count = int(np.count_nonzero(marked))
     if not count:
@@ -138,7 +134,7 @@ def validate_labels(labels: sitk.Image, name: str = "label map") -> sitk.Image:
     """
     _check_volume(labels, name)
     array = sitk.GetArrayViewFromImage(labels)
-    _check_finite(array, name)
+    check_finite(array, name)
     if np.issubdtype(array.dtype, np.floating):
         broken = array[(array != np.rint(array)) | (np.abs(array) >= 2**31)]
         if broken.size:
@@ -178,119 +174,35 @@ def same_lattice(first: sitk.Image, second: sitk.Image) -> bool:
         np.subtract(first.TransformIndexToPhysicalPoint(corner), second.TransformIndexToPhysicalPoint(corner))
         for corner in corners
     ]
-    return bool(np.abs(apart).max() <= _GEOMETRY_TOLERANCE * min(first.GetSpacing()))
-
-
-@contextlib.contextmanager
-def quiet_itk() -> Iterator[None]:
-    """Suppress ITK's C++ warnings; the checks of this module report what matters."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
-
-
-def stored_length(path: Path) -> int:
-    """Bytes in a file, after decompression of .gz. Raises EOFError or OSError where it is truncated or damaged."""
-    if path.suffix.lower() != ".gz":
-        return path.stat().st_size
-    length = 0
-    with gzip.open(path) as stream:
-        while block := stream.read(1 << 22):
-            length += len(block)
-    return length
-
-
-def short_reason(error: Exception) -> str:
-    """The reason in an error of the system or of SimpleITK, on one short line, without source files and addresses."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = re.sub(r"\w+\(0x[0-9a-f]+\):\s*", "", str(error).rpartition("ERROR:")[2])
-    return " ".join(text.split())[:160].rstrip(" .") or type(error).__name__
+    return bool(np.abs(apart).max() <= GEOMETRY_TOLERANCE * min(first.GetSpacing()))
 
 
 def _read_volume(path: str | os.PathLike, name: str) -> tuple[sitk.Image, str]:
     """(volume, what messages call it): 3D and scalar; its voxels are not yet checked."""
-    path, called = _existing(path, name)
+    path, called = existing(path, name)
     if path.is_dir():
         return _read_series(path, called), called
-    reader = _open(path, called)
+    reader = open_image(path, called)
     size = reader.GetSize()
     if len(size) == 4 and size[3] == 1:
         reader.SetExtractSize([*size[:3], 0])
         size = size[:3]
-    _check_kind(size, reader.GetNumberOfComponents(), reader.GetPixelID(), called)
-    return _load(reader, path, called), called
+    check_kind(size, reader.GetNumberOfComponents(), reader.GetPixelID(), called)
+    return load_image(reader, path, called), called
 
 
 def _read_field(path: Path, called: str) -> sitk.Transform:
-    reader = _open(path, called)
+    reader = open_image(path, called)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if len(size) != 3 or components != 3:
         raise InputError(
             f"The {called} is not a displacement field: it is {len(size)}D with {components} component(s) a voxel; a "
             "field is 3D with three components, the displacement in LPS mm."
         )
-    field = _load(reader, path, called)
-    _check_axes(field, called)
-    _check_finite(sitk.GetArrayViewFromImage(field), called)
+    field = load_image(reader, path, called)
+    check_axes(field, called)
+    check_finite(sitk.GetArrayViewFromImage(field), called)
     return sitk.Transform(sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64)))
-
-
-def _existing(path: str | os.PathLike, name: str) -> tuple[Path, str]:
-    path = Path(path)
-    called = f'{name} "{path.name}"'
-    if not path.exists():
-        raise InputError(f'The {name} "{path}" does not exist; check the path.')
-    if not os.access(path, os.R_OK):
-        raise InputError(f'The {name} "{path}" may not be read; check its permissions.')
-    if path.is_file() and path.stat().st_size == 0:
-        raise InputError(f"The {called} is empty (0 bytes); copy or write it again.")
-    return path, called
-
-
-def _open(path: Path, called: str) -> sitk.ImageFileReader:
-    """A reader that has read the header."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        with quiet_itk():
-            reader.ReadImageInformation()
-    except RuntimeError as error:
-        if "orthonormal" in str(error):
-            raise InputError(
-                f"The {called} has sheared axes, which ITK cannot represent; resample it onto a lattice of right "
-                "angles first, for instance with nibabel's resample_from_to."
-            ) from error
-        raise InputError(
-            f"The {called} cannot be read as an image ({short_reason(error)}); give a complete NIfTI, NRRD or "
-            "MetaImage file, or a folder of DICOM slices."
-        ) from error
-    return reader
-
-
-def _load(reader: sitk.ImageFileReader, path: Path, called: str) -> sitk.Image:
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        _refuse_cut_nifti(reader, path, called)
-    with quiet_itk(), _one_sentence(f"The voxels of the {called} cannot be read; copy or write the file again"):
-        return reader.Execute()
-
-
-def _refuse_cut_nifti(reader: sitk.ImageFileReader, path: Path, called: str) -> None:
-    """ITK reads a truncated NIfTI file without an error and fills the rest with zeros."""
-    if not reader.HasMetaDataKey("bitpix"):
-        return
-    dimensions = int(reader.GetMetaData("dim[0]"))
-    voxels = math.prod(max(1, int(reader.GetMetaData(f"dim[{axis}]"))) for axis in range(1, dimensions + 1))
-    needed = voxels * int(reader.GetMetaData("bitpix")) // 8 + int(float(reader.GetMetaData("vox_offset")))
-    try:
-        cut = stored_length(path) < needed
-    except (EOFError, OSError, zlib.error):
-        cut = True
-    if cut:
-        raise InputError(f"The {called} is cut short or damaged; copy or download it again.")
 
 
 def _read_series(folder: Path, called: str) -> sitk.Image:
@@ -309,9 +221,9 @@ def _read_series(folder: Path, called: str) -> sitk.Image:
         _refuse_gaps(files, called)
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(files)
-        with _one_sentence(f"The {called} is a DICOM series that cannot be read; open it in Slicer and save it"):
+        with one_sentence(f"The {called} is a DICOM series that cannot be read; open it in Slicer and save it"):
             image = reader.Execute()
-    _check_kind(image.GetSize(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID(), called)
+    check_kind(image.GetSize(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID(), called)
     return image
 
 
@@ -321,7 +233,7 @@ def _refuse_gaps(files: Sequence[str], called: str) -> None:
     for file in files:
         reader = sitk.ImageFileReader()
         reader.SetFileName(file)
-        with _one_sentence(f"The {called} is a DICOM series that cannot be read; open it in Slicer and save it"):
+        with one_sentence(f"The {called} is a DICOM series that cannot be read; open it in Slicer and save it"):
             reader.ReadImageInformation()
         if len(reader.GetOrigin()) >= 3:
             positions.append(reader.GetOrigin()[:3])
@@ -349,65 +261,8 @@ def _refuse_lists(path: Path, called: str) -> None:
 def _check_volume(image: sitk.Image, name: str) -> None:
     if not isinstance(image, sitk.Image):
         raise InputError(f"The {name} is a {type(image).__name__}; give a SimpleITK image.")
-    _check_kind(image.GetSize(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID(), name)
-    _check_axes(image, name)
-
-
-def _check_kind(size: Sequence[int], components: int, pixel: int, name: str) -> None:
-    if len(size) == 4:
-        raise InputError(
-            f"The {name} is 4D with {size[3]} frames of {_times(size[:3])} voxels; extract one frame and give that."
-        )
-    if len(size) != 3:
-        raise InputError(f"The {name} is {len(size)}D ({_times(size)}); a 3D volume is needed.")
-    if components != 1:
-        raise InputError(
-            f"The {name} has {components} components a voxel (a color, vector or multi-layer image); give a volume "
-            "with one value a voxel."
-        )
-    if pixel in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
-        raise InputError(f"The {name} has complex voxels; give their magnitude.")
-
-
-def _check_axes(image: sitk.Image, name: str) -> None:
-    geometry = (*image.GetOrigin(), *image.GetSpacing(), *image.GetDirection())
-    if not np.all(np.isfinite(geometry)) or min(image.GetSpacing()) <= 0:
-        raise InputError(
-            f"The {name} has no usable geometry (origin {image.GetOrigin()}, spacing {image.GetSpacing()} mm); "
-            "correct its header."
-        )
-    axes = np.reshape(image.GetDirection(), (3, 3))
-    angles = axes.T @ axes - np.eye(3)
-    if np.abs(angles).max() > _GEOMETRY_TOLERANCE:
-        raise InputError(
-            f"The {name} has axes that are sheared or not of unit length (off by {np.abs(angles).max():.3f}); resample "
-            "it onto a lattice of right angles first."
-        )
-
-
-def _check_finite(array: np.ndarray, name: str) -> None:
-    if not np.issubdtype(array.dtype, np.floating):
-        return
-    # plane by plane: flags for a large volume would need a quarter of its memory
-    broken = array.size - sum(int(np.count_nonzero(np.isfinite(plane))) for plane in array)
-    if broken:
-        raise InputError(
-            f"The {name} holds {broken} values that are NaN or infinite (of {array.size}); replace them, for instance "
-            "by 0, and try again."
-        )
-
-
-@contextlib.contextmanager
-def _one_sentence(what: str) -> Iterator[None]:
-    """SimpleITK's exceptions as an InputError."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise InputError(f"{what} ({short_reason(error)}).") from error
-
-
-def _times(size: Sequence[int]) -> str:
-    return " x ".join(str(n) for n in size)
+    check_kind(image.GetSize(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID(), name)
+    check_axes(image, name)
 
 
 def _shortened(numbers: list[int], most: int = 8) -> str:
