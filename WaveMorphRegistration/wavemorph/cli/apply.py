@@ -10,8 +10,10 @@ import SimpleITK as sitk
 from ..errors import SettingsError
 from ..evaluation import metrics
 from ..io import images, outputs, points
+from ..io.reading import read_lattice, read_volume
 from ..io.result import warp_image
-from .options import given
+from .inputs import say
+from .options import SEVERAL_IMAGES, given
 from .progress import TerminalProgress
 
 _INTERPOLATORS = {
@@ -30,7 +32,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--image", metavar="M", help="a volume in the moving space")
     what.add_argument("--labels", metavar="L", help="a label map in the moving space (nearest neighbor)")
     what.add_argument("--points", metavar="P", help="points (.csv, .mrk.json) in the space that T maps from")
-    parser.add_argument("--reference", metavar="F", help="the fixed volume: the lattice of the output")
+    parser.add_argument("--reference", metavar="F", help="the fixed volume: its lattice becomes that of the output")
+    parser.add_argument("--series", metavar="S", help=SEVERAL_IMAGES)
     parser.add_argument("--output", required=True, metavar="O")
     parser.add_argument("--interpolation", choices=sorted(_INTERPOLATORS), default="linear", help="for --image")
     parser.set_defaults(run=run)
@@ -53,8 +56,10 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
 
 
 def _resampled(options: argparse.Namespace) -> sitk.Image:
-    reference = images.read_image(options.reference, "reference image")
+    reference = read_lattice(options.reference, "reference image", options.series)
     transform = images.read_transform(options.transform)
     if options.labels:
         return metrics.warp_labels(images.read_labels(options.labels), reference, transform)
-    return warp_image(images.read_image(options.image), reference, transform, _INTERPOLATORS[options.interpolation])
+    volume = read_volume(options.image, series=options.series)
+    say(volume.remarks)
+    return warp_image(volume.image, reference, transform, _INTERPOLATORS[options.interpolation])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import math
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from ..errors import InputError
 
 
 def existing(path: str | os.PathLike, name: str) -> tuple[Path, str]:
+    """(path, what messages call it), such as 'fixed image "head.nrrd"'. Raises InputError where it cannot be read."""
     path = Path(path)
     called = f'{name} "{path.name}"'
     if not path.exists():
@@ -29,7 +28,7 @@ def existing(path: str | os.PathLike, name: str) -> tuple[Path, str]:
 
 
 def open_image(path: Path, called: str) -> sitk.ImageFileReader:
-    """A reader that has read the header."""
+    """A reader that has read the header. Raises InputError."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -48,9 +47,8 @@ def open_image(path: Path, called: str) -> sitk.ImageFileReader:
     return reader
 
 
-def load_image(reader: sitk.ImageFileReader, path: Path, called: str) -> sitk.Image:
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        _refuse_cut_nifti(reader, path, called)
+def load_image(reader: sitk.ImageFileReader, called: str) -> sitk.Image:
+    """The image of a reader that has read the header. Raises InputError."""
     with quiet_itk(), one_sentence(f"The voxels of the {called} cannot be read; copy or write the file again"):
         return reader.Execute()
 
@@ -92,18 +90,3 @@ def short_reason(error: Exception) -> str:
         return error.strerror
     text = re.sub(r"\w+\(0x[0-9a-f]+\):\s*", "", str(error).rpartition("ERROR:")[2])
     return " ".join(text.split())[:160].rstrip(" .") or type(error).__name__
-
-
-def _refuse_cut_nifti(reader: sitk.ImageFileReader, path: Path, called: str) -> None:
-    """ITK reads a truncated NIfTI file without an error and fills the rest with zeros."""
-    if not reader.HasMetaDataKey("bitpix"):
-        return
-    dimensions = int(reader.GetMetaData("dim[0]"))
-    voxels = math.prod(max(1, int(reader.GetMetaData(f"dim[{axis}]"))) for axis in range(1, dimensions + 1))
-    needed = voxels * int(reader.GetMetaData("bitpix")) // 8 + int(float(reader.GetMetaData("vox_offset")))
-    try:
-        cut = stored_length(path) < needed
-    except (EOFError, OSError, zlib.error):
-        cut = True
-    if cut:
-        raise InputError(f"The {called} is cut short or damaged; copy or download it again.")

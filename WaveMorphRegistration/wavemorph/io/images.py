@@ -1,4 +1,4 @@
-"""Read and check volumes, masks, label maps and transforms. Does not import torch: Slicer's own process uses it.
+"""Check volumes, masks and label maps, in memory and from files, and read transforms. Does not import torch.
 
 An input that cannot be used raises an `InputError` before any work begins, with one sentence: what is wrong, the values
 found, what to do. Physical points are LPS mm, and transforms map fixed points to moving points.
@@ -7,7 +7,6 @@ found, what to do. Physical points are LPS mm, and transforms map fixed points t
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,36 +15,31 @@ import SimpleITK as sitk
 from ..errors import InputError
 from .checks import GEOMETRY_TOLERANCE, check_axes, check_finite, check_kind, times
 from .files import existing, load_image, one_sentence, open_image, quiet_itk
+from .reading import read_volume
+from .sizes import check_size
 
 FIELD_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _MIN_SIDE_VOXELS = 16
+_LABEL_TOLERANCE = 1e-3  # of whole numbers that were stored with a slope in float32
 
 
-def read_image(path: str | os.PathLike, name: str = "image") -> sitk.Image:
-    """Read a 3D scalar volume and check it with `validate_image`.
-
-    Parameters:
-        path: a file, or a folder with exactly one DICOM series.
-        name: what messages call it, such as "fixed image".
-
-    Raises:
-        InputError: it cannot be read or registered.
-    """
-    image, called = _read_volume(path, name)
-    validate_image(image, called)
-    return image
+def read_image(path: str | os.PathLike, name: str = "image", series: str | None = None) -> sitk.Image:
+    """The image of `read_volume`, checked with `validate_image`. Raises InputError."""
+    volume = read_volume(path, name, series)
+    validate_image(volume.image, volume.name)
+    return volume.image
 
 
 def read_mask(path: str | os.PathLike, image: sitk.Image, name: str = "mask") -> sitk.Image:
     """Read a mask for `image`; see `validate_mask`. Raises InputError."""
-    mask, called = _read_volume(path, name)
-    return validate_mask(mask, image, called)
+    mask = read_volume(path, name, labels=True)
+    return validate_mask(mask.image, image, mask.name)
 
 
 def read_labels(path: str | os.PathLike, name: str = "label map") -> sitk.Image:
     """Read a 3D label map; see `validate_labels`. Raises InputError."""
-    labels, called = _read_volume(path, name)
-    return validate_labels(labels, called)
+    labels = read_volume(path, name, labels=True)
+    return validate_labels(labels.image, labels.name)
 
 
 def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Transform:
@@ -78,12 +72,13 @@ def validate_image(image: sitk.Image, name: str = "image") -> None:
     """Check that a volume can be registered.
 
     It must be a finite 3D scalar volume that is not constant, with at least 16 voxels along each axis and orthonormal
-    axes. Pixel type, spacing and orientation are free.
+    axes, and no side may be longer than any scan. Pixel type, spacing and orientation are free.
 
     Raises:
         InputError: one of these does not hold.
     """
     _check_volume(image, name)
+    check_size(image, name)
     size = image.GetSize()
     if min(size) < _MIN_SIDE_VOXELS:
         raise InputError(
@@ -127,7 +122,8 @@ def validate_mask(mask: sitk.Image, image: sitk.Image, name: str = "mask") -> si
 
 
 def validate_labels(labels: sitk.Image, name: str = "label map") -> sitk.Image:
-    """The label map in an integer pixel type; 0 is background. Whole numbers in floating point are accepted.
+    """The label map in an integer pixel type; 0 is background. Whole numbers in floating point are accepted, within
+    0.001 as after a slope of the header.
 
     Raises:
         InputError: it is not a 3D scalar map of whole numbers, or has background only.
@@ -136,13 +132,16 @@ def validate_labels(labels: sitk.Image, name: str = "label map") -> sitk.Image:
     array = sitk.GetArrayViewFromImage(labels)
     check_finite(array, name)
     if np.issubdtype(array.dtype, np.floating):
-        broken = array[(array != np.rint(array)) | (np.abs(array) >= 2**31)]
+        numbers = np.rint(array)
+        broken = array[(np.abs(array - numbers) > _LABEL_TOLERANCE) | (np.abs(array) >= 2**31)]
         if broken.size:
             raise InputError(
-                f"The {name} holds {broken.size} voxels that are not label numbers, such as {broken[0]:g}; a label map "
-                "holds whole numbers and must be resampled with nearest neighbor."
+                f"The {name} holds {broken.size} voxels that are not label numbers, such as {broken[0]:.9g}; a label "
+                "map holds whole numbers and must be resampled with nearest neighbor."
             )
-        labels = sitk.Cast(labels, sitk.sitkInt32)
+        whole = sitk.GetImageFromArray(numbers.astype(np.int32))
+        whole.CopyInformation(labels)
+        labels, array = whole, numbers
     if not np.any(array):
         raise InputError(f"The {name} is empty: all its {array.size} voxels are 0.")
     return labels
@@ -177,20 +176,6 @@ def same_lattice(first: sitk.Image, second: sitk.Image) -> bool:
     return bool(np.abs(apart).max() <= GEOMETRY_TOLERANCE * min(first.GetSpacing()))
 
 
-def _read_volume(path: str | os.PathLike, name: str) -> tuple[sitk.Image, str]:
-    """(volume, what messages call it): 3D and scalar; its voxels are not yet checked."""
-    path, called = existing(path, name)
-    if path.is_dir():
-        return _read_series(path, called), called
-    reader = open_image(path, called)
-    size = reader.GetSize()
-    if len(size) == 4 and size[3] == 1:
-        reader.SetExtractSize([*size[:3], 0])
-        size = size[:3]
-    check_kind(size, reader.GetNumberOfComponents(), reader.GetPixelID(), called)
-    return load_image(reader, path, called), called
-
-
 def _read_field(path: Path, called: str) -> sitk.Transform:
     reader = open_image(path, called)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
@@ -199,50 +184,10 @@ def _read_field(path: Path, called: str) -> sitk.Transform:
             f"The {called} is not a displacement field: it is {len(size)}D with {components} component(s) a voxel; a "
             "field is 3D with three components, the displacement in LPS mm."
         )
-    field = load_image(reader, path, called)
+    field = load_image(reader, called)
     check_axes(field, called)
     check_finite(sitk.GetArrayViewFromImage(field), called)
     return sitk.Transform(sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64)))
-
-
-def _read_series(folder: Path, called: str) -> sitk.Image:
-    with quiet_itk():
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        if not series:
-            raise InputError(
-                f"The {called} is a folder without DICOM slices; give a file such as .nii.gz, .nrrd or .mha."
-            )
-        if len(series) > 1:
-            raise InputError(
-                f"The {called} is a folder with {len(series)} DICOM series; open the one you need in Slicer, save it "
-                "as .nrrd, and give that file."
-            )
-        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-        _refuse_gaps(files, called)
-        reader = sitk.ImageSeriesReader()
-        reader.SetFileNames(files)
-        with one_sentence(f"The {called} is a DICOM series that cannot be read; open it in Slicer and save it"):
-            image = reader.Execute()
-    check_kind(image.GetSize(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID(), called)
-    return image
-
-
-def _refuse_gaps(files: Sequence[str], called: str) -> None:
-    """ITK stacks slices at one spacing even where some are missing, which would deform the anatomy."""
-    positions = []
-    for file in files:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(file)
-        with one_sentence(f"The {called} is a DICOM series that cannot be read; open it in Slicer and save it"):
-            reader.ReadImageInformation()
-        if len(reader.GetOrigin()) >= 3:
-            positions.append(reader.GetOrigin()[:3])
-    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1) if len(positions) > 1 else np.ones(1)
-    if steps.max() > 1.05 * steps.min() + 0.01:
-        raise InputError(
-            f"The {called} is a DICOM series with slices {steps.min():.2f} to {steps.max():.2f} mm apart: some are "
-            "missing or doubled, or spacing varies; open it in Slicer, which can regularize it, and save it as .nrrd."
-        )
 
 
 def _refuse_lists(path: Path, called: str) -> None:

@@ -11,7 +11,6 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from .images import (
-    read_image,
     read_labels,
     read_mask,
     read_transform,
@@ -19,6 +18,7 @@ from .images import (
     validate_labels,
     validate_mask,
 )
+from .reading import ReadVolume, read_volume
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,17 @@ VolumeLike = Union[str, os.PathLike, sitk.Image, Volume]
 
 def as_image(volume: VolumeLike, name: str) -> sitk.Image:
     """A volume of intensities as a checked SimpleITK image (`images.validate_image`). Raises InputError."""
+    return as_volume(volume, name).image
+
+
+def as_volume(volume: VolumeLike, name: str) -> ReadVolume:
+    """The image of `as_image`, with the remarks of the reader where it was read from a file. Raises InputError."""
     if isinstance(volume, (str, os.PathLike)):
-        return read_image(volume, name)
-    image = _in_memory(volume, name)
-    validate_image(image, name)
-    return image
+        read = read_volume(volume, name)
+    else:
+        read = ReadVolume(_in_memory(volume, name), name=name)
+    validate_image(read.image, read.name)
+    return read
 
 
 def as_labels(volume: VolumeLike, name: str) -> sitk.Image:

@@ -1,0 +1,126 @@
+"""NIfTI headers: what ITK does not check, say or read (cut files, units, unknown orientation, NIfTI-2)."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import math
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import SimpleITK as sitk
+
+from ..errors import InputError
+from .files import stored_length
+
+EXTENSIONS = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
+_UNITS = {1: "meters", 3: "micrometers"}  # of xyzt_units, by its lowest three bits
+_SECOND_HEADER, _FIRST_HEADER = 540, 348
+_LARGEST_SIDE = 2**15 - 1  # of NIfTI-1
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether the name of a file is one of NIfTI or Analyze."""
+    return path.name.lower().endswith(EXTENSIONS)
+
+
+def refuse_cut(reader: sitk.ImageFileReader, path: Path, called: str) -> None:
+    """ITK reads a truncated NIfTI file without an error and fills the rest with zeros. Raises InputError."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")) or not reader.HasMetaDataKey("bitpix"):
+        return
+    dimensions = int(reader.GetMetaData("dim[0]"))
+    voxels = math.prod(max(1, int(reader.GetMetaData(f"dim[{axis}]"))) for axis in range(1, dimensions + 1))
+    needed = voxels * int(reader.GetMetaData("bitpix")) // 8 + int(float(reader.GetMetaData("vox_offset")))
+    try:
+        cut = stored_length(path) < needed
+    except (EOFError, OSError, zlib.error):
+        cut = True
+    if cut:
+        raise InputError(f"The {called} is cut short or damaged; copy or download it again.")
+
+
+def remarks_of(reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
+    """What a user should know of the header: other units than mm, which ITK converts; an orientation not stated."""
+    if not reader.HasMetaDataKey("qform_code"):
+        return ()
+    remarks = []
+    units = _UNITS.get(int(reader.GetMetaData("xyzt_units")) & 7)
+    if units is not None:
+        remarks.append(f"The {called} states its lengths in {units}; they were converted to mm.")
+    if int(reader.GetMetaData("qform_code")) <= 0 and int(reader.GetMetaData("sform_code")) <= 0:
+        kind = "is an Analyze file, which has" if reader.GetMetaData("nifti_type") == "0" else "states"
+        remarks.append(
+            f"The {called} {kind} no orientation; it was read as if its axes were those of the patient, and left and "
+            "right may be exchanged, which no registration can tell."
+        )
+    return tuple(remarks)
+
+
+@contextlib.contextmanager
+def as_first_version(path: Path, called: str) -> Iterator[Path]:
+    """The file itself, or a temporary copy in NIfTI-1 of a NIfTI-2 file, which ITK does not read.
+
+    Raises:
+        InputError: a side is too long for NIfTI-1, or the file is cut short.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")) or not _is_second_version(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="wavemorph-") as folder:
+        copy = Path(folder) / "volume.nii"
+        try:
+            with _opened(path) as source, copy.open("wb") as target:
+                _convert(source, target, called)
+        except (EOFError, OSError, zlib.error, struct.error) as error:
+            raise InputError(f"The {called} is cut short or damaged; copy or download it again.") from error
+        yield copy
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
+
+
+def _is_second_version(path: Path) -> bool:
+    try:
+        with _opened(path) as stream:
+            start = stream.read(8)
+    except (EOFError, OSError, zlib.error):
+        return False  # the reader that follows says what is wrong
+    return start[4:7] == b"n+2" and _SECOND_HEADER in struct.unpack("<i", start[:4]) + struct.unpack(">i", start[:4])
+
+
+def _convert(source: BinaryIO, target: BinaryIO, called: str) -> None:
+    """Write NIfTI-1 from NIfTI-2: https://nifti.nimh.nih.gov/nifti-2. The voxels are copied as they are."""
+    header = source.read(_SECOND_HEADER)
+    order = "<" if struct.unpack("<i", header[:4])[0] == _SECOND_HEADER else ">"
+
+    def values(form: str, offset: int) -> tuple:
+        return struct.unpack_from(order + form, header, offset)
+
+    datatype, bitpix, *dim = values("2h8q", 12)
+    if max(dim) > _LARGEST_SIDE:
+        raise InputError(
+            f"The {called} is a NIfTI-2 file with {max(dim)} voxels along one axis, and at most {_LARGEST_SIDE} are "
+            "read; crop it, or save it as .nrrd."
+        )
+    intent, pixdim = values("3d", 80), values("8d", 104)
+    (offset,) = values("q", 168)
+    slope, intercept, highest, lowest, duration, shift = values("6d", 176)
+    qform, sform = values("2i", 344)
+    quaternion, rows = values("6d", 352), values("12d", 400)
+    units, intent_code = values("2i", 500)
+    first = struct.pack(
+        order + "i10s18sihcB8h3f4h8f3fhbB4f2i80s24s2h6f12f16s4s",
+        *(_FIRST_HEADER, b"", b"", 0, 0, b"r", header[524], *dim, *intent, intent_code, datatype, bitpix, 0, *pixdim),
+        *(_FIRST_HEADER + 4.0, slope, intercept, 0, 0, units, highest, lowest),
+        *(duration, shift, 0, 0, header[240:320], header[320:344], qform, sform, *quaternion, *rows),
+        *(header[508:524], b"n+1\0"),
+    )
+    target.write(first + b"\0" * 4)
+    source.read(offset - _SECOND_HEADER)
+    shutil.copyfileobj(source, target, 1 << 22)

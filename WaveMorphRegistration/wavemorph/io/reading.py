@@ -1,0 +1,172 @@
+"""The one reader of volumes: image files, DICOM folders and DICOM files. Does not import torch.
+
+What a user should know of a file is returned in words beside the image: other units than mm, an orientation that is
+not stated, slices that were resampled or left out.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from . import nifti
+from .checks import check_axes, check_kind
+from .dicom.headers import is_dicom
+from .dicom.reader import read_dicom
+from .files import existing, load_image, open_image
+
+_MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "meter": 1000.0, "meters": 1000.0}
+_MM.update({name: 1e-3 for name in ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers")})
+_MM.update({"nm": 1e-6, "nanometer": 1e-6, "nanometers": 1e-6, "centimeter": 10.0, "centimeters": 10.0})
+
+
+@dataclass(frozen=True)
+class ReadVolume:
+    """A volume as it was read.
+
+    image: 3D, scalar, LPS mm. remarks: sentences that a user should see. name: what messages call it, such as
+    'fixed image "head.nrrd"'.
+    """
+
+    image: sitk.Image
+    remarks: tuple[str, ...] = ()
+    name: str = "image"
+
+
+def read_volume(
+    path: str | os.PathLike, name: str = "image", series: str | None = None, labels: bool = False
+) -> ReadVolume:
+    """Read a 3D scalar volume. Whether it can be registered is checked by `images.validate_image`.
+
+    Parameters:
+        path: an image file of NIfTI-1 or NIfTI-2, Analyze, NRRD, MetaImage or another format of ITK; a folder of DICOM
+            slices, or one whose subfolders hold them; or an enhanced DICOM file, which needs pydicom.
+        name: what messages call it, such as "fixed image".
+        series: which image to take where a DICOM folder or file holds several: number, name or UID of its series, or
+            a part of the name that no other has.
+        labels: whether it is a label map, so that no value is interpolated.
+
+    Raises:
+        InputError: it cannot be read, is not a 3D volume of one value a voxel, or is one of several images.
+    """
+    path, called = existing(path, name)
+    if path.is_dir() or is_dicom(path):
+        image, remarks = read_dicom(path, called, series, labels)
+    else:
+        image, remarks = _read_file(path, called)
+    check_axes(image, called)
+    return ReadVolume(image, remarks, called)
+
+
+def read_lattice(path: str | os.PathLike, name: str = "reference image", series: str | None = None) -> sitk.Image:
+    """The lattice of a volume as an image of zeros. Its voxels may be anything: empty, NaN, vectors, a single slice.
+
+    Parameters:
+        path: as for `read_volume`; of a file of several frames, the first three axes are taken.
+        name: what messages call it.
+        series: as for `read_volume`.
+
+    Raises:
+        InputError: it cannot be read, or has fewer than three axes.
+    """
+    path, called = existing(path, name)
+    if path.is_dir() or is_dicom(path):
+        return _zeros_like(read_dicom(path, called, series)[0])
+    with nifti.as_first_version(path, called) as file:
+        reader = open_image(file, called)
+        if reader.GetDimension() != 3:
+            check_kind(reader.GetSize()[:3], 1, sitk.sitkUInt8, called)
+            reader.SetExtractSize([*reader.GetSize()[:3], *[0] * (reader.GetDimension() - 3)])
+            lattice = _zeros_like(load_image(reader, called))
+        else:
+            lattice = sitk.Image(reader.GetSize(), sitk.sitkUInt8)
+            lattice.SetOrigin(reader.GetOrigin())
+            lattice.SetSpacing(reader.GetSpacing())
+            lattice.SetDirection(reader.GetDirection())
+    lattice, _ = _in_mm(lattice, path, reader, called)
+    check_axes(lattice, called)
+    return lattice
+
+
+def _zeros_like(image: sitk.Image) -> sitk.Image:
+    zeros = sitk.Image(image.GetSize(), sitk.sitkUInt8)
+    zeros.CopyInformation(image)
+    return zeros
+
+
+def _read_file(path: Path, called: str) -> tuple[sitk.Image, tuple[str, ...]]:
+    """(volume, remarks); the voxels are not checked."""
+    with nifti.as_first_version(path, called) as file:
+        reader = open_image(file, called)
+        size = reader.GetSize()
+        if len(size) == 4 and size[3] == 1:
+            reader.SetExtractSize([*size[:3], 0])
+            size = size[:3]
+        check_kind(size, reader.GetNumberOfComponents(), reader.GetPixelID(), called)
+        nifti.refuse_cut(reader, file, called)
+        image = load_image(reader, called)
+    image, remarks = _in_mm(image, path, reader, called)
+    return image, (*remarks, *_orientation_remarks(path, reader, called), *nifti.remarks_of(reader, called))
+
+
+def _in_mm(
+    image: sitk.Image, path: Path, reader: sitk.ImageFileReader, called: str
+) -> tuple[sitk.Image, tuple[str, ...]]:
+    """(the image in mm, remarks) where a NRRD or MetaImage file states other units, which ITK does not apply."""
+    stated = _stated_units(path, reader)
+    known = {unit: _MM[unit] for unit in stated if unit in _MM}
+    if len(set(known.values())) != 1 or len(known) != len(stated):
+        unknown = ", ".join(f'"{unit}"' for unit in stated)
+        return image, (f"The {called} states its lengths in {unknown}; they were taken for mm.",) if stated else ()
+    (factor,) = set(known.values())
+    if factor == 1.0:
+        return image, ()
+    image.SetSpacing([factor * value for value in image.GetSpacing()])
+    image.SetOrigin([factor * value for value in image.GetOrigin()])
+    return image, (f'The {called} states its lengths in "{stated[0]}"; they were converted to mm.',)
+
+
+def _stated_units(path: Path, reader: sitk.ImageFileReader) -> list[str]:
+    """The distinct units of a NRRD or MetaImage header, in lower case; none where it states none."""
+    if reader.HasMetaDataKey("ITK_VoxelUnits"):  # MetaImage's DistanceUnits
+        units = [reader.GetMetaData("ITK_VoxelUnits")]
+    elif path.name.lower().endswith((".nrrd", ".nhdr")):
+        fields = _nrrd_fields(path)
+        units = _quoted(fields.get("space units", "")) or _quoted(fields.get("units", ""))[-3:]
+    else:
+        return []
+    return list(dict.fromkeys(unit.strip().lower() for unit in units if unit.strip() not in ("", "?", "???")))
+
+
+def _orientation_remarks(path: Path, reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
+    """NRRD files need not say to which axes of the patient their axes belong."""
+    if not path.name.lower().endswith((".nrrd", ".nhdr")):
+        return ()
+    space = reader.GetMetaData("NRRD_space") if reader.HasMetaDataKey("NRRD_space") else ""
+    if space.lower().startswith("left-posterior-superior"):  # ITK converts RAS and LAS to it
+        return ()
+    return (
+        f"The {called} does not state its orientation (its NRRD header has no anatomical space); it was read as if its "
+        "axes were those of the patient, and left and right may be exchanged, which no registration can tell.",
+    )
+
+
+def _nrrd_fields(path: Path) -> dict[str, str]:
+    """The fields of a NRRD header, by name in lower case."""
+    fields = {}
+    with path.open("rb") as stream:
+        for line in iter(stream.readline, b""):
+            text = line.decode("utf-8", "replace").strip()
+            if not text:
+                break
+            name, colon, value = text.partition(":")
+            if colon and not text.startswith("#"):
+                fields[name.strip().lower()] = value.strip()
+    return fields
+
+
+def _quoted(text: str) -> list[str]:
+    return text.split('"')[1::2] if '"' in text else text.split()

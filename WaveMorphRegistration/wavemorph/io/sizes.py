@@ -1,0 +1,74 @@
+"""Physical sizes that no scan has, and sizes of a pair that do not fit: a spacing that is wrong or not in mm."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+
+_MAX_SIDE_MM = 3000.0  # the longest scans, of a whole body, are 2 m long
+_MAX_BORE_MM = 1000.0  # two sides of a scan are across the bore of the scanner, 0.85 m at most
+_MIN_SIDE_MM = 1.0
+_MIN_SPACING_MM = 0.005  # finer than optical sections; a head in meters has 0.001
+_MAX_RATIO = 20.0  # of the longest sides of a pair: no part of a subject is registered to one so much larger
+_UNUSUAL_RATIO = 3.0
+
+
+def check_size(image: sitk.Image, name: str) -> None:
+    """Raises InputError where a side of the volume is longer than any scan."""
+    longest = float(sides_mm(image).max())
+    if longest > _MAX_SIDE_MM:
+        raise InputError(
+            f"The {name} is {longest / 1000:.3g} m long, longer than any scan (its spacing is {_spacing(image)} mm); "
+            "its spacing is not in mm: correct it, or the units in the header."
+        )
+
+
+def size_warnings(
+    fixed: sitk.Image, moving: sitk.Image, names: tuple[str, str] = ("fixed image", "moving image")
+) -> tuple[str, ...]:
+    """Sentences on sizes of a pair that a user must check; none where they are plausible.
+
+    names: what messages call both.
+
+    Raises:
+        InputError: one volume is so much larger than the other that its spacing must be wrong.
+    """
+    warnings = []
+    for image, name in zip((fixed, moving), names):
+        sides = sides_mm(image)
+        if np.median(sides) > _MAX_BORE_MM:
+            warnings.append(
+                f"The {name} is {_sides(sides)} mm large, more than a scanner holds; if this is not so, its spacing is "
+                "not in mm: correct it, or the units in the header."
+            )
+        if sides.max() < _MIN_SIDE_MM and min(image.GetSpacing()) < _MIN_SPACING_MM:
+            warnings.append(
+                f"The {name} is {_sides(sides)} mm large (its spacing is {_spacing(image)} mm); if this is not so, its "
+                "spacing is in meters: correct it, or the units in the header."
+            )
+    longest = [float(sides_mm(image).max()) for image in (fixed, moving)]
+    ratio = max(longest) / min(longest)
+    both = f"The longest side of the {names[0]} is {longest[0]:.4g} mm, that of the {names[1]} {longest[1]:.4g} mm"
+    if ratio > _MAX_RATIO:
+        raise InputError(
+            f"{both}; the spacing of one of them is wrong: correct it (in Slicer, in the module Volumes), or the units "
+            "in its header."
+        )
+    if ratio > _UNUSUAL_RATIO:
+        warnings.append(f"{both}; if both show the same part of a body, the spacing of one of them is wrong.")
+    return tuple(warnings)
+
+
+def sides_mm(image: sitk.Image) -> np.ndarray:
+    """(3,), the sides of the volume in mm along (i, j, k)."""
+    return np.multiply(image.GetSize(), image.GetSpacing())
+
+
+def _sides(sides: np.ndarray) -> str:
+    return " x ".join(f"{side:.3g}" for side in sides)
+
+
+def _spacing(image: sitk.Image) -> str:
+    return " x ".join(f"{value:.3g}" for value in image.GetSpacing())
