@@ -164,7 +164,9 @@ def _matching(images: Sequence[DicomImage], wanted: str) -> list[DicomImage]:
 def _listed(images: Sequence[DicomImage]) -> str:
     titles = [image.title for image in images]
     shown = [
-        f"{title} with UID {image.series['uid']}" if titles.count(title) > 1 else title
+        f'{title} in folder "{image.slices[0].file.parent.name}" with UID {image.series["uid"]}'
+        if titles.count(title) > 1
+        else title
         for title, image in zip(titles, images)
     ]
     more = f", and {len(shown) - _MAX_LISTED} more" if len(shown) > _MAX_LISTED else ""
