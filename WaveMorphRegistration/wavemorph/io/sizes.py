@@ -13,6 +13,7 @@ _MIN_SIDE_MM = 1.0
 _MIN_SPACING_MM = 0.005  # finer than optical sections; a head in meters has 0.001
 _MAX_RATIO = 20.0  # of the longest sides of a pair: no part of a subject is registered to one so much larger
 _UNUSUAL_RATIO = 3.0
+_MAX_ELONGATION = 4.0  # a scan of the legs is 3.3 times as long as it is wide
 
 
 def check_size(image: sitk.Image, name: str) -> None:
@@ -48,17 +49,35 @@ def size_warnings(
                 f"The {name} is {_sides(sides)} mm large (its spacing is {_spacing(image)} mm); if this is not so, its "
                 "spacing is in meters: correct it, or the units in the header."
             )
-    longest = [float(sides_mm(image).max()) for image in (fixed, moving)]
-    ratio = max(longest) / min(longest)
-    both = f"The longest side of the {names[0]} is {longest[0]:.4g} mm, that of the {names[1]} {longest[1]:.4g} mm"
-    if ratio > _MAX_RATIO:
+    first, second = sides_mm(fixed), sides_mm(moving)
+    if _ratio(first.max(), second.max()) > _MAX_RATIO:
         raise InputError(
-            f"{both}; the spacing of one of them is wrong: correct it (in Slicer, in the module Volumes), or the units "
-            "in its header."
+            f"The longest side of the {names[0]} is {first.max():.4g} mm, that of the {names[1]} {second.max():.4g} mm; "
+            "the spacing of one of them is wrong: correct it (in Slicer, in the module Volumes), or the units in its "
+            "header."
         )
-    if ratio > _UNUSUAL_RATIO:
-        warnings.append(f"{both}; if both show the same part of a body, the spacing of one of them is wrong.")
+    if _differ_in_scale(first, second):
+        warnings.append(
+            f"The {names[0]} is {_sides(first)} mm large and the {names[1]} {_sides(second)} mm; if both show the same "
+            "part of a body, the spacing of one of them is wrong."
+        )
     return tuple(warnings)
+
+
+def _differ_in_scale(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether sides (mm) differ as after a wrong spacing, not as a slab or a long scan differs from a whole one.
+
+    A slab is short and a whole body long in one direction, so that the middle one of the sides is compared. Where only
+    the distance of the slices is wrong, the scan becomes longer than any is.
+    """
+    if _ratio(np.median(first), np.median(second)) > _UNUSUAL_RATIO:
+        return True
+    longer = max(first, second, key=np.max)
+    return _ratio(first.max(), second.max()) > _UNUSUAL_RATIO and longer.max() > _MAX_ELONGATION * np.median(longer)
+
+
+def _ratio(a: float, b: float) -> float:
+    return max(a, b) / min(a, b)
 
 
 def sides_mm(image: sitk.Image) -> np.ndarray:
@@ -67,7 +86,7 @@ def sides_mm(image: sitk.Image) -> np.ndarray:
 
 
 def _sides(sides: np.ndarray) -> str:
-    return " x ".join(f"{side:.3g}" for side in sides)
+    return " x ".join(f"{side:.4g}" for side in sides)
 
 
 def _spacing(image: sitk.Image) -> str:
