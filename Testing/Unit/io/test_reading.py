@@ -157,6 +157,14 @@ def test_a_nifti_2_file_too_long_for_nifti_1_is_refused_with_its_length(tmp_path
     assert "40000 voxels along one axis" in refusal(read_volume, tmp_path / "long.nii")
 
 
+def test_a_compressed_file_beside_an_uncompressed_one_of_the_same_name_has_its_own_voxels(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(ARRAY, AFFINE), tmp_path / "scan.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(1 - ARRAY, AFFINE), tmp_path / "scan.nii")
+    assert np.array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "scan.nii.gz").image), ARRAY.T)
+    assert np.array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "scan.nii").image), (1 - ARRAY).T)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["scan.nii", "scan.nii.gz"]
+
+
 def test_whole_labels_that_a_slope_made_inexact_are_labels(tmp_path):
     array = np.zeros((18, 18, 18), np.uint8)
     array[3:9, 4:12, 5:11] = 3

@@ -62,16 +62,23 @@ def remarks_of(reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def as_first_version(path: Path, called: str) -> Iterator[Path]:
-    """The file itself, or a temporary copy in NIfTI-1 of a NIfTI-2 file, which ITK does not read.
+def as_itk_reads_it(path: Path, called: str) -> Iterator[Path]:
+    """The file itself, or a temporary copy or link that ITK reads rightly.
+
+    ITK reads no NIfTI-2; and beside "scan.nii" it takes the voxels of "scan.nii.gz" from the former.
 
     Raises:
         InputError: a side is too long for NIfTI-1, or the file is cut short.
     """
-    if not path.name.lower().endswith((".nii", ".nii.gz")) or not _is_second_version(path):
+    second_version = path.name.lower().endswith((".nii", ".nii.gz")) and _is_second_version(path)
+    shadowed = path.name.lower().endswith(".nii.gz") and path.with_suffix("").exists()
+    if not second_version and not shadowed:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="wavemorph-") as folder:
+        if not second_version:
+            yield _linked(path, Path(folder) / "volume.nii.gz")
+            return
         copy = Path(folder) / "volume.nii"
         try:
             with _opened(path) as source, copy.open("wb") as target:
@@ -79,6 +86,14 @@ def as_first_version(path: Path, called: str) -> Iterator[Path]:
         except (EOFError, OSError, zlib.error, struct.error) as error:
             raise InputError(f"The {called} is cut short or damaged; copy or download it again.") from error
         yield copy
+
+
+def _linked(path: Path, link: Path) -> Path:
+    try:
+        link.symlink_to(path.absolute())
+    except OSError:  # as on Windows without the right to make links
+        shutil.copyfile(path, link)
+    return link
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -75,7 +75,7 @@ def read_lattice(path: str | os.PathLike, name: str = "reference image", series:
     path, called = existing(path, name)
     if path.is_dir() or is_dicom(path):
         return _zeros_like(read_dicom(path, called, series)[0])
-    with nifti.as_first_version(path, called) as file:
+    with nifti.as_itk_reads_it(path, called) as file:
         reader = open_image(file, called)
         if reader.GetDimension() != 3:
             check_kind(reader.GetSize()[:3], 1, sitk.sitkUInt8, called)
@@ -99,7 +99,7 @@ def _zeros_like(image: sitk.Image) -> sitk.Image:
 
 def _read_file(path: Path, called: str) -> tuple[sitk.Image, tuple[str, ...]]:
     """(volume, remarks); the voxels are not checked."""
-    with nifti.as_first_version(path, called) as file:
+    with nifti.as_itk_reads_it(path, called) as file:
         reader = open_image(file, called)
         size = reader.GetSize()
         if len(size) == 4 and size[3] == 1:

@@ -52,9 +52,9 @@ def size_warnings(
     first, second = sides_mm(fixed), sides_mm(moving)
     if _ratio(first.max(), second.max()) > _MAX_RATIO:
         raise InputError(
-            f"The longest side of the {names[0]} is {first.max():.4g} mm, that of the {names[1]} {second.max():.4g} mm; "
-            "the spacing of one of them is wrong: correct it (in Slicer, in the module Volumes), or the units in its "
-            "header."
+            f"The longest side of the {names[0]} is {first.max():.4g} mm, that of the {names[1]} {second.max():.4g} "
+            "mm; the spacing of one of them is wrong: correct it (in Slicer, in the module Volumes), or the units in "
+            "its header."
         )
     if _differ_in_scale(first, second):
         warnings.append(

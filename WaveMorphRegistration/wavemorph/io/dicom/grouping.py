@@ -9,7 +9,7 @@ import numpy as np
 
 from .slices import Slice
 
-SAME_DEPTH_MM = 0.01
+SAME_DEPTH_MM = 1e-3
 UNEVEN = 1.25  # the largest ratio of the distances between the slices of one image
 _SAME_AXES = 2e-3  # difference of unit vectors, as headers round them
 _SAME_SPACING = 1e-3  # relative
