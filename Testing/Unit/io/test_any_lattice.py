@@ -123,7 +123,7 @@ def assert_values(image: sitk.Image, array: np.ndarray) -> None:
     assert np.array_equal(found, array)
 
 
-@examples(150)
+@examples(400)
 @given(data=st.data(), lattice=lattices(), version=st.sampled_from([1, 1, 2]), packed=st.booleans())
 def test_a_nifti_file_is_read_where_nibabel_says(folder, data, lattice, version, packed):
     array = data.draw(arrays(lattice.size))
@@ -144,7 +144,7 @@ def test_a_nifti_file_is_read_where_nibabel_says(folder, data, lattice, version,
     assert volume.remarks == ()
 
 
-@examples(40)
+@examples(100)
 @given(data=st.data(), lattice=lattices(), slope=st.floats(1e-6, 1e6), intercept=st.floats(-1e5, 1e5))
 def test_the_scaling_of_a_nifti_file_is_that_of_nibabel(folder, data, lattice, slope, intercept):
     array = data.draw(arrays(lattice.size, ("u1", "i2", "u2")))
@@ -160,7 +160,7 @@ def vector(values) -> str:
     return f"({','.join(repr(float(value)) for value in values)})"
 
 
-@examples(90)
+@examples(250)
 @given(
     data=st.data(),
     lattice=lattices(),
@@ -197,7 +197,7 @@ def test_a_nrrd_file_is_read_where_its_header_says(folder, data, lattice, detach
     assert volume.remarks == ()
 
 
-@examples(60)
+@examples(180)
 @given(data=st.data(), lattice=lattices(), detached=st.booleans())
 def test_a_metaimage_is_read_where_its_header_says(folder, data, lattice, detached):
     array = data.draw(arrays(lattice.size))
@@ -240,7 +240,7 @@ def empty(folder: Path) -> Path:
     return folder
 
 
-@examples(60)
+@examples(180)
 @given(data=st.data(), lattice=lattices(right_handed=True, most_slices=6), enhanced=st.booleans())
 def test_a_dicom_series_is_read_where_pydicom_says(folder, data, lattice, enhanced):
     array = data.draw(arrays(lattice.size, ("u1", "i2", "u2")))
@@ -263,7 +263,7 @@ def test_a_dicom_series_is_read_where_pydicom_says(folder, data, lattice, enhanc
             assert np.array_equal(sitk.GetArrayViewFromImage(image)[order[number + frame]], plane)
 
 
-@examples(150)
+@examples(400)
 @given(data=st.data(), lattice=lattices(), extension=st.sampled_from([".nii", ".nii.gz", ".nrrd", ".mha"]))
 def test_what_is_written_is_read_back(folder, data, lattice, extension):
     array = data.draw(arrays(lattice.size))
@@ -281,7 +281,7 @@ def test_what_is_written_is_read_back(folder, data, lattice, extension):
         assert_positions(volume.image, RAS @ nibabel.load(path).affine, 1e-3)
 
 
-@examples(60)
+@examples(180)
 @given(
     data=st.data(),
     lattice=lattices(right_handed=True, most_slices=6),

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
@@ -21,6 +22,7 @@ from .files import stored_length
 EXTENSIONS = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
 _UNITS = {1: "meters", 3: "micrometers"}  # of xyzt_units, by its lowest three bits
 _SECOND_HEADER, _FIRST_HEADER = 540, 348
+_SCANNER = 1  # of qform_code and sform_code: ITK uses a sform of this kind, or else the qform
 _LARGEST_SIDE = 2**15 - 1  # of NIfTI-1
 
 
@@ -129,6 +131,8 @@ def _convert(source: BinaryIO, target: BinaryIO, called: str) -> None:
     qform, sform = values("2i", 344)
     quaternion, rows = values("6d", 352), values("12d", 400)
     units, intent_code = values("2i", 500)
+    if qform > 0 and sform != _SCANNER:  # ITK would use the quaternion, which loses too much in float32
+        rows, sform = _rows(quaternion, pixdim), _SCANNER
     first = struct.pack(
         order + "i10s18sihcB8h3f4h8f3fhbB4f2i80s24s2h6f12f16s4s",
         *(_FIRST_HEADER, b"", b"", 0, 0, b"r", header[524], *dim, *intent, intent_code, datatype, bitpix, 0, *pixdim),
@@ -139,3 +143,18 @@ def _convert(source: BinaryIO, target: BinaryIO, called: str) -> None:
     target.write(first + b"\0" * 4)
     source.read(offset - _SECOND_HEADER)
     shutil.copyfileobj(source, target, 1 << 22)
+
+
+def _rows(quaternion: tuple, pixdim: tuple) -> tuple:
+    """The twelve values of a sform that is the same as a qform. quaternion: b, c, d and the three offsets."""
+    b, c, d = quaternion[:3]
+    a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    matrix = rotation * (pixdim[1], pixdim[2], -pixdim[3] if pixdim[0] < 0 else pixdim[3])
+    return tuple(np.column_stack([matrix, quaternion[3:]]).ravel())
