@@ -244,6 +244,57 @@ def test_acquisitions_that_only_their_study_tells_apart_are_named(tmp_path):
     assert_where_its_headers_say(read_volume(tmp_path, series="study 2 of 2").image, second)
 
 
+def test_images_that_only_the_order_of_their_slices_tells_apart_are_numbered(tmp_path):
+    numbers = [str(2 * n + 1) for n in range(COUNT)], [str(2 * n + 2) for n in range(COUNT)]
+    write_stack(tmp_path, PLANES, positions(), prefix="A", InstanceNumber=numbers[0])
+    second = write_stack(tmp_path, PLANES[::-1], positions(), prefix="B", InstanceNumber=numbers[1])
+    assert "image 1 of 2" in refusal(tmp_path)
+    assert_where_its_headers_say(read_volume(tmp_path, series="image 2 of 2").image, second)
+
+
+def test_a_series_exported_twice_is_read_once(tmp_path):
+    files = write_stack(tmp_path / "SE1", PLANES, positions())
+    (tmp_path / "SE2").mkdir()
+    for file in files:
+        data = pydicom.dcmread(file)
+        data.InstitutionName = "another archive"
+        data.save_as(tmp_path / "SE2" / file.name)
+    volume = read_volume(tmp_path)
+    assert_where_its_headers_say(volume.image, files)
+    assert volume.remarks == ()
+
+
+def test_one_series_in_two_folders_of_a_disc_is_one_volume(tmp_path):
+    files = write_stack(tmp_path / "0001", PLANES[:9], positions()[:9])
+    files += write_stack(tmp_path / "0002", PLANES[9:], positions()[9:])
+    assert_where_its_headers_say(read_volume(tmp_path).image, files)
+
+
+def test_two_versions_of_a_series_in_two_folders_are_named_by_their_folders(tmp_path):
+    write_stack(tmp_path / "original", PLANES, positions())
+    filtered = write_stack(tmp_path / "filtered", PLANES[::-1], positions())
+    assert "folder original" in refusal(tmp_path)
+    assert_where_its_headers_say(read_volume(tmp_path, series="folder filtered").image, filtered)
+
+
+def test_axes_that_a_header_rounds_to_two_decimals_are_taken(tmp_path):
+    turned = (0.71, 0.71, 0.0, -0.71, 0.71, 0.0)
+    write_stack(tmp_path, PLANES, positions(), turned)
+    volume = read_volume(tmp_path)
+    axes = np.reshape(volume.image.GetDirection(), (3, 3))
+    assert np.allclose(axes.T @ axes, np.eye(3), atol=1e-12)
+    assert volume.remarks == ()
+
+
+def test_a_dicom_segmentation_is_refused_as_one(tmp_path):
+    files = write_stack(tmp_path, PLANES[:1], positions()[:1])
+    data = pydicom.dcmread(files[0])
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
+    data.save_as(files[0])
+    for path in (tmp_path, files[0]):
+        assert "DICOM segmentation" in refusal(path)
+
+
 def test_the_one_series_of_a_disc_is_read_from_the_folders_below(tmp_path):
     files = write_stack(tmp_path / "PAT1" / "ST1" / "SE1", PLANES, positions())
     (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
@@ -349,6 +400,28 @@ def test_an_enhanced_file_needs_pydicom_and_says_so(tmp_path, monkeypatch):
     write_enhanced(tmp_path / "e.dcm", PLANES, positions())
     monkeypatch.setitem(sys.modules, "pydicom", None)
     assert "pip install 'wavemorph[dicom]'" in refusal(tmp_path / "e.dcm")
+
+
+def test_a_compressed_enhanced_file_is_read(tmp_path):
+    """JPEG Lossless, which pydicom alone cannot decode: the frames that GDCM compressed, in an enhanced file."""
+    rescale = [(1.0 + n % 2, -5.0) for n in range(COUNT)]
+    write_enhanced(tmp_path / "e.dcm", PLANES, positions(), rescale=rescale)
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor("JPEG")
+    writer.SetFileName(str(tmp_path / "packed.dcm"))
+    writer.Execute(sitk.GetImageFromArray(PLANES))
+    data, packed = pydicom.dcmread(tmp_path / "e.dcm"), pydicom.dcmread(tmp_path / "packed.dcm")
+    (tmp_path / "packed.dcm").unlink()
+    data.PixelData = packed.PixelData
+    data["PixelData"].is_undefined_length = True
+    data.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+    for name in ("BitsAllocated", "BitsStored", "HighBit"):
+        setattr(data, name, packed[name].value)
+    data.save_as(tmp_path / "e.dcm")
+    expected = [plane * slope + intercept for plane, (slope, intercept) in zip(PLANES, rescale)]
+    assert np.array_equal(sitk.GetArrayFromImage(read_volume(tmp_path).image), expected)
 
 
 def test_an_enhanced_file_that_was_cut_short_is_refused(tmp_path):

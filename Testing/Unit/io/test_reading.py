@@ -133,6 +133,20 @@ def test_a_file_with_either_of_both_nifti_codes_states_its_orientation(tmp_path)
         assert_positions(volume.image, AFFINE)
 
 
+@pytest.mark.parametrize(("codes", "used"), [((1, 2), "qform"), ((2, 4), "qform"), ((1, 1), "sform")])
+def test_two_positions_in_one_header_are_said_with_the_one_that_is_used(tmp_path, codes, used):
+    elsewhere = AFFINE.copy()
+    elsewhere[:3, 3] += (0.0, 3.0, 4.0)
+    image = nibabel.Nifti1Image(ARRAY, AFFINE)
+    image.set_qform(AFFINE, codes[0])
+    image.set_sform(elsewhere, codes[1])
+    nibabel.save(image, tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    assert_positions(volume.image, AFFINE if used == "qform" else elsewhere)
+    (remark,) = volume.remarks
+    assert "up to 5.0 mm apart" in remark and f"the {used} was used" in remark
+
+
 @pytest.mark.parametrize("extension", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_nifti_2_file_is_read_with_its_scaling(tmp_path, extension, order):

@@ -22,6 +22,7 @@ from .files import stored_length
 EXTENSIONS = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
 _UNITS = {1: "meters", 3: "micrometers"}  # of xyzt_units, by its lowest three bits
 _SECOND_HEADER, _FIRST_HEADER = 540, 348
+_APART_VOXELS = 0.5  # of qform and sform: less is the rounding of a header
 _SCANNER = 1  # of qform_code and sform_code: ITK uses a sform of this kind, or else the qform
 _LARGEST_SIDE = 2**15 - 1  # of NIfTI-1
 
@@ -54,13 +55,41 @@ def remarks_of(reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
     units = _UNITS.get(int(reader.GetMetaData("xyzt_units")) & 7)
     if units is not None:
         remarks.append(f"The {called} states its lengths in {units}; they were converted to mm.")
-    if int(reader.GetMetaData("qform_code")) <= 0 and int(reader.GetMetaData("sform_code")) <= 0:
+    qform, sform = (int(reader.GetMetaData(f"{name}_code")) for name in ("qform", "sform"))
+    if qform > 0 and sform > 0:
+        remarks += _disagreement(reader, "sform" if sform == _SCANNER else "qform", called)
+    if qform <= 0 and sform <= 0:
         kind = "is an Analyze file, which has" if reader.GetMetaData("nifti_type") == "0" else "states"
         remarks.append(
             f"The {called} {kind} no orientation; it was read as if its axes were those of the patient, and left and "
             "right may be exchanged, which no registration can tell."
         )
     return tuple(remarks)
+
+
+def _disagreement(reader: sitk.ImageFileReader, used: str, called: str) -> list[str]:
+    """A remark where qform and sform put the volume at different places. used: the one that ITK uses."""
+
+    def number(key: str) -> float:
+        return float(reader.GetMetaData(key))
+
+    quaternion = [number(f"quatern_{axis}") for axis in "bcd"] + [number(f"qoffset_{axis}") for axis in "xyz"]
+    spacing = [number(f"pixdim[{axis}]") for axis in (1, 2, 3)]
+    by_sform = np.array([[float(value) for value in reader.GetMetaData(f"srow_{axis}").split()] for axis in "xyz"])
+    last = np.array(reader.GetSize()[:3]) - 1
+    corners = np.array([[*(last * corner), 1] for corner in np.ndindex(2, 2, 2)])
+    apart_mm = min(  # ITK does not tell whether the axes of the qform are left-handed
+        np.linalg.norm(corners @ (np.reshape(_rows(tuple(quaternion), (sign, *spacing)), (3, 4)) - by_sform).T, axis=1)
+        .max()
+        .item()
+        for sign in (-1.0, 1.0)
+    )
+    if not apart_mm > _APART_VOXELS * max(spacing):
+        return []
+    return [
+        f"The {called} states two positions (qform and sform) that are up to {apart_mm:.1f} mm apart; the {used} was "
+        "used, as Slicer does."
+    ]
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ def _parts(slices: Sequence[Slice]) -> list[tuple[list[Slice], tuple[str, ...]]]
         found = _split(whole, trait)
         if found is not None:
             return found
-    return _by_frame(whole) or [(whole, ())]
+    return _by_order(whole) or [(whole, ())]
 
 
 def _split(slices: Sequence[Slice], trait: str) -> list[tuple[list[Slice], tuple[str, ...]]] | None:
@@ -125,10 +125,12 @@ def _split(slices: Sequence[Slice], trait: str) -> list[tuple[list[Slice], tuple
     return found
 
 
-def _by_frame(slices: Sequence[Slice]) -> list[tuple[list[Slice], tuple[str, ...]]] | None:
-    """Frames of one file that stand at the same positions again and again, in the order of the file; else None."""
-    if any(one.frame is None for one in slices):
+def _by_order(slices: Sequence[Slice]) -> list[tuple[list[Slice], tuple[str, ...]]] | None:
+    """Slices that stand at the same positions again and again, by their frame or instance numbers; else None."""
+    numbers = {one.order for one in slices}
+    if None in numbers or len(numbers) < len(slices):
         return None
+    slices = sorted(slices, key=lambda one: one.order or 0)
     seen: list[float] = []
     rounds: list[list[Slice]] = []
     visits: list[int] = []

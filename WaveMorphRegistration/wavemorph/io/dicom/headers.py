@@ -28,6 +28,7 @@ _TRAITS = {
     "tube voltage": "0018|0060",
     "acquisition": "0020|0012",
     "acquisition time": "0008|0032",
+    "content time": "0008|0033",
     "study": "0020|000d",
     "frame of reference": "0020|0052",
 }
@@ -94,8 +95,11 @@ class Header:
         plane = plane_from(*(_numbers(self.text(tag)) for tag in (_POSITION, "0020|0037", "0028|0030")))
         series = {name: self.text(tag) for name, tag in SERIES.items()}
         traits = {name: self.text(tag) for name, tag in _TRAITS.items()}
+        traits["folder"] = self.path.parent.name
         if self.frames == 1:
-            return [Slice(self.path, (rows, columns), plane, series, traits, lambda: _planes(self.path)[0])]
+            instance = _numbers(self.text("0020|0013"))
+            order = int(instance[0]) if instance else None
+            return [Slice(self.path, (rows, columns), plane, series, traits, lambda: read_planes(self.path)[0], order)]
         offsets = _numbers(self.text(_OFFSETS))
         return [
             Slice(
@@ -112,7 +116,7 @@ class Header:
 
     @cached_property
     def _voxels(self) -> np.ndarray:
-        return _planes(self.path)
+        return read_planes(self.path)
 
     def _frame(self, number: int) -> np.ndarray:
         return self._voxels[number]
@@ -124,7 +128,7 @@ def _moved(plane: Plane | None, offset: float) -> Plane | None:
     return Plane(plane.position + offset * plane.normal, plane.row, plane.column, plane.spacing)
 
 
-def _planes(path: Path) -> np.ndarray:
+def read_planes(path: Path) -> np.ndarray:
     """(frames, rows, columns), or with one axis more where a voxel is a color; rescaled as the header says."""
     with quiet_itk(), one_sentence(f'The voxels of the DICOM file "{path.name}" cannot be read; copy it again'):
         return sitk.GetArrayFromImage(_reader(path).Execute())

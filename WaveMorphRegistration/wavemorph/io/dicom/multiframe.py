@@ -5,6 +5,9 @@ pydicom is imported when such a file is read. Slicer has it; elsewhere it is the
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import tempfile
 import warnings
 from functools import partial
 from pathlib import Path
@@ -13,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from .headers import read_planes
 from .slices import Plane, Slice, plane_from
 
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame, of 16-bit words
 # what may tell the images of one file apart: name -> (sequence of a frame, attribute), the most telling first
 _TRAITS = {
     "echo time": ("MREchoSequence", "EffectiveEchoTime"),
@@ -108,19 +113,7 @@ class EnhancedFile:
     def _load(self, number: int) -> np.ndarray:
         """(rows, columns): stored integers where the rescaling is whole, else float64."""
         if self._pixels is None:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    pixels = np.asarray(self._data.pixel_array)
-            except Exception as error:  # a missing decoder, or too few bytes
-                syntax = getattr(self._data.file_meta, "TransferSyntaxUID", None)
-                raise InputError(
-                    f"The voxels of the {self._called} cannot be read (transfer syntax "
-                    f"{getattr(syntax, 'name', syntax)}: {' '.join(str(error).split())[:120]}); copy it again, or open "
-                    "it in Slicer and save it as .nrrd."
-                ) from error
-            # the frame axis is missing where there is one frame; a color has one axis more
-            self._pixels = pixels if self._count > 1 else pixels[None]
+            self._pixels = self._stored_pixels()
         slope = float(self._value(number, "PixelValueTransformationSequence", "RescaleSlope") or 1.0)
         intercept = float(self._value(number, "PixelValueTransformationSequence", "RescaleIntercept") or 0.0)
         plane = self._pixels[number]
@@ -130,6 +123,37 @@ class EnhancedFile:
         if whole and plane.dtype.kind in "iu" and plane.dtype.itemsize <= 2:
             return (plane.astype(np.int64) * int(slope) + int(intercept)).astype(np.int32)
         return plane * np.float64(slope) + intercept
+
+    def _stored_pixels(self) -> np.ndarray:
+        """(frames, rows, columns), or with one axis more for colors; by GDCM where pydicom lacks the decoder."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pixels = np.asarray(self._data.pixel_array)
+            return pixels if self._count > 1 else pixels[None]
+        except Exception:
+            syntax = getattr(self._data.file_meta, "TransferSyntaxUID", None)
+            if syntax is not None and syntax.is_compressed:
+                with contextlib.suppress(InputError):
+                    return self._decoded_by_gdcm()
+            raise InputError(
+                f"The voxels of the {self._called} cannot be read (transfer syntax {getattr(syntax, 'name', syntax)}); "
+                "copy it again, or open it in Slicer and save it as .nrrd."
+            ) from None
+
+    def _decoded_by_gdcm(self) -> np.ndarray:
+        """The stored pixels from a plain multi-frame copy, so that GDCM does not rescale them."""
+        from pydicom.uid import UID
+
+        plain = copy.deepcopy(self._data)
+        for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+            if name in plain:
+                delattr(plain, name)
+        plain.SOPClassUID = plain.file_meta.MediaStorageSOPClassUID = UID(_SECONDARY_CAPTURE)
+        with tempfile.TemporaryDirectory(prefix="wavemorph-") as folder:
+            path = Path(folder) / "plain.dcm"
+            plain.save_as(path)
+            return read_planes(path)
 
 
 def _first(data: Any, sequence: str) -> Any:

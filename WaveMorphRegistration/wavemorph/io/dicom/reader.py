@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from ...errors import InputError
@@ -24,10 +25,11 @@ _PIXELS = b"\xe0\x7f\x10\x00"  # the tag of pixel data
 
 @dataclass
 class _Found:
-    """What the DICOM files of a folder hold. damaged: files that have pixels and cannot be read."""
+    """What DICOM files hold. damaged: those that have pixels and cannot be read. segmentations: label maps as DICOM."""
 
     slices: list[Slice] = field(default_factory=list)
     damaged: list[Path] = field(default_factory=list)
+    segmentations: list[Path] = field(default_factory=list)
 
 
 def read_dicom(
@@ -79,7 +81,7 @@ def _may_be_slice(path: Path) -> bool:
 
 def _read_headers(files: Iterable[Path], called: str) -> _Found:
     found = _Found()
-    known: dict[tuple, Path] = {}
+    known: dict[tuple, Slice] = {}
     for file in files:
         try:
             header = Header(file)
@@ -88,22 +90,32 @@ def _read_headers(files: Iterable[Path], called: str) -> _Found:
                 found.damaged.append(file)
             continue
         if header.is_segmentation:
+            found.segmentations.append(file)
             continue
         if header.is_enhanced:
             found.slices += EnhancedFile(file, called).slices
             continue
         slices = header.slices()
         identity = (header.text("0008|0018"), header.text("0020|0032"))
-        if identity in known and filecmp.cmp(known[identity], file, shallow=False):
-            continue  # a copy of the same file
-        known.setdefault(identity, file)
+        if _is_copy(slices[0], known.get(identity)):
+            continue
+        known.setdefault(identity, slices[0])
         found.slices += slices
     return found
+
+
+def _is_copy(one: Slice, other: Slice | None) -> bool:
+    """Whether a slice is one that was read before: exported twice, or in a second folder of a disc."""
+    if other is None or one.shape != other.shape:
+        return False
+    return filecmp.cmp(other.file, one.file, shallow=False) or np.array_equal(one.load(), other.load())
 
 
 def _without_slices(path: Path, called: str, files: Sequence[Path], found: _Found) -> str:
     if found.damaged:
         return f'The {called} cannot be read: "{found.damaged[0].name}" is cut short or damaged; copy it again.'
+    if found.segmentations:
+        return f"The {called} is a DICOM segmentation, which is not read; open it in Slicer and save it as .seg.nrrd."
     if path.is_file():
         return f"The {called} is a DICOM file without an image that can be read; give the folder of an image series."
     what = "without DICOM slices" if not files else f"with {len(files)} DICOM files, none of which is an image"
@@ -138,7 +150,8 @@ def _choose(images: Sequence[DicomImage], wanted: str | None, called: str) -> tu
         others = [image for image in images if image is not volumes[0]]
         return volumes[0], (f"Of the {called}, {volumes[0].title} was read; left out: {_listed(others)}.",)
     series = {image.series["uid"] for image in images}
-    kind = "DICOM series" if len(series) == len(images) else f"images in {len(series)} DICOM series"
+    count = "one" if len(series) == 1 else str(len(series))
+    kind = "DICOM series" if len(series) == len(images) else f"images in {count} DICOM series"
     raise InputError(f"The {called} holds {len(images)} {kind}: {_listed(images)}; {_HOW}.")
 
 

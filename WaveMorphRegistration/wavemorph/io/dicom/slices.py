@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-_UNIT_TOLERANCE = 1e-3  # of the length of an axis and of the angle between both
+_UNIT_TOLERANCE = 0.01  # of the length of an axis and of the angle between both: headers with two decimals
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Slice:
     file: it is read from. shape: (rows, columns). plane: None where the header does not say where it lies.
     series: number, description and UID of its series, by the names of `SERIES`. traits: what may tell the images of
     one series apart, name -> value. load: reads the voxels, (rows, columns), in the values of the scanner.
-    frame: its number in a file of several frames, from 1.
+    order: its place among others: the number of its frame in a file of several, or its InstanceNumber.
     """
 
     file: Path
@@ -46,7 +46,7 @@ class Slice:
     series: dict[str, str]
     traits: dict[str, str]
     load: Callable[[], np.ndarray] = field(compare=False)
-    frame: int | None = None
+    order: int | None = None
 
 
 def plane_from(

@@ -14,7 +14,7 @@ from .slices import Plane, Slice
 # what rounding of headers explains, and what is not worth an interpolation
 _DEPTH_TOLERANCE = 0.02  # of the distance between slices
 _SHIFT_TOLERANCE = 0.1  # of a pixel
-_DRIFT_TOLERANCE = 5e-4  # of the length of the stack: three decimals in the orientation
+_DRIFT_TOLERANCE = 1e-3  # of the length of the stack: three decimals in the orientation
 _ROUNDING_MM = 0.01
 _MAX_TILT_DEG = 45.0
 
