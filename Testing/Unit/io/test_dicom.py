@@ -190,10 +190,20 @@ def test_copies_of_a_file_and_what_is_no_image_are_passed_over(tmp_path):
     assert volume.remarks == ()
 
 
-def test_a_slice_that_was_cut_short_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize("length", [0, 100, 400, -300])
+def test_a_slice_that_was_cut_short_is_refused_by_name(tmp_path, length):
     files = write_stack(tmp_path, PLANES, positions())
-    files[-1].write_bytes(files[-1].read_bytes()[:-300])
+    files[-1].write_bytes(files[-1].read_bytes()[:length])
     assert "IM0017.dcm" in refusal(tmp_path)
+
+
+def test_stacks_of_their_own_angles_in_one_series_are_numbered(tmp_path):
+    for number, angle in enumerate((0.0, 0.2, 0.4)):
+        axes = np.reshape(sitk.VersorTransform((1.0, 0.0, 0.0), angle).GetMatrix(), (3, 3)).T[:2].ravel()
+        write_stack(tmp_path, PLANES[:6], positions(axes)[:6], axes, prefix=f"disc{number}")
+    sentence = refusal(tmp_path)
+    assert "3 images" in sentence and "stack 2" in sentence
+    assert read_volume(tmp_path, series="stack 2").image.GetSize() == (COLUMNS, ROWS, 6)
 
 
 def test_files_without_extension_or_preamble_are_read(tmp_path):
@@ -298,6 +308,7 @@ def test_a_dicom_segmentation_is_refused_as_one(tmp_path):
 def test_the_one_series_of_a_disc_is_read_from_the_folders_below(tmp_path):
     files = write_stack(tmp_path / "PAT1" / "ST1" / "SE1", PLANES, positions())
     (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    (tmp_path / "report.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\x08\x00\x60\x00CS\x02\x00SR")
     volume = read_volume(tmp_path)
     assert_where_its_headers_say(volume.image, files)
     assert volume.remarks == ()

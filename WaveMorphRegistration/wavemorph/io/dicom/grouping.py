@@ -58,11 +58,12 @@ def images_of_series(slices: Sequence[Slice]) -> list[DicomImage]:
     rest = tuple(one for group in groups[1:] for one in group)
     if len(groups[0]) >= _MAIN_SHARE * len(slices):
         return [DicomImage(tuple(part), series, traits, rest) for part, traits in _parts(groups[0])]
-    return [
-        DicomImage(tuple(part), series, (_describe_plane(group[0]), *traits))
-        for group in groups
-        for part, traits in _parts(group)
-    ]
+    found = [(part, (_describe_plane(group[0]), *traits)) for group in groups for part, traits in _parts(group)]
+    names = [traits for _, traits in found]
+    for number, (part, traits) in enumerate(found, 1):  # such as one stack for each disc of a spine
+        if names.count(traits) > 1:
+            found[number - 1] = (part, (*traits, f"stack {number}"))
+    return [DicomImage(tuple(part), series, traits) for part, traits in found]
 
 
 def depths(slices: Sequence[Slice]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -32,7 +33,10 @@ _TRAITS = {
     "study": "0020|000d",
     "frame of reference": "0020|0052",
 }
+EXTENSIONS = (".dcm", ".ima", ".dic")
 _PREAMBLE = 128
+_PIXELS = b"\xe0\x7f\x10\x00"  # the tag of pixel data
+_IMAGE_CLASS = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(2|4|7|12|20|128|130)[.\0]")  # CT, MR, SC, XA, NM, PET
 _FRAMES, _OFFSETS, _POSITION = "0028|0008", "3004|000c", "0020|0032"
 _SOP_CLASS = "0008|0016"
 # Enhanced and legacy converted MR, CT, PET and XA, parametric maps: positions are in sequences, which need pydicom
@@ -52,7 +56,16 @@ def is_dicom(path: Path) -> bool:
         return False
     if start[_PREAMBLE:] == b"DICM":
         return True
-    return start[:2] in (b"\x08\x00", b"\x02\x00") and path.suffix.lower() in ("", ".dcm", ".ima", ".dic")
+    return start[:2] in (b"\x08\x00", b"\x02\x00") and path.suffix.lower() in ("", *EXTENSIONS)
+
+
+def should_be_image(path: Path) -> bool:
+    """Whether a file that cannot be read was to be an image: it has pixels, the class of images, or nothing else.
+
+    Reports, presentation states and plans are DICOM too.
+    """
+    content = path.read_bytes()
+    return not is_dicom(path) or _PIXELS in content or _IMAGE_CLASS.search(content[:1024]) is not None
 
 
 class Header:
@@ -75,7 +88,7 @@ class Header:
     def frames(self) -> int:
         """The number of frames."""
         numbers = _numbers(self.text(_FRAMES))
-        return int(numbers[0]) if numbers else 1
+        return max(1, int(numbers[0])) if numbers else 1
 
     @property
     def is_enhanced(self) -> bool:

@@ -13,14 +13,13 @@ import SimpleITK as sitk
 
 from ...errors import InputError
 from .grouping import DicomImage, images_of_series
-from .headers import Header, is_dicom
+from .headers import EXTENSIONS, Header, is_dicom, should_be_image
 from .multiframe import EnhancedFile
 from .slices import Slice
 from .stack import volume_of
 
 _MIN_VOLUME_SLICES = 5  # fewer are a localizer: not taken for the volume where another image has more
 _MAX_LISTED = 12
-_PIXELS = b"\xe0\x7f\x10\x00"  # the tag of pixel data
 
 
 @dataclass
@@ -38,7 +37,7 @@ def read_dicom(
     """(volume, remarks) from a folder, from the folders below it, or from a file of several frames.
 
     Parameters:
-        path: where a folder holds no DICOM file itself, the folders below it are searched.
+        path: where a folder holds no DICOM image itself, the folders below it are searched.
         called: what messages call it.
         series: which image to read where there are several: number, name or UID of its series, or the part of the
             name that no other has.
@@ -47,8 +46,11 @@ def read_dicom(
     Raises:
         InputError: there is no image, or several and none is chosen, or it cannot be read as a volume.
     """
-    files = _dicom_files(path) if path.is_dir() else [path]
+    files = [file for file in sorted(path.iterdir()) if _may_be_slice(file)] if path.is_dir() else [path]
     found = _read_headers(files, called)
+    if path.is_dir() and not found.slices:
+        files = _files_below(path)
+        found = _read_headers(files, called)
     if not found.slices:
         raise InputError(_without_slices(path, called, files, found))
     if path.is_file() and len(found.slices) == 1:
@@ -63,11 +65,8 @@ def read_dicom(
     return volume, (*remarks, *more)
 
 
-def _dicom_files(folder: Path) -> list[Path]:
-    """The DICOM files of a folder; where it has none, those of all folders below it."""
-    own = [path for path in sorted(folder.iterdir()) if _may_be_slice(path)]
-    if own:
-        return own
+def _files_below(folder: Path) -> list[Path]:
+    """The DICOM files of a folder and of all folders below it."""
     below = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -76,7 +75,9 @@ def _dicom_files(folder: Path) -> list[Path]:
 
 
 def _may_be_slice(path: Path) -> bool:
-    return path.is_file() and path.name.upper() != "DICOMDIR" and is_dicom(path)
+    if not path.is_file() or path.name.upper() == "DICOMDIR" or path.name.startswith("."):
+        return False
+    return path.suffix.lower() in EXTENSIONS or is_dicom(path)
 
 
 def _read_headers(files: Iterable[Path], called: str) -> _Found:
@@ -85,8 +86,8 @@ def _read_headers(files: Iterable[Path], called: str) -> _Found:
     for file in files:
         try:
             header = Header(file)
-        except RuntimeError:  # reports, presentations and plans have no pixels
-            if _PIXELS in file.read_bytes():
+        except RuntimeError:
+            if should_be_image(file):
                 found.damaged.append(file)
             continue
         if header.is_segmentation:
@@ -113,7 +114,7 @@ def _is_copy(one: Slice, other: Slice | None) -> bool:
 
 def _without_slices(path: Path, called: str, files: Sequence[Path], found: _Found) -> str:
     if found.damaged:
-        return f'The {called} cannot be read: "{found.damaged[0].name}" is cut short or damaged; copy it again.'
+        return f'The {called} cannot be read: "{found.damaged[0].name}" is no complete DICOM file; copy it again.'
     if found.segmentations:
         return f"The {called} is a DICOM segmentation, which is not read; open it in Slicer and save it as .seg.nrrd."
     if path.is_file():
