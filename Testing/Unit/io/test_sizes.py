@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 import wavemorph
 from wavemorph.errors import InputError
+from wavemorph.io.checks import size_warnings
 from wavemorph.io.images import validate_image
-from wavemorph.io.sizes import size_warnings
 
 HEAD = ((176, 256, 256), (1.0, 0.94, 0.94))
 # what people scan: size in voxels, spacing in mm

@@ -7,8 +7,8 @@ from typing import Any
 
 import SimpleITK as sitk
 from wavemorph.errors import InputError, SettingsError
+from wavemorph.io.checks import size_warnings
 from wavemorph.io.images import validate_image, validate_mask
-from wavemorph.io.sizes import size_warnings
 from wavemorph.settings import Settings
 
 from ..scene.segmentations import labelsFromNode

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Iterable
 
+from ..io.checks import size_warnings
 from ..io.images import validate_image
 from ..io.reading import ReadVolume, read_volume
-from ..io.sizes import size_warnings
 
 
 def read_pair(options: argparse.Namespace) -> tuple[ReadVolume, ReadVolume]:

@@ -13,10 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .checks import GEOMETRY_TOLERANCE, check_axes, check_finite, check_kind, times
+from .checks import GEOMETRY_TOLERANCE, check_axes, check_finite, check_kind, check_size, times
 from .files import existing, load_image, one_sentence, open_image, quiet_itk
 from .reading import read_volume
-from .sizes import check_size
 
 FIELD_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _MIN_SIDE_VOXELS = 16

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from . import nifti
 from .checks import check_axes, check_kind
-from .dicom.headers import is_dicom
-from .dicom.reader import read_dicom
 from .files import existing, load_image, open_image
+from .formats import nifti, nrrd
+from .formats.dicom.headers import is_dicom
+from .formats.dicom.reader import read_dicom
 
 _MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "meter": 1000.0, "meters": 1000.0}
 _MM.update({name: 1e-3 for name in ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers")})
@@ -109,7 +109,8 @@ def _read_file(path: Path, called: str) -> tuple[sitk.Image, tuple[str, ...]]:
         nifti.refuse_cut(reader, file, called)
         image = load_image(reader, called)
     image, remarks = _in_mm(image, path, reader, called)
-    return image, (*remarks, *_orientation_remarks(path, reader, called), *nifti.remarks_of(reader, called))
+    header_remarks = nrrd.remarks_of(reader, called) if nrrd.is_nrrd(path) else nifti.remarks_of(reader, called)
+    return image, (*remarks, *header_remarks)
 
 
 def _in_mm(
@@ -133,40 +134,8 @@ def _stated_units(path: Path, reader: sitk.ImageFileReader) -> list[str]:
     """The distinct units of a NRRD or MetaImage header, in lower case; none where it states none."""
     if reader.HasMetaDataKey("ITK_VoxelUnits"):  # MetaImage's DistanceUnits
         units = [reader.GetMetaData("ITK_VoxelUnits")]
-    elif path.name.lower().endswith((".nrrd", ".nhdr")):
-        fields = _nrrd_fields(path)
-        units = _quoted(fields.get("space units", "")) or _quoted(fields.get("units", ""))[-3:]
+    elif nrrd.is_nrrd(path):
+        units = nrrd.units_of(path)
     else:
         return []
     return list(dict.fromkeys(unit.strip().lower() for unit in units if unit.strip() not in ("", "?", "???")))
-
-
-def _orientation_remarks(path: Path, reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
-    """NRRD files need not say to which axes of the patient their axes belong."""
-    if not path.name.lower().endswith((".nrrd", ".nhdr")):
-        return ()
-    space = reader.GetMetaData("NRRD_space") if reader.HasMetaDataKey("NRRD_space") else ""
-    if space.lower().startswith("left-posterior-superior"):  # ITK converts RAS and LAS to it
-        return ()
-    return (
-        f"The {called} does not state its orientation (its NRRD header has no anatomical space); it was read as if its "
-        "axes were those of the patient, and left and right may be exchanged, which no registration can tell.",
-    )
-
-
-def _nrrd_fields(path: Path) -> dict[str, str]:
-    """The fields of a NRRD header, by name in lower case."""
-    fields = {}
-    with path.open("rb") as stream:
-        for line in iter(stream.readline, b""):
-            text = line.decode("utf-8", "replace").strip()
-            if not text:
-                break
-            name, colon, value = text.partition(":")
-            if colon and not text.startswith("#"):
-                fields[name.strip().lower()] = value.strip()
-    return fields
-
-
-def _quoted(text: str) -> list[str]:
-    return text.split('"')[1::2] if '"' in text else text.split()

@@ -10,9 +10,9 @@ import SimpleITK as sitk
 import torch
 
 from ..errors import OutOfMemoryError, SettingsError
+from ..io.checks import size_warnings
 from ..io.images import validate_image, validate_mask
 from ..io.result import Registration
-from ..io.sizes import size_warnings
 from ..models.weights import resolve
 from ..settings import Settings
 from ..spatial.displacement import jacobian_determinant

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..files import one_sentence, quiet_itk
+from ...files import one_sentence, quiet_itk
 from .slices import Plane, Slice, plane_from
 
 # of a series: what a user may name it by

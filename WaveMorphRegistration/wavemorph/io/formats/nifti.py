@@ -16,20 +16,14 @@ from typing import BinaryIO, cast
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
-from .files import stored_length
+from ...errors import InputError
+from ..files import stored_length
 
-EXTENSIONS = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
 _UNITS = {1: "meters", 3: "micrometers"}  # of xyzt_units, by its lowest three bits
 _SECOND_HEADER, _FIRST_HEADER = 540, 348
 _APART_VOXELS = 0.5  # of qform and sform: less is the rounding of a header
 _SCANNER = 1  # of qform_code and sform_code: ITK uses a sform of this kind, or else the qform
 _LARGEST_SIDE = 2**15 - 1  # of NIfTI-1
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether the name of a file is one of NIfTI or Analyze."""
-    return path.name.lower().endswith(EXTENSIONS)
 
 
 def refuse_cut(reader: sitk.ImageFileReader, path: Path, called: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ...errors import InputError
+from ....errors import InputError
 from .grouping import SAME_DEPTH_MM, UNEVEN, DicomImage, depths
 from .slices import Plane, Slice
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ....errors import InputError
 from .headers import read_planes
 from .slices import Plane, Slice, plane_from
 

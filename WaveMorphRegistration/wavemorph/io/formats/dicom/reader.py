@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ...errors import InputError
+from ....errors import InputError
 from .grouping import DicomImage, images_of_series
 from .headers import EXTENSIONS, Header, is_dicom, should_be_image
 from .multiframe import EnhancedFile
