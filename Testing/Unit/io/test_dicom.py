@@ -442,6 +442,20 @@ def test_an_enhanced_file_that_was_cut_short_is_refused(tmp_path):
     assert "e.dcm" in refusal(path)
 
 
+def test_the_frames_of_a_dose_grid_lie_at_their_offsets(tmp_path):
+    write_slice(tmp_path / "dose.dcm", PLANES[0], ORIGIN, OBLIQUE, SPACING)
+    data = pydicom.dcmread(tmp_path / "dose.dcm")
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.2"
+    data.Modality, data.NumberOfFrames, data.PixelData = "RTDOSE", COUNT, PLANES.tobytes()
+    data.GridFrameOffsetVector = [STEP * n for n in range(COUNT)]
+    data.FrameIncrementPointer, data.DoseGridScaling = 0x3004000C, "0.001"
+    data.save_as(tmp_path / "dose.dcm")
+    image = read_volume(tmp_path / "dose.dcm").image
+    assert image.GetSize() == (COLUMNS, ROWS, COUNT)
+    assert np.allclose(image.TransformIndexToPhysicalPoint((0, 0, COUNT - 1)), positions(OBLIQUE)[-1], atol=1e-6)
+    assert np.allclose(sitk.GetArrayFromImage(image), PLANES * 0.001, rtol=1e-6)
+
+
 def test_frames_without_positions_are_refused(tmp_path):
     write_slice(tmp_path / "cine.dcm", PLANES[0], None, None)
     data = pydicom.dcmread(tmp_path / "cine.dcm")

@@ -132,7 +132,10 @@ class Header:
         return read_planes(self.path)
 
     def _frame(self, number: int) -> np.ndarray:
-        return self._voxels[number]
+        """A frame of a dose grid, in the units of the dose: ITK leaves out the scaling of the grid."""
+        scaling = _numbers(self.text("3004|000e"))
+        stored = self._voxels[number]
+        return stored * scaling[0] if scaling and stored.dtype.kind in "iu" else stored
 
 
 def _moved(plane: Plane | None, offset: float) -> Plane | None:
