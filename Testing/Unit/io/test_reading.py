@@ -166,6 +166,15 @@ def test_a_nifti_2_file_is_read_with_its_scaling(tmp_path, extension, order):
     assert "cut short" in refusal(read_volume, path)
 
 
+@pytest.mark.parametrize("image_class", [nibabel.Nifti1Pair, nibabel.AnalyzeImage])
+def test_a_pair_of_header_and_image_that_was_cut_short_is_refused(tmp_path, image_class):
+    nibabel.save(image_class(ARRAY, np.diag([2.0, 3, 4, 1])), tmp_path / "scan.img")
+    assert np.array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "scan.hdr").image), ARRAY.T)
+    (tmp_path / "scan.img").write_bytes((tmp_path / "scan.img").read_bytes()[:400])
+    for name in ("scan.img", "scan.hdr"):
+        assert "cut short" in refusal(read_volume, tmp_path / name)
+
+
 def test_a_nifti_2_file_too_long_for_nifti_1_is_refused_with_its_length(tmp_path):
     nibabel.save(nibabel.Nifti2Image(np.zeros((40000, 2, 2), np.uint8), np.eye(4)), tmp_path / "long.nii")
     assert "40000 voxels along one axis" in refusal(read_volume, tmp_path / "long.nii")

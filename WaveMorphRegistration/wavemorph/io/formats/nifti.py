@@ -28,17 +28,27 @@ _LARGEST_SIDE = 2**15 - 1  # of NIfTI-1
 
 def refuse_cut(reader: sitk.ImageFileReader, path: Path, called: str) -> None:
     """ITK reads a truncated NIfTI file without an error and fills the rest with zeros. Raises InputError."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")) or not reader.HasMetaDataKey("bitpix"):
+    if not reader.HasMetaDataKey("bitpix"):
         return
     dimensions = int(reader.GetMetaData("dim[0]"))
     voxels = math.prod(max(1, int(reader.GetMetaData(f"dim[{axis}]"))) for axis in range(1, dimensions + 1))
     needed = voxels * int(reader.GetMetaData("bitpix")) // 8 + int(float(reader.GetMetaData("vox_offset")))
     try:
-        cut = stored_length(path) < needed
+        cut = stored_length(_with_voxels(path)) < needed
     except (EOFError, OSError, zlib.error):
         cut = True
     if cut:
         raise InputError(f"The {called} is cut short or damaged; copy or download it again.")
+
+
+def _with_voxels(path: Path) -> Path:
+    """The file with the voxels: of a pair of header and image, the image."""
+    name = path.name[: -len(".gz")] if path.suffix.lower() == ".gz" else path.name
+    if not name.lower().endswith((".hdr", ".img")):
+        return path
+    stem = name[: -len(".img")]
+    candidates = (path.with_name(stem + ending) for ending in (".img", ".img.gz", ".IMG", ".IMG.GZ"))
+    return next((file for file in candidates if file.exists()), path)
 
 
 def remarks_of(reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
