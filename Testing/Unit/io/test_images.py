@@ -279,6 +279,13 @@ def test_a_displacement_field_is_read_as_a_transform(tmp_path, extension):
     assert np.subtract(transform.TransformPoint(point), point) == pytest.approx(vectors[2, 4, 3], abs=1e-5)
 
 
+def test_a_displacement_field_that_was_cut_short_is_refused(tmp_path):
+    field = sitk.GetImageFromArray(RANDOM.normal(size=(6, 7, 8, 3)).astype(np.float32), isVector=True)
+    sitk.WriteImage(field, str(tmp_path / "field.nii"))
+    (tmp_path / "field.nii").write_bytes((tmp_path / "field.nii").read_bytes()[:-400])
+    assert "cut short" in refusal(read_transform, tmp_path / "field.nii")
+
+
 def test_a_transform_file_is_read(tmp_path):
     affine = sitk.AffineTransform(3)
     affine.SetTranslation((1.0, 2.0, 3.0))

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 from .checks import GEOMETRY_TOLERANCE, check_axes, check_finite, check_kind, check_size, times
 from .files import existing, load_image, one_sentence, open_image, quiet_itk
+from .formats import nifti
 from .reading import read_volume
 
 FIELD_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -176,14 +177,15 @@ def same_lattice(first: sitk.Image, second: sitk.Image) -> bool:
 
 
 def _read_field(path: Path, called: str) -> sitk.Transform:
-    reader = open_image(path, called)
-    size, components = reader.GetSize(), reader.GetNumberOfComponents()
-    if len(size) != 3 or components != 3:
-        raise InputError(
-            f"The {called} is not a displacement field: it is {len(size)}D with {components} component(s) a voxel; a "
-            "field is 3D with three components, the displacement in LPS mm."
-        )
-    field = load_image(reader, called)
+    with nifti.as_itk_reads_it(path, called) as file:
+        reader = open_image(file, called)
+        size, components = reader.GetSize(), reader.GetNumberOfComponents()
+        if len(size) != 3 or components != 3:
+            raise InputError(
+                f"The {called} is not a displacement field: it is {len(size)}D with {components} component(s) a voxel; "
+                "a field is 3D with three components, the displacement in LPS mm."
+            )
+        field = load_image(reader, file, called)
     check_axes(field, called)
     check_finite(sitk.GetArrayViewFromImage(field), called)
     return sitk.Transform(sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64)))

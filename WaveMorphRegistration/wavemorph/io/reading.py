@@ -80,7 +80,7 @@ def read_lattice(path: str | os.PathLike, name: str = "reference image", series:
         if reader.GetDimension() != 3:
             check_kind(reader.GetSize()[:3], 1, sitk.sitkUInt8, called)
             reader.SetExtractSize([*reader.GetSize()[:3], *[0] * (reader.GetDimension() - 3)])
-            lattice = _zeros_like(load_image(reader, called))
+            lattice = _zeros_like(load_image(reader, file, called))
         else:
             lattice = sitk.Image(reader.GetSize(), sitk.sitkUInt8)
             lattice.SetOrigin(reader.GetOrigin())
@@ -106,8 +106,7 @@ def _read_file(path: Path, called: str) -> tuple[sitk.Image, tuple[str, ...]]:
             reader.SetExtractSize([*size[:3], 0])
             size = size[:3]
         check_kind(size, reader.GetNumberOfComponents(), reader.GetPixelID(), called)
-        nifti.refuse_cut(reader, file, called)
-        image = load_image(reader, called)
+        image = load_image(reader, file, called)
     image, remarks = _in_mm(image, path, reader, called)
     header_remarks = nrrd.remarks_of(reader, called) if nrrd.is_nrrd(path) else nifti.remarks_of(reader, called)
     return image, (*remarks, *header_remarks)

@@ -1,4 +1,4 @@
-"""NIfTI headers: what ITK does not check, say or read (cut files, units, unknown orientation, NIfTI-2)."""
+"""NIfTI headers: what ITK does not say or read (units, unknown orientation, NIfTI-2, a neighbor of the same name)."""
 
 from __future__ import annotations
 
@@ -17,38 +17,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from ...errors import InputError
-from ..files import stored_length
 
 _UNITS = {1: "meters", 3: "micrometers"}  # of xyzt_units, by its lowest three bits
 _SECOND_HEADER, _FIRST_HEADER = 540, 348
 _APART_VOXELS = 0.5  # of qform and sform: less is the rounding of a header
 _SCANNER = 1  # of qform_code and sform_code: ITK uses a sform of this kind, or else the qform
 _LARGEST_SIDE = 2**15 - 1  # of NIfTI-1
-
-
-def refuse_cut(reader: sitk.ImageFileReader, path: Path, called: str) -> None:
-    """ITK reads a truncated NIfTI file without an error and fills the rest with zeros. Raises InputError."""
-    if not reader.HasMetaDataKey("bitpix"):
-        return
-    dimensions = int(reader.GetMetaData("dim[0]"))
-    voxels = math.prod(max(1, int(reader.GetMetaData(f"dim[{axis}]"))) for axis in range(1, dimensions + 1))
-    needed = voxels * int(reader.GetMetaData("bitpix")) // 8 + int(float(reader.GetMetaData("vox_offset")))
-    try:
-        cut = stored_length(_with_voxels(path)) < needed
-    except (EOFError, OSError, zlib.error):
-        cut = True
-    if cut:
-        raise InputError(f"The {called} is cut short or damaged; copy or download it again.")
-
-
-def _with_voxels(path: Path) -> Path:
-    """The file with the voxels: of a pair of header and image, the image."""
-    name = path.name[: -len(".gz")] if path.suffix.lower() == ".gz" else path.name
-    if not name.lower().endswith((".hdr", ".img")):
-        return path
-    stem = name[: -len(".img")]
-    candidates = (path.with_name(stem + ending) for ending in (".img", ".img.gz", ".IMG", ".IMG.GZ"))
-    return next((file for file in candidates if file.exists()), path)
 
 
 def remarks_of(reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
