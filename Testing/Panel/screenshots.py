@@ -13,7 +13,7 @@ import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "WaveMorphRegistration"), str(ROOT / "Testing"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT / "WaveMorphRegistration"), str(ROOT / "Testing/Support"), str(Path(__file__).parent)]
 
 import pythonQt
 import slicer

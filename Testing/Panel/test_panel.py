@@ -195,9 +195,9 @@ def headWithSpacing(spacingMm):
 
 
 MISTAKES = {
-    "a slice or two": (lambda: phantoms.head(phantoms.regular((48, 52, 6))), "only 6 voxels along one axis"),
+    "a slice or two": (lambda: phantoms.head(phantoms.regular((48, 52, 3))), "only 3 voxels along one axis"),
     "spacing in meters": (lambda: headWithSpacing(0.0018), "that of the moving volume 0.0936 mm"),
-    "spacing lost in a conversion": (lambda: headWithSpacing(80.0), "that of the moving volume 4160 mm"),
+    "spacing lost in a conversion": (lambda: headWithSpacing(80.0), "moving volume is 4.16 m long"),
     "an empty scan": (lambda: phantoms.head(phantoms.regular()) * 0, "constant"),
 }
 

@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_files import SAGITTAL, write_slice, write_stack
 from PIL import Image
 from wavemorph.cli.main import main
 from wavemorph.io.outputs import write_image
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
+from WaveMorphRegistrationLib.scene.volumes import imageFromVolumeNode
 
 
 @pytest.fixture
@@ -58,3 +60,29 @@ def test_a_registration_that_fails_leaves_no_file(folder, monkeypatch, capsys):
     assert main(["scene", *pair, "--output", str(out / "case.mrb"), "--quiet"]) == 1
     assert "midway" in capsys.readouterr().err
     assert list(out.iterdir()) == []
+
+
+def test_a_scene_of_a_dicom_folder_is_what_register_reads_and_quiet(tmp_path, tiny_pair, capfd):
+    fixed, moving = tiny_pair
+    planes = np.clip(sitk.GetArrayFromImage(fixed), 0, None).astype(np.uint16)
+    places = [fixed.TransformIndexToPhysicalPoint((0, 0, k)) for k in range(fixed.GetSize()[2])]
+    orientation = np.reshape(fixed.GetDirection(), (3, 3)).T[:2].ravel()
+    write_stack(tmp_path / "PAT" / "1.2.3", planes, places, orientation, fixed.GetSpacing()[:2])
+    write_slice(tmp_path / "PAT" / "1.2.3" / "LOC.dcm", planes[0], places[0], SAGITTAL)
+    write_image(moving, tmp_path / "moving.nii.gz")
+    pair = ["--fixed", tmp_path / "PAT", "--moving", tmp_path / "moving.nii.gz", "--aligned", "--weights", "none"]
+    output = ["--output", tmp_path / "case.mrb", "--report", tmp_path / "r.json", "--spacing", "4", "--quiet"]
+    capfd.readouterr()
+    assert main(["scene", *map(str, [*pair, *output])]) == 0
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    assert "LOC.dcm" in json.loads((tmp_path / "r.json").read_text())["notes"][0]
+    scene = HeadlessScene()
+    try:
+        scene.loadBundle(tmp_path / "case.mrb")
+        node = scene.scene.GetFirstNodeByName("PAT")
+        read = imageFromVolumeNode(node)
+        assert np.array_equal(sitk.GetArrayFromImage(read), planes)
+        assert np.allclose(read.GetOrigin(), places[0], atol=1e-4)
+    finally:
+        scene.close()

@@ -72,10 +72,11 @@ def register(
     from .system.process import set_passive_wait
 
     set_passive_wait()  # before torch is imported
-    from .io.volumes import as_image, as_mask, as_transform
+    from .io.volumes import as_mask, as_transform, as_volume
     from .registration.pipeline import register as run
 
-    fixed_image, moving_image = as_image(fixed, "fixed image"), as_image(moving, "moving image")
+    fixed_volume, moving_volume = as_volume(fixed, "fixed image"), as_volume(moving, "moving image")
+    fixed_image, moving_image = fixed_volume.image, moving_volume.image
     return run(
         fixed_image,
         moving_image,
@@ -84,6 +85,7 @@ def register(
         fixed_mask=None if fixed_mask is None else as_mask(fixed_mask, fixed_image, "fixed mask"),
         moving_mask=None if moving_mask is None else as_mask(moving_mask, moving_image, "moving mask"),
         initial_transform=None if initial_transform is None else as_transform(initial_transform, "initial transform"),
+        notes=(*fixed_volume.remarks, *moving_volume.remarks),
     )
 
 

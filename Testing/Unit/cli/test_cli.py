@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import wavemorph
+from dicom_files import write_stack
+from pointsets import brain_points, moved
 from wavemorph.cli import options
 from wavemorph.cli.main import main
 from wavemorph.io.points import read_points
@@ -176,7 +178,7 @@ def write_bad_inputs(folder, good):
         "nan": sitk.GetImageFromArray(spoiled),
         "infinite": sitk.GetImageFromArray(infinite),
         "constant": sitk.GetImageFromArray(np.full_like(array, 7)),
-        "thin": sitk.GetImageFromArray(array[:10]),
+        "thin": sitk.GetImageFromArray(array[:3]),
         "flat": sitk.GetImageFromArray(array[20]),
         "color": sitk.GetImageFromArray(np.stack([array] * 3, -1), isVector=True),
     }
@@ -199,7 +201,7 @@ def write_bad_inputs(folder, good):
         "nan.mha": "1 ",
         "infinite.mha": "1 ",
         "constant.mha": "7",
-        "thin.mha": "10",
+        "thin.mha": "only 3 voxels",
         "sheared.nrrd": "shear",
     }
 
@@ -371,3 +373,30 @@ def test_a_volume_is_released_once_it_is_written_and_can_be_made_again(random_re
     assert "jacobian" not in vars(registration)
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "j.nrrd"))), before)
     assert np.array_equal(sitk.GetArrayFromImage(registration.jacobian), before)
+
+
+def test_the_series_of_either_volume_is_chosen_by_its_option(tmp_path, tiny_pair, capsys):
+    """One disc holds the fixed series, the moving one and a third; apply chooses by --series too."""
+    for image, name in zip((*tiny_pair, tiny_pair[0]), ("T1", "T2", "PD")):
+        planes = np.clip(sitk.GetArrayFromImage(image), 0, None).astype(np.uint16)
+        places = [image.TransformIndexToPhysicalPoint((0, 0, k)) for k in range(len(planes))]
+        orientation = np.reshape(image.GetDirection(), (3, 3)).T[:2].ravel()
+        tags = {"series": f"1.2.{len(name)}.{ord(name[0]) + ord(name[1])}", "SeriesDescription": name}
+        write_stack(tmp_path / "CD" / name, planes, places, orientation, image.GetSpacing()[:2], **tags)
+    disc, out = str(tmp_path / "CD"), str(tmp_path / "t.h5")
+    both = ["register", "--fixed", disc, "--moving", disc, "--transform", out, *QUICK]
+    assert '"T2"' in refused(capsys, *both)[1]
+    assert '"PD"' in refused(capsys, *both, "--fixed-series", "T1", "--moving-series", "MR")[1]
+    assert main([*both, "--fixed-series", "T1", "--series", "T2", "--aligned"]) == 0
+    assert shift_of(out) > 2
+    apply = ["apply", "--transform", out, "--image", disc, "--reference", str(tmp_path / "CD" / "T1")]
+    assert main([*apply, "--output", str(tmp_path / "w.nrrd"), "--series", "T2"]) == 2  # the reference has no T2
+    apply[-1] = disc
+    assert main([*apply, "--output", str(tmp_path / "w.nrrd"), "--series", "T2"]) == 0
+    assert sitk.ReadImage(str(tmp_path / "w.nrrd")).GetSize() == tiny_pair[1].GetSize()
+
+
+def shift_of(path: str) -> float:
+    """The mean length of the displacement of points of the head, mm."""
+    points = brain_points()
+    return float(np.linalg.norm(moved(sitk.ReadTransform(path), points) - points, axis=1).mean())

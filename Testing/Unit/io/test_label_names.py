@@ -6,7 +6,7 @@ import json
 
 import pytest
 from wavemorph.errors import InputError
-from wavemorph.io.text_files.label_names import read_label_names
+from wavemorph.io.text_files.label_names import label_names_beside, read_label_names
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,14 @@ def test_malformed_label_names_are_refused_with_their_line(tmp_path):
         read_label_names(path)
     with pytest.raises(InputError, match="does not exist"):
         read_label_names(tmp_path / "nowhere.txt")
+
+
+def test_a_table_belongs_to_a_file_without_an_extension_of_the_same_name_and_to_no_folder(tmp_path):
+    for name in (".tsv", "aseg.tsv"):
+        (tmp_path / name).write_text(f"index\tname\n10\tof {name}\n")
+    (tmp_path / "aseg").write_bytes(b"DICM")
+    (tmp_path / "other").write_bytes(b"DICM")
+    assert label_names_beside(tmp_path / "aseg") == {10: "of aseg.tsv"}
+    assert label_names_beside(tmp_path / "other") == {}
+    (tmp_path / "folder").mkdir()
+    assert label_names_beside(tmp_path / "folder") == {}

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from wavemorph.errors import InputError, OutputError
+from wavemorph.evaluation.metrics import label_report
+from wavemorph.io.images import read_mask
 from wavemorph.io.labels import Structure, label_map_of, read_label_map, warp_label_map
 from wavemorph.io.outputs import write_label_map
 
@@ -91,6 +93,35 @@ def test_overlapping_segments_are_read_in_their_layers(tmp_path, kind):
     assert labels.layers[1].GetOrigin() == (1.0, 2.0, 3.0)
     assert labels.layers[1].GetSpacing() == (2.0, 1.5, 1.0)
     assert np.count_nonzero(sitk.GetArrayFromImage(labels.foreground)) == 216 + 216 - 108 + 64
+
+
+@pytest.mark.parametrize("make", [single, layered])
+def test_lengths_of_a_segmentation_in_other_units_are_converted_and_said(tmp_path, make):
+    path = make(tmp_path / "s.seg.nrrd")
+    path.write_bytes(path.read_bytes().replace(b"encoding", b'space units: "cm" "cm" "cm"\nencoding', 1))
+    labels = read_label_map(path)
+    assert labels.layers[0].GetSpacing() == (20.0, 15.0, 10.0)
+    assert labels.layers[0].GetOrigin() == (10.0, 20.0, 30.0)
+    (remark,) = labels.remarks
+    assert '"cm"' in remark and "s.seg.nrrd" in remark
+    assert label_report(labels, labels, sitk.Transform(), distances=False)["remarks"] == [remark, remark]
+
+
+def test_a_segmentation_that_states_no_orientation_is_said(tmp_path):
+    path = layered(tmp_path / "s.seg.nrrd")
+    path.write_bytes(path.read_bytes().replace(b"space: left-posterior-superior", b"space dimension: 3", 1))
+    assert "does not state its orientation" in " ".join(read_label_map(path).remarks)
+
+
+def test_a_mask_of_overlapping_segments_is_where_any_of_them_is(tmp_path):
+    path = layered(tmp_path / "s.seg.nrrd")
+    image = sitk.Image(read_label_map(path).layers[0])
+    expected = np.zeros(SHAPE, np.uint8)
+    for box in (LIVER, SPLEEN, TUMOR):
+        expected[box] = 1
+    assert np.array_equal(sitk.GetArrayFromImage(read_mask(path, image)), expected)
+    color = written(tmp_path / "color.nrrd", {}, np.ones((*SHAPE, 3), np.uint8), 3, "vector")
+    assert "3 components" in refusal(read_mask, color, image)
 
 
 def test_files_of_old_versions_have_one_layer_for_each_segment(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from wavemorph.errors import InputError
-from wavemorph.io.images import short_reason
+from wavemorph.io.files import short_reason
 from wavemorph.io.transforms import read_transform
 
 RANDOM = np.random.default_rng(0)
@@ -34,6 +34,20 @@ def test_a_displacement_field_is_read_as_a_transform(tmp_path, extension):
     transform = read_transform(tmp_path / f"field{extension}")
     point = field.TransformIndexToPhysicalPoint((3, 4, 2))
     assert np.subtract(transform.TransformPoint(point), point) == pytest.approx(vectors[2, 4, 3], abs=1e-5)
+
+
+def test_a_displacement_field_that_was_cut_short_is_refused(tmp_path):
+    field = sitk.GetImageFromArray(RANDOM.normal(size=(6, 7, 8, 3)).astype(np.float32), isVector=True)
+    sitk.WriteImage(field, str(tmp_path / "field.nii"))
+    (tmp_path / "field.nii").write_bytes((tmp_path / "field.nii").read_bytes()[:-400])
+    assert "cut short" in refusal(tmp_path / "field.nii")
+
+
+def test_a_compressed_field_has_its_own_vectors_beside_an_uncompressed_one_of_the_same_name(tmp_path):
+    for extension, shift in ((".nii", 5.0), (".nii.gz", 1.0)):
+        vectors = np.full((6, 7, 8, 3), shift, np.float32)
+        sitk.WriteImage(sitk.GetImageFromArray(vectors, isVector=True), str(tmp_path / f"field{extension}"))
+    assert read_transform(tmp_path / "field.nii.gz").TransformPoint((1.0, 2.0, 3.0)) == (2, 3, 4)
 
 
 def test_a_transform_file_is_read(tmp_path):

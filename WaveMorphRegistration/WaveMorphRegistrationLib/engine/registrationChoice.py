@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import SimpleITK as sitk
 from wavemorph.errors import InputError, SettingsError
+from wavemorph.io.checks import size_warnings
 from wavemorph.io.images import validate_image, validate_mask
 from wavemorph.settings import Settings
 
@@ -18,7 +18,6 @@ from ..translation import _
 from .jobRequest import JobRequest
 
 OUTPUTS = ("transform", "warped", "jacobian", "inverse")
-_MAX_EXTENT_RATIO = 20.0  # of the longest sides of the two volumes: beyond it the spacing of one is wrong
 
 
 @dataclass
@@ -52,8 +51,9 @@ class RegistrationChoice:
             known = ", ".join(OUTPUTS)
             raise SettingsError(_("Unknown output {name}; choose from {known}.").format(name=unknown[0], known=known))
         settings = Settings.from_dict({**self.settings, "inverse": "inverse" in self.outputs}).to_dict()
-        fixed, moving = _image(self.fixedNode, _("fixed volume")), _image(self.movingNode, _("moving volume"))
-        _checkSizes(fixed, moving)
+        names = _("fixed volume"), _("moving volume")
+        fixed, moving = _image(self.fixedNode, names[0]), _image(self.movingNode, names[1])
+        size_warnings(fixed, moving, names)  # refuses a spacing that must be wrong; the report has what it returns
         return JobRequest(
             fixed,
             moving,
@@ -104,17 +104,6 @@ def _image(node, name: str) -> sitk.Image:
     image = imageFromVolumeNode(node, name)
     validate_image(image, name)
     return image
-
-
-def _checkSizes(fixed: sitk.Image, moving: sitk.Image) -> None:
-    sides = [float(np.max(np.multiply(image.GetSize(), image.GetSpacing()))) for image in (fixed, moving)]
-    if max(sides) > _MAX_EXTENT_RATIO * min(sides):
-        raise InputError(
-            _(
-                "The longest side of the fixed volume is {fixed:.4g} mm, that of the moving volume {moving:.4g} mm; "
-                "one of them has a wrong spacing. Correct its spacing in the module Volumes."
-            ).format(fixed=sides[0], moving=sides[1])
-        )
 
 
 def _mask(node, volumeNode, image: sitk.Image) -> sitk.Image | None:

@@ -7,11 +7,13 @@ import os
 import tempfile
 from pathlib import Path
 
+import SimpleITK as sitk
 import slicer
 import vtk
 from wavemorph.errors import InputError, OutputError
 
 from ..scene.transforms import interpolateLinearly
+from ..scene.volumes import updateVolumeNodeFromImage
 
 _LOGICS = {
     "Colors": "vtkSlicerColorLogic",
@@ -51,6 +53,13 @@ class HeadlessScene:
         node = self.logics["Volumes"].AddArchetypeVolume(str(path), name, int(label))
         if node is None:
             raise InputError(f'"{path}" cannot be read as a volume by Slicer; save it as .nrrd or .nii.gz.')
+        return node
+
+    def addVolume(self, image: sitk.Image, path: str | os.PathLike):
+        """A volume node with a copy of an image (LPS mm), named after the file or folder that it was read from."""
+        node = self.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", _nameWithoutExtension(path))
+        updateVolumeNodeFromImage(image, node)
+        node.CreateDefaultDisplayNodes()
         return node
 
     def loadTransform(self, path: str | os.PathLike):
@@ -132,7 +141,9 @@ def _writeShare(home: Path) -> str:
 
 
 def _nameWithoutExtension(path: str | os.PathLike) -> str:
-    name = Path(path).name
+    name = Path(path).absolute().name
+    if Path(path).is_dir():
+        return name
     for extension in (".nii.gz", *Path(path).suffixes[-1:]):
         if name.lower().endswith(extension.lower()):
             return name[: -len(extension)]

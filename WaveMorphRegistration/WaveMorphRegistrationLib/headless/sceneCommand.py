@@ -9,26 +9,21 @@ from wavemorph.io.result import Registration
 
 from ..results.display import showResult
 from ..results.resultNodes import ALL_OUTPUTS, addRegistrationToScene
-from ..scene.volumes import imageFromVolumeNode
 from .headlessScene import HeadlessScene
 from .resultPicture import ResultPicture
 
 
 class SceneCommand:
-    """Load two volumes, show their registration, and write it."""
+    """Two volumes in a scene, their registration shown, and both written."""
 
     def __init__(self):
         self._scene = HeadlessScene()
         self._fixedNode = self._movingNode = self._picture = None
 
-    def load(self, fixedPath: str | os.PathLike, movingPath: str | os.PathLike) -> tuple[sitk.Image, sitk.Image]:
-        """Read both volumes into the scene, and return them as images in LPS mm. Raises InputError."""
-        self._fixedNode = self._scene.loadVolume(fixedPath)
-        self._movingNode = self._scene.loadVolume(movingPath)
-        return (
-            imageFromVolumeNode(self._fixedNode, "fixed volume"),
-            imageFromVolumeNode(self._movingNode, "moving volume"),
-        )
+    def add(self, fixed: sitk.Image, moving: sitk.Image, paths: tuple[str | os.PathLike, str | os.PathLike]) -> None:
+        """Put both images (LPS mm) into the scene as volumes with the names of their files or folders."""
+        self._fixedNode = self._scene.addVolume(fixed, paths[0])
+        self._movingNode = self._scene.addVolume(moving, paths[1])
 
     def show(self, registration: Registration, withInverse: bool = False) -> None:
         """Create the nodes and views of the registration of both volumes."""

@@ -8,9 +8,11 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..errors import SettingsError
-from ..io import images, labels, outputs, points, transforms
+from ..io import labels, outputs, points, transforms
+from ..io.reading import read_lattice, read_volume
 from ..io.result import warp_image
-from .options import given
+from .inputs import say
+from .options import SEVERAL_IMAGES, given
 from .progress import TerminalProgress
 
 _INTERPOLATORS = {
@@ -29,7 +31,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--image", metavar="M", help="a volume in the moving space")
     what.add_argument("--labels", metavar="L", help="a label map in the moving space (nearest neighbor)")
     what.add_argument("--points", metavar="P", help="points (.csv, .mrk.json, .fcsv) in the space that T maps from")
-    parser.add_argument("--reference", metavar="F", help="the fixed volume: the lattice of the output")
+    parser.add_argument("--reference", metavar="F", help="the fixed volume: its lattice becomes that of the output")
+    parser.add_argument("--series", metavar="S", help=SEVERAL_IMAGES)
     parser.add_argument("--output", required=True, metavar="O")
     parser.add_argument("--interpolation", choices=sorted(_INTERPOLATORS), default="linear", help="for --image")
     parser.set_defaults(run=run)
@@ -67,6 +70,7 @@ def _moved_points(options: argparse.Namespace) -> tuple[points.PointList, list[s
 def _warped_labels(options: argparse.Namespace) -> tuple[labels.LabelMap, list[str]]:
     """The label map on the lattice of the reference, and a note where the output cannot hold its names."""
     label_map = labels.read_label_map(options.labels)
+    say(label_map.remarks)
     warped = labels.warp_label_map(label_map, *_lattice_and_transform(options))
     lost = bool(label_map.names) and not outputs.holds_names(options.output)
     count = f"{len(label_map.names)} structures"
@@ -75,8 +79,11 @@ def _warped_labels(options: argparse.Namespace) -> tuple[labels.LabelMap, list[s
 
 def _warped_image(options: argparse.Namespace) -> sitk.Image:
     reference, transform = _lattice_and_transform(options)
-    return warp_image(images.read_image(options.image), reference, transform, _INTERPOLATORS[options.interpolation])
+    volume = read_volume(options.image, series=options.series)
+    say(volume.remarks)
+    return warp_image(volume.image, reference, transform, _INTERPOLATORS[options.interpolation])
 
 
 def _lattice_and_transform(options: argparse.Namespace) -> tuple[sitk.Image, sitk.Transform]:
-    return images.read_image(options.reference, "reference image"), transforms.read_transform(options.transform)
+    reference = read_lattice(options.reference, "reference image", options.series)
+    return reference, transforms.read_transform(options.transform)

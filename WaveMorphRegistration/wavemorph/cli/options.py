@@ -12,6 +12,7 @@ EPILOG = """\
 Transforms map fixed points to moving points (the resampling direction of ITK, ANTs and Slicer), in LPS mm.
 Exit codes: 0 done, 1 unexpected, 2 an input or a setting, 3 an output, 4 the device, 5 the weights, 6 memory,
 130 canceled, 141 the reader of the output was closed."""
+SEVERAL_IMAGES = "where a DICOM folder or file holds several images: number, name or UID of the series to take"
 _INPUTS = (
     "fixed",
     "moving",
@@ -26,8 +27,11 @@ _INPUTS = (
 
 def add_pair(parser: argparse.ArgumentParser) -> None:
     """Add the options for the volumes, masks, initial transform and settings of a registration."""
-    parser.add_argument("--fixed", required=True, metavar="F", help="the volume that stays")
+    parser.add_argument("--fixed", required=True, metavar="F", help="the volume that stays: a file or a DICOM folder")
     parser.add_argument("--moving", required=True, metavar="M", help="the volume that is aligned to it")
+    parser.add_argument("--series", metavar="S", help=SEVERAL_IMAGES)
+    parser.add_argument("--fixed-series", metavar="S", help="the same for the fixed volume alone")
+    parser.add_argument("--moving-series", metavar="S", help="the same for the moving volume alone")
     parser.add_argument("--fixed-mask", metavar="FM", help="compare only where this is not 0")
     parser.add_argument("--moving-mask", metavar="MM", help="compare only where this is not 0")
     parser.add_argument("--initial-transform", metavar="T", help="initial transform: fixed points -> moving points")

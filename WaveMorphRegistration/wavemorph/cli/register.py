@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-import SimpleITK as sitk
-
 from ..errors import SettingsError
 from ..evaluation import metrics
 from ..evaluation.structures import pair_structures
 from ..io import images, labels, transforms
+from ..io.reading import ReadVolume, read_foreground
 from ..io.result import Registration
 from ..io.text_files.label_names import read_label_names
 from ..settings import Settings
+from .inputs import read_pair
 from .options import EPILOG, add_outputs, add_pair, output_files, settings_of
 from .progress import TerminalProgress
 from .summary import summary
@@ -57,30 +57,32 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
 
 def register_files(options: argparse.Namespace, settings: Settings, progress: TerminalProgress | None) -> Registration:
     """`register` on the files that `options` names."""
-    fixed = images.read_image(options.fixed, "fixed image")
-    moving = images.read_image(options.moving, "moving image")
-    return register_images(fixed, moving, options, settings, progress)
+    return register_volumes(*read_pair(options), options, settings, progress)
 
 
-def register_images(
-    fixed: sitk.Image,
-    moving: sitk.Image,
+def register_volumes(
+    fixed: ReadVolume,
+    moving: ReadVolume,
     options: argparse.Namespace,
     settings: Settings,
     progress: TerminalProgress | None,
 ) -> Registration:
-    """`register` on two images, with the masks and the initial transform that `options` names."""
+    """`register` on two volumes, with the masks and the initial transform that `options` names."""
     from ..registration.pipeline import register  # imports torch
 
-    fixed_mask = images.read_mask(options.fixed_mask, fixed, "fixed mask") if options.fixed_mask else None
-    moving_mask = images.read_mask(options.moving_mask, moving, "moving mask") if options.moving_mask else None
+    notes, masks = [*fixed.remarks, *moving.remarks], {}
+    for which, path, volume in (("fixed", options.fixed_mask, fixed), ("moving", options.moving_mask, moving)):
+        if path:
+            mask = read_foreground(path, f"{which} mask")
+            masks[f"{which}_mask"] = images.validate_mask(mask.image, volume.image, mask.name)
+            notes += mask.remarks
     initial = options.initial_transform
     return register(
-        fixed,
-        moving,
+        fixed.image,
+        moving.image,
         settings,
         progress,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
+        **masks,
+        notes=notes,
         initial_transform=transforms.read_transform(initial, "initial transform") if initial else None,
     )

@@ -7,12 +7,12 @@ import contextlib
 from pathlib import Path
 
 from ..errors import InputError
-from ..io import images
 from ..io.result import Registration
 from ..settings import Settings
+from .inputs import read_pair
 from .options import add_outputs, add_pair, output_files, settings_of
 from .progress import TerminalProgress
-from .register import register_images
+from .register import register_volumes
 from .summary import summary
 
 
@@ -53,9 +53,8 @@ def register_to_scene(
         files = output_files(options)
         files.add(bundle, lambda _, path: command.writeBundle(path, bundle.stem), (".mrb",), "scene")
         files.add(picture, lambda _, path: command.writePicture(path), (".png",), "picture")
-        for path, name in ((options.fixed, "fixed image"), (options.moving, "moving image")):
-            images.read_image(path, name)  # gives one sentence for a bad file; Slicer's readers would log many
-        fixed, moving = command.load(options.fixed, options.moving)
-        registration = register_images(fixed, moving, options, settings, progress)
+        fixed, moving = read_pair(options)
+        command.add(fixed.image, moving.image, (options.fixed, options.moving))
+        registration = register_volumes(fixed, moving, options, settings, progress)
         command.show(registration, options.with_inverse)
         return registration, files.write(registration)

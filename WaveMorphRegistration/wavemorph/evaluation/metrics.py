@@ -216,7 +216,8 @@ def label_report(
         structure that one map lacks has a Dice of 0. HD95 is None where a structure has no voxel in the volume or in
         one of the maps, and where `distances` is False.
         "mean": the four means over all structures of either map, and "mean_common" over those of both; None is left
-        out. "paired_by": "name" or "label". "remarks": sentences on how structures are paired and which are not.
+        out. "paired_by": "name" or "label". "remarks": sentences on the files of the
+        maps, on how structures are paired and which are not.
 
     Raises:
         InputError: the maps have no structure in common.
@@ -240,7 +241,7 @@ def label_report(
         "mean": _means(list(measures.values())),
         "mean_common": _means(common),
         "paired_by": pairs.paired_by,
-        "remarks": pairs.remarks,
+        "remarks": [*fixed.remarks, *moving.remarks, *pairs.remarks],
     }
 
 

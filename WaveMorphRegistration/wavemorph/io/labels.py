@@ -10,14 +10,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .images import _existing, _load, _open, read_labels, validate_labels
+from .images import validate_labels
+from .reading import read_segmentation
 from .text_files.label_names import label_names_beside
 
 _SEGMENT_KEY = re.compile(r"Segment(\d+)_(\w+)")
@@ -48,11 +50,13 @@ class LabelMap:
         layers: 3D images of one integer type on one lattice; 0 is background.
         structures: what has voxels: the segments in their order, then labels that no segment has.
         keys: Slicer's keys of the segmentation and its segments; empty for a plain label map.
+        remarks: sentences on its file that a user should see.
     """
 
     layers: tuple[sitk.Image, ...]
     structures: tuple[Structure, ...]
     keys: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    remarks: tuple[str, ...] = ()
 
     @property
     def names(self) -> dict[tuple[int, int], str]:
@@ -89,18 +93,9 @@ def read_label_map(path: str | os.PathLike, name: str = "label map") -> LabelMap
     Raises:
         InputError: it cannot be read, holds other numbers than whole ones, or its segments contradict its voxels.
     """
-    path, called = _existing(path, name)
-    if path.is_dir():
-        return label_map_of(read_labels(path, name), called)
-    reader = _open(path, called)
-    keys = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-    if reader.GetNumberOfComponents() > 1 and _segments_in(keys) and len(reader.GetSize()) == 3:
-        image = _load(reader, path, called)
-    else:
-        image = read_labels(path, name)
-    for key, value in keys.items():
-        image.SetMetaData(key, value)
-    return label_map_of(image, called, label_names_beside(path))
+    volume = read_segmentation(path, name)
+    labels = label_map_of(volume.image, volume.name, label_names_beside(Path(path)))
+    return replace(labels, remarks=volume.remarks)
 
 
 def label_map_of(image: sitk.Image, name: str = "label map", names: Mapping[int, str] | None = None) -> LabelMap:

@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import OutputError
-from .images import quiet_itk, short_reason, stored_length
+from .files import quiet_itk, short_reason, stored_length
 from .labels import LabelMap
 from .result import Registration
 

@@ -10,13 +10,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .images import (
-    read_image,
-    read_mask,
-    validate_image,
-    validate_mask,
-)
+from .images import read_mask, validate_image, validate_mask
 from .labels import LabelMap, label_map_of, read_label_map
+from .reading import ReadVolume, read_volume
 from .transforms import read_transform
 
 
@@ -66,11 +62,17 @@ VolumeLike = Union[str, os.PathLike, sitk.Image, Volume]
 
 def as_image(volume: VolumeLike, name: str) -> sitk.Image:
     """A volume of intensities as a checked SimpleITK image (`images.validate_image`). Raises InputError."""
+    return as_volume(volume, name).image
+
+
+def as_volume(volume: VolumeLike, name: str) -> ReadVolume:
+    """The image of `as_image`, with the remarks of the reader where it was read from a file. Raises InputError."""
     if isinstance(volume, (str, os.PathLike)):
-        return read_image(volume, name)
-    image = _in_memory(volume, name)
-    validate_image(image, name)
-    return image
+        read = read_volume(volume, name)
+    else:
+        read = ReadVolume(_in_memory(volume, name), name=name)
+    validate_image(read.image, read.name)
+    return read
 
 
 def as_label_map(volume: VolumeLike, name: str) -> LabelMap:

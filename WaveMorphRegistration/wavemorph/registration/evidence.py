@@ -56,8 +56,10 @@ def evidence(
         F.avg_pool3d(each, factor) for each in (working.fixed, warped, weight, working.inside, moving_inside)
     )
     compared = weight if scanned is None else F.avg_pool3d(working.weight * scanned, factor)
-    overlap = 2 * (torch.minimum(inside, moving_inside) * compared).sum() / (
-        ((inside + moving_inside) * compared).sum().clamp(min=1e-6)
+    overlap = (
+        2
+        * (torch.minimum(inside, moving_inside) * compared).sum()
+        / (((inside + moving_inside) * compared).sum().clamp(min=1e-6))
     )
     found = {
         "similarity": _local(fixed, warped, weight),

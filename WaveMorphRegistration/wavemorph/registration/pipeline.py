@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import torch
 
 from ..errors import OutOfMemoryError, SettingsError
+from ..io.checks import size_warnings
 from ..io.images import validate_image, validate_mask
 from ..io.result import Registration
 from ..models.weights import resolve
@@ -57,12 +58,17 @@ def register(
     fixed_mask: sitk.Image | None = None,
     moving_mask: sitk.Image | None = None,
     initial_transform: sitk.Transform | None = None,
+    notes: Sequence[str] = (),
 ) -> Registration:
-    """Register `moving` to `fixed`; `wavemorph.register` documents the arguments and also takes paths and arrays."""
+    """Register `moving` to `fixed`; `wavemorph.register` documents the arguments and also takes paths and arrays.
+
+    notes: what the reader of the volumes remarked; the first of the report's notes.
+    """
     settings = settings or Settings()
     timer = StageTimer(progress or (lambda stage, fraction, message: None))
     validate_image(fixed, "fixed image")
     validate_image(moving, "moving image")
+    warnings = size_warnings(fixed, moving)
     fixed_mask = validate_mask(fixed_mask, fixed, "fixed mask") if fixed_mask is not None else None
     moving_mask = validate_mask(moving_mask, moving, "moving mask") if moving_mask is not None else None
     device = choose_device(settings.device)
@@ -85,7 +91,10 @@ def register(
         elif not segmentation.is_skull_stripped:
             job = replace(job, pair=job.pair.with_subjects())
         linear = align_linearly(job, initial_transform, segmentation)
-        return _complete_within_memory(job, linear, segmentation)
+        registration = _complete_within_memory(job, linear, segmentation)
+    report = registration.report
+    report["warnings"], report["notes"] = [*warnings, *report["warnings"]], [*notes, *report["notes"]]
+    return registration
 
 
 def _complete_within_memory(job: Job, linear: LinearAlignment, segmentation: PairSegmentation | None) -> Registration:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ...errors import InputError
-from ..images import short_reason
+from ..files import short_reason
 
 _MARKS = (  # the longer marks first: that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF8, "utf-8"),

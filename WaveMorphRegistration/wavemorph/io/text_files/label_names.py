@@ -45,7 +45,10 @@ def label_names_beside(path: Path) -> dict[int, str]:
     A JSON file beside a volume mostly describes the scan, so that it must have label numbers as keys, or "labels".
     Empty where there is no such file, or none with names.
     """
-    stem = path.name[: -len("".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]))]
+    if path.is_dir():
+        return {}
+    ending = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:])
+    stem = path.name[: len(path.name) - len(ending)]
     for extension in (".tsv", ".json"):
         beside = path.with_name(stem + extension)
         with contextlib.suppress(InputError):

@@ -12,7 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ...errors import InputError
-from ..images import _check_axes, _check_finite, _existing, _load, _open, quiet_itk, short_reason
+from ..checks import check_axes, check_finite
+from ..files import existing, load_image, open_image, quiet_itk, short_reason
+from ..formats import nifti
 from .foreign import refuse_foreign_field, refuse_foreign_file, refuse_positions
 
 FIELD_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -29,7 +31,7 @@ def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Tra
     Raises:
         InputError: it cannot be read, is not 3D and finite, or has the conventions of another program.
     """
-    path, called = _existing(path, name)
+    path, called = existing(path, name)
     if path.is_dir():
         raise InputError(f"The {called} is a folder; give a transform file such as .h5, .tfm or .nii.gz.")
     if path.name.lower().endswith(FIELD_EXTENSIONS):
@@ -53,8 +55,19 @@ def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Tra
 
 
 def _read_field(path: Path, called: str) -> sitk.Transform:
-    reader = _open(path, called)
-    refuse_foreign_field(reader, path, called)
+    with nifti.as_itk_reads_it(path, called) as file:
+        reader = open_image(file, called)
+        refuse_foreign_field(reader, path, called)
+        _check_field(reader, called)
+        field = load_image(reader, file, called)
+    check_axes(field, called)
+    check_finite(sitk.GetArrayViewFromImage(field), called)
+    refuse_positions(field, called)
+    return sitk.Transform(sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64)))
+
+
+def _check_field(reader: sitk.ImageFileReader, called: str) -> None:
+    """A 3D image of three components. Raises InputError."""
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if len(size) != 3 or components != 3:
         of_fsl = len(size) == 4 and size[3] == 3
@@ -63,11 +76,6 @@ def _read_field(path: Path, called: str) -> sitk.Transform:
             f"The {called} is not a displacement field: it is {len(size)}D with {components} component(s) a voxel; a "
             f"field is 3D with three components, the displacement in LPS mm{advice}."
         )
-    field = _load(reader, path, called)
-    _check_axes(field, called)
-    _check_finite(sitk.GetArrayViewFromImage(field), called)
-    refuse_positions(field, called)
-    return sitk.Transform(sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64)))
 
 
 @contextlib.contextmanager

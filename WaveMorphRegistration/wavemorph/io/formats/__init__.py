@@ -1,0 +1,1 @@
+"""What ITK does not do for single formats: NIfTI and NRRD headers, and DICOM."""

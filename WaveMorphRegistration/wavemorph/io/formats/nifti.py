@@ -1,0 +1,167 @@
+"""NIfTI headers: what ITK does not say or read (units, unknown orientation, NIfTI-2, a neighbor of the same name)."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import math
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import SimpleITK as sitk
+
+from ...errors import InputError
+
+_UNITS = {1: "meters", 3: "micrometers"}  # of xyzt_units, by its lowest three bits
+_SECOND_HEADER, _FIRST_HEADER = 540, 348
+_APART_VOXELS = 0.5  # of qform and sform: less is the rounding of a header
+_SCANNER = 1  # of qform_code and sform_code: ITK uses a sform of this kind, or else the qform
+_LARGEST_SIDE = 2**15 - 1  # of NIfTI-1
+
+
+def remarks_of(reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
+    """What a user should know of the header: other units than mm, which ITK converts; an orientation not stated."""
+    if not reader.HasMetaDataKey("qform_code"):
+        return ()
+    remarks = []
+    units = _UNITS.get(int(reader.GetMetaData("xyzt_units")) & 7)
+    if units is not None:
+        remarks.append(f"The {called} states its lengths in {units}; they were converted to mm.")
+    qform, sform = (int(reader.GetMetaData(f"{name}_code")) for name in ("qform", "sform"))
+    if qform > 0 and sform > 0:
+        remarks += _disagreement(reader, "sform" if sform == _SCANNER else "qform", called)
+    if qform <= 0 and sform <= 0:
+        kind = "is an Analyze file, which has" if reader.GetMetaData("nifti_type") == "0" else "states"
+        remarks.append(
+            f"The {called} {kind} no orientation; it was read as if its axes were those of the patient, and left and "
+            "right may be exchanged, which no registration can tell."
+        )
+    return tuple(remarks)
+
+
+def _disagreement(reader: sitk.ImageFileReader, used: str, called: str) -> list[str]:
+    """A remark where qform and sform put the volume at different places. used: the one that ITK uses."""
+
+    def number(key: str) -> float:
+        return float(reader.GetMetaData(key))
+
+    quaternion = [number(f"quatern_{axis}") for axis in "bcd"] + [number(f"qoffset_{axis}") for axis in "xyz"]
+    spacing = [number(f"pixdim[{axis}]") for axis in (1, 2, 3)]
+    by_sform = np.array([[float(value) for value in reader.GetMetaData(f"srow_{axis}").split()] for axis in "xyz"])
+    last = np.array(reader.GetSize()[:3]) - 1
+    corners = np.array([[*(last * corner), 1] for corner in np.ndindex(2, 2, 2)])
+    apart_mm = min(  # ITK does not tell whether the axes of the qform are left-handed
+        np.linalg.norm(corners @ (np.reshape(_rows(tuple(quaternion), (sign, *spacing)), (3, 4)) - by_sform).T, axis=1)
+        .max()
+        .item()
+        for sign in (-1.0, 1.0)
+    )
+    if not apart_mm > _APART_VOXELS * max(spacing):
+        return []
+    return [
+        f"The {called} states two positions (qform and sform) that are up to {apart_mm:.1f} mm apart; the {used} was "
+        "used, as Slicer does."
+    ]
+
+
+@contextlib.contextmanager
+def as_itk_reads_it(path: Path, called: str) -> Iterator[Path]:
+    """The file itself, or a temporary copy or link that ITK reads rightly.
+
+    ITK reads no NIfTI-2; and beside "scan.nii" it takes the voxels of "scan.nii.gz" from the former.
+
+    Raises:
+        InputError: a side is too long for NIfTI-1, or the file is cut short.
+    """
+    second_version = path.name.lower().endswith((".nii", ".nii.gz")) and _is_second_version(path)
+    shadowed = path.name.lower().endswith(".nii.gz") and path.with_suffix("").exists()
+    if not second_version and not shadowed:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="wavemorph-") as folder:
+        if not second_version:
+            yield _linked(path, Path(folder) / "volume.nii.gz")
+            return
+        copy = Path(folder) / "volume.nii"
+        try:
+            with _opened(path) as source, copy.open("wb") as target:
+                _convert(source, target, called)
+        except (EOFError, OSError, zlib.error, struct.error) as error:
+            raise InputError(f"The {called} is cut short or damaged; copy or download it again.") from error
+        yield copy
+
+
+def _linked(path: Path, link: Path) -> Path:
+    try:
+        link.symlink_to(path.absolute())
+    except OSError:  # as on Windows without the right to make links
+        shutil.copyfile(path, link)
+    return link
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
+
+
+def _is_second_version(path: Path) -> bool:
+    try:
+        with _opened(path) as stream:
+            start = stream.read(8)
+    except (EOFError, OSError, zlib.error):
+        return False  # the reader that follows says what is wrong
+    return start[4:7] == b"n+2" and _SECOND_HEADER in struct.unpack("<i", start[:4]) + struct.unpack(">i", start[:4])
+
+
+def _convert(source: BinaryIO, target: BinaryIO, called: str) -> None:
+    """Write NIfTI-1 from NIfTI-2: https://nifti.nimh.nih.gov/nifti-2. The voxels are copied as they are."""
+    header = source.read(_SECOND_HEADER)
+    order = "<" if struct.unpack("<i", header[:4])[0] == _SECOND_HEADER else ">"
+
+    def values(form: str, offset: int) -> tuple:
+        return struct.unpack_from(order + form, header, offset)
+
+    datatype, bitpix, *dim = values("2h8q", 12)
+    if max(dim) > _LARGEST_SIDE:
+        raise InputError(
+            f"The {called} is a NIfTI-2 file with {max(dim)} voxels along one axis, and at most {_LARGEST_SIDE} are "
+            "read; crop it, or save it as .nrrd."
+        )
+    intent, pixdim = values("3d", 80), values("8d", 104)
+    (offset,) = values("q", 168)
+    slope, intercept, highest, lowest, duration, shift = values("6d", 176)
+    qform, sform = values("2i", 344)
+    quaternion, rows = values("6d", 352), values("12d", 400)
+    units, intent_code = values("2i", 500)
+    if qform > 0 and sform != _SCANNER:  # ITK would use the quaternion, which loses too much in float32
+        rows, sform = _rows(quaternion, pixdim), _SCANNER
+    first = struct.pack(
+        order + "i10s18sihcB8h3f4h8f3fhbB4f2i80s24s2h6f12f16s4s",
+        *(_FIRST_HEADER, b"", b"", 0, 0, b"r", header[524], *dim, *intent, intent_code, datatype, bitpix, 0, *pixdim),
+        *(_FIRST_HEADER + 4.0, slope, intercept, 0, 0, units, highest, lowest),
+        *(duration, shift, 0, 0, header[240:320], header[320:344], qform, sform, *quaternion, *rows),
+        *(header[508:524], b"n+1\0"),
+    )
+    target.write(first + b"\0" * 4)
+    source.read(offset - _SECOND_HEADER)
+    shutil.copyfileobj(source, target, 1 << 22)
+
+
+def _rows(quaternion: tuple, pixdim: tuple) -> tuple:
+    """The twelve values of a sform that is the same as a qform. quaternion: b, c, d and the three offsets."""
+    b, c, d = quaternion[:3]
+    a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    matrix = rotation * (pixdim[1], pixdim[2], -pixdim[3] if pixdim[0] < 0 else pixdim[3])
+    return tuple(np.column_stack([matrix, quaternion[3:]]).ravel())
