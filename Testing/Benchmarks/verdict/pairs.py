@@ -149,7 +149,8 @@ MAKERS = (_real, _synthetic, _cut, _of_other_organs, _damaged, _astray)
 
 
 def _changed_copy(base: sitk.Image, difference: Difference, seed: int) -> SyntheticPair:
-    """`make_pair` on a lattice about as fine as that of the volume."""
+    """`make_pair` on a lattice about as fine as that of the volume. Its background is 0, so that of CT is made 0."""
+    base = base - float(sitk.GetArrayViewFromImage(base).min())
     side = min(base.GetSpacing())
     return make_pair(base, replace(difference, spacing_mm=(side, side, 2 * side)), seed)
 

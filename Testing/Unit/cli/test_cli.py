@@ -16,6 +16,7 @@ from pointsets import brain_points, moved
 from wavemorph.cli import options
 from wavemorph.cli.main import main
 from wavemorph.io.points import read_points
+from wavemorph.registration import pipeline
 from wavemorph.registration.deformable import stage
 
 QUICK = ("--spacing", "4", "--weights", "none", "--quiet")
@@ -400,3 +401,17 @@ def shift_of(path: str) -> float:
     """The mean length of the displacement of points of the head, mm."""
     points = brain_points()
     return float(np.linalg.norm(moved(sitk.ReadTransform(path), points) - points, axis=1).mean())
+
+
+@pytest.mark.parametrize(("level", "code"), [("good", 0), ("check", 7), ("do not trust", 8)])
+def test_with_strict_the_verdict_is_the_exit_code_and_the_files_are_written(
+    pair, tmp_path, capsys, monkeypatch, level, code
+):
+    reasons = [] if level == "good" else ["The outlines overlap by only 0.60."]
+    given = {"level": level, "reasons": reasons, "probability_wrong": 0.5}
+    monkeypatch.setattr(pipeline, "judge", lambda report, length_scale: given)
+    output = tmp_path / "t.h5"
+    assert main(["register", *pair, "--aligned", "--transform", str(output), "--strict"]) == code
+    assert output.exists()
+    assert capsys.readouterr().out.splitlines()[0] == f"verdict              {level}"
+    assert main(["register", *pair, "--aligned", "--transform", str(output)]) == 0

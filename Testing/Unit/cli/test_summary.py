@@ -6,6 +6,7 @@ import pytest
 from wavemorph.cli.summary import summary
 
 REPORT = {
+    "verdict": {"level": "good", "reasons": [], "probability_wrong": 0.01},
     "subject": {
         "kind": "body",
         "extent_mm": [311.2, 219.8, 336.4],
@@ -37,10 +38,22 @@ REPORT = {
         ),
     ],
 )
-def test_the_first_line_says_what_was_taken_for_the_subject(change, expected):
-    assert summary({**REPORT, "subject": {**REPORT["subject"], **change}}).splitlines()[0] == expected
+def test_the_line_after_the_verdict_says_what_was_taken_for_the_subject(change, expected):
+    assert summary({**REPORT, "subject": {**REPORT["subject"], **change}}).splitlines()[1] == expected
 
 
 def test_warnings_come_last_but_for_notes():
     assert summary(REPORT).splitlines()[-2:] == ["warning: Look.", "note: Coarser."]
     assert not any("warning" in line or "note" in line for line in summary({**REPORT, "warnings": [], "notes": []}))
+
+
+def test_the_first_lines_are_the_verdict_and_its_reasons_which_are_not_repeated_as_warnings():
+    verdict = {"level": "check", "reasons": ["The outlines overlap by only 0.60.", "Look."], "probability_wrong": 0.5}
+    lines = summary({**REPORT, "verdict": verdict}).splitlines()
+    assert lines[:3] == [
+        "verdict              check",
+        "reason: The outlines overlap by only 0.60.",
+        "reason: Look.",
+    ]
+    assert sum("Look." in line for line in lines) == 1
+    assert summary(REPORT).splitlines()[0] == "verdict              good"

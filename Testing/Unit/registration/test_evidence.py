@@ -8,7 +8,7 @@ import phantoms
 import pytest
 import SimpleITK as sitk
 import torch
-from wavemorph.registration.evidence import evidence
+from wavemorph.registration.evidence import _rigid_part, evidence
 from wavemorph.spatial.grid import make_working_grid
 from wavemorph.spatial.preprocessing import Pair, bounding_box, prepare
 
@@ -73,7 +73,20 @@ def test_the_largest_factor_of_an_affine_is_its_stretch(pair):
 def test_a_displacement_is_told_in_mm_of_a_head(pair):
     found = evidence_of(*pair, shift(0.0), displacement=4.0)
     assert found["displacement"] == pytest.approx(4.0 * math.sqrt(3), rel=1e-3)
-    assert found["displacement_p95"] == pytest.approx(found["displacement"], rel=1e-3)
+    assert found["rigid_part"] == pytest.approx(found["displacement"], rel=1e-3)
+
+
+def test_the_rigid_part_of_a_displacement_is_that_of_its_nearest_rigid_motion():
+    k, j, i = torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in (30, 34, 32)), indexing="ij")
+    turn = torch.tensor(phantoms.rotation((5.0, -8.0, 10.0)), dtype=torch.float32)
+    points = torch.stack([k, j, i])
+    moved = torch.einsum("ab,bkji->akji", turn, points)
+    displacement = (moved - points)[None] + torch.tensor([1.0, -2.0, 0.5]).view(1, 3, 1, 1, 1)
+    everywhere = torch.ones(1, 1, 30, 34, 32)
+    expected = float(displacement.square().sum(1).mean().sqrt())
+    assert _rigid_part(displacement, everywhere) == pytest.approx(expected, rel=0.04)
+    stretch = (0.1 * points)[None]
+    assert _rigid_part(stretch, everywhere) < 0.02 * float(stretch.square().sum(1).mean().sqrt())
 
 
 @pytest.mark.parametrize("factor", [0.05, 3.0])

@@ -36,8 +36,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     options = make_parser().parse_args(arguments)
     progress = None if getattr(options, "quiet", False) else TerminalProgress()
     try:
-        options.run(options, progress)
-        return 0
+        return options.run(options, progress) or 0
     except BrokenPipeError:
         raise
     except (WaveMorphError, KeyboardInterrupt, MemoryError, Exception) as error:

@@ -17,6 +17,8 @@ from .options import EPILOG, add_outputs, add_pair, output_files, settings_of
 from .progress import TerminalProgress
 from .summary import summary
 
+_EXIT_CODES = {"good": 0, "check": 7, "do not trust": 8}  # with --strict
+
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
@@ -26,11 +28,13 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--fixed-labels", metavar="FL", help="label map of the fixed volume, for Dice and HD95")
     parser.add_argument("--moving-labels", metavar="ML", help="label map of the moving volume")
     parser.add_argument("--label-names", metavar="FILE", help="lines of a number and a name, such as Slicer's .ctbl")
+    strict = "exit with 7 where the verdict is check, and with 8 where it is do not trust; all files are written"
+    parser.add_argument("--strict", action="store_true", help=strict)
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
-    """Register, write the files, and print the numbers."""
+def run(options: argparse.Namespace, progress: TerminalProgress | None) -> int:
+    """Register, write the files, and print the numbers; returns the exit code."""
     settings = settings_of(options)
     if bool(options.fixed_labels) != bool(options.moving_labels):
         raise SettingsError("Dice needs both label maps; give --fixed-labels and --moving-labels, or neither.")
@@ -53,6 +57,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
         for remark in registration.report["labels"]["remarks"]:
             print(f"note: {remark}")
     print("\n".join(f"written: {path}" for path in written))
+    return _EXIT_CODES[registration.report["verdict"]["level"]] if options.strict else 0
 
 
 def register_files(options: argparse.Namespace, settings: Settings, progress: TerminalProgress | None) -> Registration:

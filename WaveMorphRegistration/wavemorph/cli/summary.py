@@ -8,10 +8,13 @@ from .progress import format_duration
 
 
 def summary(report: dict[str, Any]) -> str:
-    """The most important numbers of a report, its warnings and its notes."""
+    """The verdict of a report with its reasons, the most important numbers, other warnings, and notes."""
     similarity, seconds = report["similarity"], report["seconds"]
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
+    verdict = report["verdict"]
     lines = [
+        f"verdict              {verdict['level']}",
+        *(f"reason: {sentence}" for sentence in verdict["reasons"]),
         _subject_line(report["subject"]),
         f"similarity           {similarity['before']:.3f} -> {similarity['after']:.3f} ({similarity['measure']})",
         *_segmentation_line(report["segmentation"]),
@@ -19,7 +22,7 @@ def summary(report: dict[str, Any]) -> str:
         f"time                 {format_duration(seconds['total'])} on {report['device']['type']} (s: {stages})",
         f"peak memory          {report['peak_memory_mb']['process']:.0f} MB",
     ]
-    lines += [f"warning: {sentence}" for sentence in report["warnings"]]
+    lines += [f"warning: {sentence}" for sentence in report["warnings"] if sentence not in verdict["reasons"]]
     lines += [f"note: {sentence}" for sentence in report["notes"]]
     return "\n".join(lines)
 

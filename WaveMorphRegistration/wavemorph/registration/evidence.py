@@ -24,6 +24,7 @@ from .segmentation.brain import matrix_of
 _SPACING_MM = 2.5  # for a head, of the coarse copy
 _RADIUS_VOXELS = 3  # of windows
 _SHIFTS = (0.12, 0.25)  # of the sides of the grid, by which the result is misaligned on purpose
+_FITTED_POINTS = 4000
 _MIN_COMPARED = 0.2  # of the weight, without which a misalignment says nothing
 
 
@@ -42,7 +43,8 @@ def evidence(
     similarity, information: squared local correlation and mutual information (nats) of the result. *_shifted,
     *_mirrored: the largest of the same where the result is misaligned, shifted or mirrored along an axis. correlation:
     global, its absolute value. outlines: Dice of the subjects' outlines. stretch: the largest |log| of the affine's
-    scale factors. displacement, displacement_p95: its length, mm of a head.
+    scale factors. displacement: mean length, mm of a head. rigid_part: root mean square length, mm of a head, of the
+    rigid motion nearest to the displacement: large where the affine is not the right one.
     """
     warped = working.moving if displacement is None else warp_image(working.moving, displacement)
     moving_inside = working.moving_inside if displacement is None else warp_image(working.moving_inside, displacement)
@@ -68,17 +70,34 @@ def evidence(
         "outlines": float(overlap),
         "stretch": float(np.abs(np.log(np.linalg.svd(matrix_of(affine)[:3, :3])[1].clip(1e-6))).max()),
         "displacement": 0.0,
+        "rigid_part": 0.0,
     }
     for name, misaligned in (("shifted", _shifted), ("mirrored", _mirrored)):
         wrong = list(misaligned(warped, weight, moving_inside))
-        found[f"similarity_{name}"] = max((_local(fixed, *each) for each in wrong), default=0.0)
-        found[f"information_{name}"] = max((_information(fixed, *each) for each in wrong), default=0.0)
+        # where no copy can be compared, nothing tells the result from a misaligned one
+        for measure, of in (("similarity", _local), ("information", _information)):
+            found[f"{measure}_{name}"] = max((of(fixed, *each) for each in wrong), default=found[measure])
     if displacement is not None:
-        lengths = displacement.square().sum(1, keepdim=True).sqrt() * (spacing_mm / length_scale)
         mask = working.inside > 0
-        found["displacement"] = float(lengths[mask].mean())
-        found["displacement_p95"] = float(lengths[mask][:: max(1, int(mask.sum()) // 100_000)].quantile(0.95))
+        lengths = displacement.square().sum(1, keepdim=True).sqrt()[mask] * (spacing_mm / length_scale)
+        found["displacement"] = float(lengths.mean())
+        found["rigid_part"] = _rigid_part(displacement, mask) * spacing_mm / length_scale
     return {name: value if math.isfinite(value) else 0.0 for name, value in found.items()}
+
+
+def _rigid_part(displacement: torch.Tensor, mask: torch.Tensor) -> float:
+    """Root mean square length, in voxels, of the rigid motion that fits a displacement best (Arun et al., PAMI 1987).
+
+    displacement: (1, 3, D, H, W) in voxels. mask: (1, 1, D, H, W), where it counts.
+    """
+    kji = mask[0, 0].nonzero()
+    kji = kji[:: max(1, len(kji) // _FITTED_POINTS)]
+    points = np.array(kji.tolist(), float)
+    moved = points + np.array(displacement[0][(slice(None), *kji.T)].T.tolist())
+    centered, center = points - points.mean(0), moved.mean(0)
+    left, _, right = np.linalg.svd(centered.T @ (moved - center))
+    turn = left @ np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right))]) @ right
+    return float(np.sqrt(((centered @ turn + center - points) ** 2).sum(1).mean()))
 
 
 def _local(fixed: torch.Tensor, warped: torch.Tensor, weight: torch.Tensor) -> float:

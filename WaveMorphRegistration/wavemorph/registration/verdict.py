@@ -12,20 +12,21 @@ LEVELS = GOOD, CHECK, DO_NOT_TRUST = ("good", "check", "do not trust")
 # Probability that the pair or its alignment is wrong, up to which a result is good, and up to which it is to be checked
 _MAX_OF_GOOD, _MAX_OF_CHECK = 0.4, 0.7
 _MIN_CONTRIBUTION = 0.5  # log-odds against the usual right pair, from which a number is a reason
-_BIAS = -2.787
+_BIAS = -2.627
 # (weight in the log-odds, mean of the right pairs) of each of `features`
 _WEIGHTS: dict[str, tuple[float, float]] = {
-    "similarity": (-0.215, 0.845),
-    "margin": (-2.555, 0.499),
-    "information": (-0.655, 2.201),
-    "outlines": (-0.9, 0.905),
-    "stretch": (8.247, 0.056),
-    "displacement": (2.913, 0.415),
-    "different contrast": (-0.607, 0.16),
-    "segmented": (-2.053, 0.68),
-    "structures": (-2.021, 0.064),
-    "rotation": (2.063, 0.0),
-    "unseen": (2.195, 0.008),
+    "similarity": (-0.514, 0.958),
+    "margin": (-1.04, 0.498),
+    "information": (-0.174, 2.149),
+    "outlines": (-3.856, 0.871),
+    "stretch": (8.813, 0.05),
+    "displacement": (2.893, 0.402),
+    "rigid part": (1.938, 0.201),
+    "different contrast": (0.501, 0.135),
+    "segmented": (-0.078, 0.649),
+    "structures": (1.651, 0.034),
+    "rotation": (2.789, 0.0),
+    "unseen": (4.204, 0.007),
 }
 _NOT_ALIGNED = (
     "The volumes hardly agree more than misaligned copies of them do (local correlation {similarity:.2f}, misaligned "
@@ -39,6 +40,7 @@ _REASONS = {
     "stretch": "The linear part stretches or shrinks lengths by up to {stretch_percent:.0f} %; check the voxel spacing "
     "that both files state.",
     "displacement": "The displacement is {displacement_mm:.3g} mm on average, more than between two such subjects.",
+    "rigid part": "The deformation holds a rigid motion of {rigid_mm:.3g} mm, so that the affine is doubtful.",
     "different contrast": "The contrasts differ, so that the similarity says little about the alignment.",
     "structures": "The segmented structures of the brain overlap by only {structures:.2f} (mean Dice).",
     "rotation": "One volume is rotated by {rotation:.0f} degrees against the other.",
@@ -58,6 +60,7 @@ def features(report: dict) -> dict[str, float]:
         "outlines": _clip(found["outlines"], 0.5, 1),
         "stretch": min(found["stretch"], 0.7),
         "displacement": min(found["displacement"], 30) / 10,
+        "rigid part": min(found["rigid_part"], 15) / 10,
         "different contrast": float(not report["contrast"]["same"]),
         "segmented": float(segmentation is not None),
         "structures": segmentation["after"] - 0.6 if segmentation is not None else 0.0,
@@ -70,17 +73,16 @@ def judge(report: dict, length_scale: float = 1.0) -> dict:
     """The entry "verdict" of a report: "level" (of `LEVELS`), "reasons" and "probability_wrong".
 
     The reasons are sentences, the weightiest first; there are none where the result is good. report: with all other
-    entries, warnings included; a warning about anything but the field of view makes a result one to check.
+    entries, warnings included; a warning makes a good result one to check.
     length_scale: size of the subject relative to a head.
     """
     values = features(report)
     log_odds = {name: weight * (values[name] - usual) for name, (weight, usual) in _WEIGHTS.items()}
     probability = 1 / (1 + math.exp(-_clip(_BIAS + sum(log_odds.values()), -30, 30)))
     level = GOOD if probability <= _MAX_OF_GOOD else CHECK if probability <= _MAX_OF_CHECK else DO_NOT_TRUST
-    warnings = [sentence for sentence in report["warnings"] if "is not in the moving volume" not in sentence]
-    if level == GOOD and warnings:
+    if level == GOOD and report["warnings"]:
         level = CHECK
-    reasons = [] if level == GOOD else [*_sentences(report, log_odds, length_scale), *warnings]
+    reasons = [] if level == GOOD else [*_sentences(report, log_odds, length_scale), *report["warnings"]]
     return {
         "level": level,
         "reasons": list(dict.fromkeys(reasons)),
@@ -94,6 +96,7 @@ def _sentences(report: dict, log_odds: dict[str, float], length_scale: float) ->
         **found,
         "stretch_percent": 100 * (math.exp(found["stretch"]) - 1),
         "displacement_mm": found["displacement"] * length_scale,
+        "rigid_mm": found["rigid_part"] * length_scale,
         "structures": segmentation["after"] if segmentation is not None else 0.0,
         "rotation": subject["rotation_deg"],
         "unseen": subject["unseen_percent"],
