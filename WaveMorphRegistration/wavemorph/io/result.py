@@ -41,6 +41,8 @@ class Registration:
         report: numbers, settings, versions, warnings and notes, ready for JSON (ARCHITECTURE.md lists the entries).
         fixed: the fixed image; `warped` and `jacobian` are computed on its lattice when they are first read.
         moving: the moving image.
+        moving_corners: the eight corners of the box of the moving image and one voxel around it, LPS mm; also known
+            after `load`. None where neither is.
 
     Examples:
         >>> result = wavemorph.register("fixed.nii.gz", "moving.nii.gz")
@@ -57,6 +59,12 @@ class Registration:
     report: dict[str, Any] = field(default_factory=dict)
     fixed: sitk.Image | None = None
     moving: sitk.Image | None = None
+    _loaded_corners: list[tuple[float, ...]] | None = None
+
+    @property
+    def moving_corners(self) -> list[tuple[float, ...]] | None:
+        """See the attributes."""
+        return box_corners(self.moving) if self.moving is not None else self._loaded_corners
 
     @property
     def is_linear(self) -> bool:
@@ -104,9 +112,13 @@ class Registration:
 
     @cached_property
     def jacobian(self) -> sitk.Image:
-        """The Jacobian determinant on the lattice of the fixed image; outside the working grid, that of the affine."""
+        """The Jacobian determinant on the lattice of the fixed image; outside the working grid, that of the affine.
+
+        Rounded to within 0.025 %, so that it compresses threefold.
+        """
         of_affine = float(np.linalg.det(np.reshape(self.affine.GetMatrix(), (3, 3))))
-        return sitk.Resample(self.working_jacobian, self.fixed, sitk.Transform(), sitk.sitkLinear, of_affine)
+        jacobian = sitk.Resample(self.working_jacobian, self.fixed, sitk.Transform(), sitk.sitkLinear, of_affine)
+        return _with_shortened_values(jacobian)
 
     def warp(self, image: VolumeLike, *, labels: bool = False) -> sitk.Image:
         """Resample another volume of the moving space, such as a label map, on the lattice of the fixed image.
@@ -138,6 +150,8 @@ class Registration:
             if image is not None:
                 sitk.WriteImage(image, str(folder / f"{name}.nrrd"), False)
         (folder / "report.json").write_text(json.dumps(self.report, indent=1), encoding="utf-8")
+        if self.moving_corners is not None:
+            (folder / _CORNERS_FILE).write_text(json.dumps(self.moving_corners), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Registration:
@@ -150,6 +164,8 @@ class Registration:
         affine = sitk.AffineTransform(sitk.ReadTransform(str(folder / "affine.tfm")))
         report = _with_current_keys(json.loads((folder / "report.json").read_text(encoding="utf-8")))
         registration = cls(affine=affine, report=report, **{name: images[name] for name in _FIELDS})
+        if (folder / _CORNERS_FILE).exists():
+            registration._loaded_corners = json.loads((folder / _CORNERS_FILE).read_text(encoding="utf-8"))
         for name in _ON_FIXED_LATTICE:  # fills the cached properties
             if images[name] is not None:
                 registration.__dict__[name] = images[name]
@@ -158,6 +174,7 @@ class Registration:
 
 _FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity")
 _ON_FIXED_LATTICE = ("warped", "jacobian")
+_CORNERS_FILE = "moving_corners.json"
 
 
 def warp_image(
@@ -173,9 +190,29 @@ def warp_image(
     return sitk.Resample(moving, fixed, transform, interpolator, outside)
 
 
+def box_corners(image: sitk.Image) -> list[tuple[float, ...]]:
+    """The eight corners of the box that holds an image and one voxel more on each side, LPS mm."""
+    size = np.array(image.GetSize())
+    return [
+        image.TransformContinuousIndexToPhysicalPoint((np.array(corner) * (size + 1) - 1.0).tolist())
+        for corner in np.ndindex(2, 2, 2)
+    ]
+
+
 def displacement_transform(image: sitk.Image) -> sitk.Transform:
     """A transform from a displacement image, LPS mm. The image is copied: SimpleITK would otherwise empty it."""
     return sitk.Transform(sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64)))
+
+
+def _with_shortened_values(image: sitk.Image) -> sitk.Image:
+    """A float32 image whose values are rounded to 12 significant bits; their signs and zeros stay."""
+    values = sitk.GetArrayFromImage(image)
+    bits = values.view(np.uint32)
+    bits += np.uint32(1 << 11)
+    bits &= np.uint32(0xFFFFF000)
+    shortened = sitk.GetImageFromArray(values)
+    shortened.CopyInformation(image)
+    return shortened
 
 
 def _with_current_keys(report: dict[str, Any]) -> dict[str, Any]:
