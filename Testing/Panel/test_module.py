@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import slicer
@@ -13,7 +16,7 @@ from WaveMorphRegistrationLib.engine import dependencies
 from WaveMorphRegistrationLib.samples import sampleData
 
 
-def test_loading_the_module_imports_nothing_heavy(headless):
+def test_the_module_has_a_title_and_registers_its_sample_data_after_the_start(headless):
     import WaveMorphRegistration
 
     parent = types.SimpleNamespace()
@@ -23,17 +26,31 @@ def test_loading_the_module_imports_nothing_heavy(headless):
     assert slicer.app.connected["startupCompleted()"] is WaveMorphRegistration.registerSampleData
 
 
-def test_sample_data_are_registered_with_checksums_or_computed(headless, monkeypatch):
+def test_the_start_of_slicer_imports_neither_the_engine_nor_simpleitk_nor_numpy():
+    """In a process of its own, with the names that the module needs of Slicer's Python layer at the start."""
+    start = Path(__file__).resolve().parents[1] / "Benchmarks" / "startup.py"
+    finished = subprocess.run([sys.executable, str(start), "--json"], capture_output=True, text=True, check=True)
+    measured = json.loads(finished.stdout)
+    assert measured["registered"] == 4
+    loaded = {name.split(".")[0] for name in measured["modules"]}
+    assert "WaveMorphRegistration" in loaded and "WaveMorphRegistrationLib" in loaded
+    assert not loaded & {"wavemorph", "SimpleITK", "numpy", "torch", "safetensors", "vtk", "vtkmodules", "qt"}
+
+
+@pytest.mark.parametrize("hasCategories", [True, False], ids=["5.10", "5.8"])
+def test_sample_data_are_registered_with_checksums_or_computed(headless, monkeypatch, hasCategories):
     import WaveMorphRegistration
 
-    sources = []
+    sources, categories = [], []
 
     class Logic:
-        registerCustomSampleDataCategory = staticmethod(lambda *arguments, **named: None)
         registerCustomSampleDataSource = staticmethod(lambda **source: sources.append(source))
 
+    if hasCategories:
+        Logic.registerCustomSampleDataCategory = staticmethod(lambda name, title: categories.append(name))
     monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=Logic))
     WaveMorphRegistration.registerSampleData()
+    assert categories == [sampleData.CATEGORY] * hasCategories
     assert {source["sampleName"] for source in sources} == {*sampleData.PAIRS, sampleData.SYNTHETIC}
     for source in sources:
         if "uris" in source:
