@@ -6,11 +6,13 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
 import pytest
 import slicer
+from sceneVolumes import addVolume
 from wavemorph.errors import InputError, WaveMorphError
 from WaveMorphRegistrationLib.engine import dependencies
 from WaveMorphRegistrationLib.samples import sampleData
@@ -63,8 +65,6 @@ def test_sample_data_are_registered_with_checksums_or_computed(headless, monkeyp
 
 
 def test_a_script_registers_without_a_panel(headless, fakeWorker, tiny_pair):
-    from sceneVolumes import addVolume
-
     import WaveMorphRegistration
 
     fixed, moving = (addVolume(headless, image, name) for image, name in zip(tiny_pair, "FM"))
@@ -80,6 +80,53 @@ def test_a_script_registers_without_a_panel(headless, fakeWorker, tiny_pair):
             logic.process(fixed, moving, speed="fast")
     finally:
         logic.close()
+
+
+@pytest.fixture
+def scriptLogic(headless, fakeWorker):
+    import WaveMorphRegistration
+
+    logic = WaveMorphRegistration.WaveMorphRegistrationLogic()
+    yield logic
+    logic.close()
+
+
+def test_a_script_that_does_not_wait_gets_the_outcome_from_the_event_loop(headless, scriptLogic, tiny_pair):
+    fixed, moving = (addVolume(headless, image, name) for image, name in zip(tiny_pair, "FM"))
+    finished = []
+    scriptLogic.registration.onFinished = finished.append
+    arguments = {"outputs": "warped", "spacing_mm": 4.0, "threads": 1}
+    assert scriptLogic.process(fixed, moving, waitForCompletion=False, **arguments) is None
+    deadline = time.monotonic() + 60
+    while not finished and time.monotonic() < deadline:
+        slicer.app.processEvents()
+    (outcome,) = finished
+    assert [node.GetName() for node in outcome.nodes.all()] == ["M registered"]
+    assert not scriptLogic.registration.job.active
+    assert scriptLogic.registration._timer is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "words"),
+    [
+        ("fixedVolume", "MRHead", "fixed volume must be a volume node, not str .MRHead"),
+        ("movingVolume", 7, "moving volume must be a volume node, not int .7"),
+        ("movingVolume", "vtkMRMLModelNode", "moving volume must be a volume node, not it .vtkMRMLModelNode"),
+        ("fixedMask", "vtkMRMLScalarVolumeNode", "fixed mask must be a segmentation or label map node, not it"),
+        ("movingMask", [1, 2], "moving mask must be a segmentation or label map node, not list"),
+        ("initialTransform", "vtkMRMLModelNode", "initial transform must be a transform node, not it"),
+        ("initialTransform", "a.h5", "initial transform must be a transform node, not str"),
+    ],
+)
+def test_a_script_that_passes_something_else_gets_a_sentence(headless, scriptLogic, tiny_pair, argument, value, words):
+    arguments = {
+        name: addVolume(headless, image, name) for image, name in zip(tiny_pair, ("fixedVolume", "movingVolume"))
+    }
+    isClass = str(value).startswith("vtkMRML")
+    arguments[argument] = headless.scene.AddNewNodeByClass(value, "it") if isClass else value
+    with pytest.raises(InputError, match=words):
+        scriptLogic.process(**arguments)
+    assert not scriptLogic.registration.job.active
 
 
 class PyTorchUtils(types.ModuleType):

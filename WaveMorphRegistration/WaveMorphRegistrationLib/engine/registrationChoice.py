@@ -47,6 +47,7 @@ class RegistrationChoice:
         missing = missingInput(self.fixedNode, self.movingNode, self.outputs)
         if missing:
             raise InputError(missing + ".")
+        self._checkTypes()
         unknown = [output for output in self.outputs if output not in OUTPUTS]
         if unknown:
             known = ", ".join(OUTPUTS)
@@ -62,7 +63,24 @@ class RegistrationChoice:
             _mask(self.movingMaskNode, self.movingNode, moving),
             self._initialTransform(fixed),
             context=self,
+            volumes=tuple(output for output in self.outputs if output in ("warped", "jacobian")),
         )
+
+    def _checkTypes(self) -> None:
+        """Scripts may pass anything. Raises InputError with what was passed and what is needed."""
+        volumes, masks = ("vtkMRMLVolumeNode",), ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode")
+        for given, name, classes, wanted in (
+            (self.fixedNode, _("fixed volume"), (*volumes, *masks), _("a volume node")),
+            (self.movingNode, _("moving volume"), (*volumes, *masks), _("a volume node")),
+            (self.fixedMaskNode, _("fixed mask"), masks, _("a segmentation or label map node")),
+            (self.movingMaskNode, _("moving mask"), masks, _("a segmentation or label map node")),
+            (self.initialTransformNode, _("initial transform"), ("vtkMRMLTransformNode",), _("a transform node")),
+        ):
+            if given is not None and not _isNodeOf(given, classes):
+                described = _described(given)
+                raise InputError(
+                    _("The {name} must be {wanted}, not {given}.").format(name=name, wanted=wanted, given=described)
+                )
 
     def _initialTransform(self, fixed: sitk.Image) -> sitk.Transform | None:
         node = self.initialTransformNode
@@ -92,6 +110,17 @@ def missingInput(fixedNode, movingNode, outputs) -> str | None:
     if not outputs:
         return _("Select at least one output")
     return None
+
+
+def _isNodeOf(given, classes: tuple[str, ...]) -> bool:
+    return hasattr(given, "IsA") and any(given.IsA(className) for className in classes)
+
+
+def _described(given) -> str:
+    """What a message calls any object: name and class of a node, or the type of another one."""
+    if hasattr(given, "GetName") and hasattr(given, "GetClassName"):
+        return f"{given.GetName()} ({given.GetClassName()})"
+    return f"{type(given).__name__} ({str(given)[:60]})"
 
 
 def _image(node, name: str) -> sitk.Image:

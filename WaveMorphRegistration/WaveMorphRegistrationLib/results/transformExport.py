@@ -40,6 +40,7 @@ def exportTransform(transformNode, path: str | os.PathLike, overVolumeNode=None)
             write_image(displacement if displacement is not None else _sampled(node, overVolumeNode), target)
             return
         storage = slicer.vtkMRMLTransformStorageNode()
+        storage.SetScene(node.GetScene())
         storage.SetFileName(str(target))
         if not storage.WriteData(node):
             raise OutputError(_('The transform could not be written to "{path}".').format(path=path))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 from .volumes import VolumeLike, as_image, as_labels
 
+VOLUMES = ("warped", "jacobian")  # on the fixed lattice
 # keys in reports of earlier versions
 _LEGACY_REPORT_KEYS = {"anatomy": "segmentation", "turned_degrees": "rotation_deg"}
 
@@ -136,15 +138,16 @@ class Registration:
             return sitk.Resample(as_labels(image, "label map"), self.fixed, self.transform, sitk.sitkNearestNeighbor, 0)
         return warp_image(as_image(image, "image"), self.fixed, self.transform)
 
-    def save(self, folder: str | os.PathLike) -> None:
+    def save(self, folder: str | os.PathLike, volumes: Iterable[str] = VOLUMES) -> None:
         """Write the result into a folder (uncompressed .nrrd, .tfm, .json), which is created if missing.
 
-        The Jacobian on the fixed lattice is left out where it is the same everywhere.
+        volumes: which of "warped" and "jacobian" are computed and written; the Jacobian not where it is the same
+            everywhere.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         sitk.WriteTransform(self.affine, str(folder / "affine.tfm"))
-        on_fixed_lattice = ("warped",) if self.is_linear else _ON_FIXED_LATTICE
+        on_fixed_lattice = [name for name in VOLUMES if name in volumes and (name == "warped" or not self.is_linear)]
         for name in (*_FIELDS, *on_fixed_lattice):
             image = getattr(self, name)
             if image is not None:
@@ -159,21 +162,20 @@ class Registration:
         folder = Path(folder)
         images: dict[str, Any] = {
             name: sitk.ReadImage(str(path)) if (path := folder / f"{name}.nrrd").exists() else None
-            for name in (*_FIELDS, *_ON_FIXED_LATTICE)
+            for name in (*_FIELDS, *VOLUMES)
         }
         affine = sitk.AffineTransform(sitk.ReadTransform(str(folder / "affine.tfm")))
         report = _with_current_keys(json.loads((folder / "report.json").read_text(encoding="utf-8")))
         registration = cls(affine=affine, report=report, **{name: images[name] for name in _FIELDS})
         if (folder / _CORNERS_FILE).exists():
             registration._loaded_corners = json.loads((folder / _CORNERS_FILE).read_text(encoding="utf-8"))
-        for name in _ON_FIXED_LATTICE:  # fills the cached properties
+        for name in VOLUMES:  # fills the cached properties
             if images[name] is not None:
                 registration.__dict__[name] = images[name]
         return registration
 
 
 _FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity")
-_ON_FIXED_LATTICE = ("warped", "jacobian")
 _CORNERS_FILE = "moving_corners.json"
 
 
