@@ -2,7 +2,7 @@
 
 Job:    {"job": ID, "folder": FOLDER, "settings": {...}}, with fixed.nrrd and moving.nrrd in the folder, and where they
         exist fixed_mask.nrrd, moving_mask.nrrd and initial_transform.h5. "volumes": [...], which of "warped" and
-        "jacobian" are wanted, by default both. {"cancel": ID} stops it.
+        "jacobian" are wanted, by default both; "store_spacing_mm": of the transforms. {"cancel": ID} stops it.
 Events: {"event": "ready", "device": NAME, "torch": VERSION} once;
         "progress" (job, stage, fraction, message), "log" (message),
         "result" (job, folder: a `Registration` saved into FOLDER/result), "cancelled" (job),
@@ -128,6 +128,8 @@ class Worker:
             **extra,
         )
         progress("Writing", 1.0, "")
+        if job.get("store_spacing_mm") is not None:
+            registration = registration.stored_at(job["store_spacing_mm"])
         result = folder / "result"
         try:
             registration.save(result, job.get("volumes", VOLUMES))

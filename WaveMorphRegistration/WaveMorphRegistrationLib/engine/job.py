@@ -116,6 +116,7 @@ class RegistrationJob:
                 "folder": str(self._folder),
                 "settings": request.settings,
                 "volumes": list(request.volumes),
+                "store_spacing_mm": request.storeSpacingMm,
             }
         )
         self.onChanged()

@@ -21,7 +21,8 @@ _MEGABYTE = 1e6
 class JobRequest:
     """Images and transform in LPS mm and the settings of the engine; `context` is returned with the result.
 
-    volumes: which of "warped" and "jacobian" are wanted.
+    volumes: which of "warped" and "jacobian" are wanted. storeSpacingMm: of the stored transforms; None for the working
+        grid's.
     """
 
     fixed: sitk.Image
@@ -32,6 +33,7 @@ class JobRequest:
     initialTransform: sitk.Transform | None = None
     context: Any = None
     volumes: tuple[str, ...] = ("warped", "jacobian")
+    storeSpacingMm: float | None = None
 
     def write(self, folder: Path) -> None:
         """Write every input that exists into the folder. Raises OutputError, also where the result would not fit."""

@@ -57,6 +57,7 @@ class RegistrationLogic:
         movingMask=None,
         initialTransform=None,
         outputs=None,
+        storeSpacingMm: float | None = None,
         waitForCompletion: bool = True,
         **settings,
     ) -> Outcome | None:
@@ -66,6 +67,8 @@ class RegistrationLogic:
         initialTransform: transform node that, applied to the moving volume, brings it near the fixed one.
         outputs: names of `registrationChoice.OUTPUTS`; None stands for the transform and the registered volume, and for
             the Jacobian too where transform_type is deformable.
+        storeSpacingMm: store the transforms at this spacing; 2 mm take an eighth of the space, and the error is in
+            report["stored"].
         waitForCompletion: False returns None at once. Where the application runs its event loop, onFinished, onFailed
             or onCanceled is called later; elsewhere `poll` must be called until the job is not active.
         settings: those of `wavemorph.Settings`, such as preset, transform_type and smoothness.
@@ -75,6 +78,7 @@ class RegistrationLogic:
         >>> print(outcome.report["folding"], outcome.nodes.transform.GetName())
         """
         choice = RegistrationChoice(fixedVolume, movingVolume, settings, fixedMask, movingMask, initialTransform)
+        choice.storeSpacingMm = storeSpacingMm
         if outputs is not None:
             choice.outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         elif not choice.deformable:

@@ -157,8 +157,7 @@ def _emptyGrid(lattice: sitk.Image):
 
 def _filledGrid(grid, vectors: np.ndarray, lattice: sitk.Image, linearPart: np.ndarray):
     """The grid transform of vectors that are in the memory of the grid, LPS mm; they become RAS mm, rounded."""
-    round_vectors(vectors, lattice, linearPart)
-    vectors[..., :2] *= -1
+    round_vectors(vectors, lattice, linearPart, signs=(-1, -1, 1))
     axes = np.eye(4)
     axes[:3, :3] = ijkToRasOfImage(lattice)[:3, :3] / np.array(lattice.GetSpacing())
     return _gridOf(grid, vtkMatrix(axes))

@@ -56,6 +56,8 @@ def add_outputs(parser: argparse.ArgumentParser, transform_required: bool) -> No
     parser.add_argument("--transform", required=transform_required, metavar="T", help=forms)
     inverse = "the inverse: moving points -> fixed points; takes about as long as all other stages"
     parser.add_argument("--inverse", metavar="I", help=inverse)
+    coarser = "store the transforms at this spacing: 2 takes an eighth of the space, and the error is printed"
+    parser.add_argument("--store-spacing", type=float, metavar="MM", help=coarser)
     parser.add_argument("--warped", metavar="W", help="the moving volume on the fixed lattice")
     parser.add_argument("--jacobian", metavar="J", help="the Jacobian determinant on the fixed lattice")
     parser.add_argument("--report", metavar="R", help="all numbers, settings and versions, .json")

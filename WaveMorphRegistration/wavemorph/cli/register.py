@@ -65,13 +65,13 @@ def register_images(
     settings: Settings,
     progress: TerminalProgress | None,
 ) -> Registration:
-    """`register` on two images, with the masks and the initial transform that `options` names."""
+    """`register` on two images, with the masks, the initial transform and the store spacing that `options` names."""
     from ..registration.pipeline import register  # imports torch
 
     fixed_mask = images.read_mask(options.fixed_mask, fixed, "fixed mask") if options.fixed_mask else None
     moving_mask = images.read_mask(options.moving_mask, moving, "moving mask") if options.moving_mask else None
     initial = options.initial_transform
-    return register(
+    registration = register(
         fixed,
         moving,
         settings,
@@ -80,3 +80,4 @@ def register_images(
         moving_mask=moving_mask,
         initial_transform=images.read_transform(initial, "initial transform") if initial else None,
     )
+    return registration.stored_at(options.store_spacing) if options.store_spacing is not None else registration

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
+from ..errors import InputError, SettingsError
 from .volumes import VolumeLike, as_image, as_labels
 
 VOLUMES = ("warped", "jacobian")  # on the fixed lattice
@@ -137,6 +137,52 @@ class Registration:
         if labels:
             return sitk.Resample(as_labels(image, "label map"), self.fixed, self.transform, sitk.sitkNearestNeighbor, 0)
         return warp_image(as_image(image, "image"), self.fixed, self.transform)
+
+    def stored_at(self, spacing_mm: float) -> Registration:
+        """The same result with its transforms on a coarser lattice, for files of an eighth of the size at 2 mm.
+
+        The report gets the entry "stored": the spacing, and the errors (mean, p99, max) of points of the fixed subject
+        in mm. The inverse is computed again, if there is one. The result itself is returned where the map is linear or
+        its lattice no finer. Needs torch.
+
+        Raises:
+            SettingsError: the spacing is not positive.
+        """
+        if not spacing_mm > 0:
+            raise SettingsError(f"Transforms are stored at a spacing above 0 mm, not {spacing_mm:g} mm.")
+        if self.displacement is None or 1.5 * max(self.displacement.GetSpacing()) > spacing_mm:
+            return self
+        from ..spatial.coarsening import coarsen_displacement_image  # imports torch
+        from ..spatial.inversion import invert_displacement_image
+
+        displacement = coarsen_displacement_image(self.displacement, spacing_mm)
+        inverse = (None, None) if self.inverse_displacement is None else invert_displacement_image(displacement)
+        stored = {"spacing_mm": max(displacement.GetSpacing()), "error_mm": self._error_of(displacement)}
+        return replace(
+            self,
+            displacement=displacement,
+            inverse_displacement=inverse[0],
+            inverse_correction=inverse[1],
+            velocity=None,
+            report={**self.report, "stored": stored},
+        )
+
+    def _error_of(self, displacement: sitk.Image) -> dict[str, float]:
+        """How far (mm) the nodes of the subject are from where they belong, with another displacement."""
+        assert self.displacement is not None
+        interpolated = sitk.Resample(displacement, self.displacement, sitk.Transform(), sitk.sitkLinear)
+        errors = sitk.GetArrayViewFromImage(interpolated) - sitk.GetArrayViewFromImage(self.displacement)
+        lengths = np.linalg.norm(errors @ np.reshape(self.affine.GetMatrix(), (3, 3)).T, axis=-1)
+        if self.fixed is not None:
+            subject = sitk.OtsuThreshold(sitk.Cast(self.fixed, sitk.sitkFloat32), 0, 1)
+            subject = sitk.Resample(subject, self.displacement, sitk.Transform(), sitk.sitkNearestNeighbor)
+            inside = sitk.GetArrayViewFromImage(subject) > 0
+            lengths = lengths[inside] if inside.any() else lengths
+        return {
+            "mean": float(lengths.mean()),
+            "p99": float(np.percentile(lengths, 99)),
+            "max": float(lengths.max()),
+        }
 
     def save(self, folder: str | os.PathLike, volumes: Iterable[str] = VOLUMES) -> None:
         """Write the result into a folder (uncompressed .nrrd, .tfm, .json), which is created if missing.
