@@ -96,7 +96,7 @@ def measureSizes(options: argparse.Namespace) -> None:
     fixed, moving = sitk.ReadImage(options.fixed), sitk.ReadImage(options.moving)
     result = register(fixed, moving, Settings(preset=options.preset, inverse=True))
     exact = whole_field(result, field_lattice(result))
-    moved = sitk.GetArrayViewFromImage(registration_field(result)) - exact
+    moved = sitk.GetArrayFromImage(registration_field(result)) - exact
     print(f"rounding moves points by {float((moved**2).sum(-1).max()) ** 0.5:.4f} mm at most")
     for name, each in (("as it is", result), ("stored at 2 mm", result.stored_at(2.0))):
         print(name, each.report.get("stored", {}).get("error_mm", ""))

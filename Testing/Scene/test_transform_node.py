@@ -13,6 +13,7 @@ from sceneVolumes import addVolume
 from wavemorph.io.outputs import write_transform
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
+from WaveMorphRegistrationLib.results.transformExport import exportTransform
 from WaveMorphRegistrationLib.scene.transforms import interpolateLinearly, wholeGrid
 
 FLIP = np.array([-1.0, -1.0, 1.0])
@@ -130,3 +131,19 @@ def test_slicer_reads_a_transform_file_without_a_warning(headless, random_regist
     points = positions(registration.fixed)
     after = movedByNode(node.GetTransformFromParent(), points)
     assert np.linalg.norm(after - moved(registration.transform, points), axis=1).max() < 0.01
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".nrrd"])
+@pytest.mark.parametrize("degrees", [0, 90])
+def test_an_exported_field_can_be_inverted_all_over_the_moving_volume(
+    headless, random_registration, tmp_path, degrees, extension
+):
+    registration = rotatedPair(random_registration(2), degrees, (20.0, -25.0, 15.0))
+    fixedNode, movingNode = (addVolume(headless, image, "v") for image in (registration.fixed, registration.moving))
+    node = addRegistrationToScene(registration, fixedNode, movingNode, ("transform",)).transform
+    exportTransform(node, tmp_path / f"map{extension}", fixedNode)
+    field = sitk.ReadImage(str(tmp_path / f"map{extension}"), sitk.sitkVectorFloat64)
+    goals = positions(registration.moving)
+    starts = moved(registration.inverse, goals)
+    ends = moved(sitk.DisplacementFieldTransform(field), starts)
+    assert np.linalg.norm(ends - moved(registration.transform, starts), axis=1).max() < (0.02 if degrees == 0 else 0.5)

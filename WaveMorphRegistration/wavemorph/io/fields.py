@@ -46,7 +46,7 @@ def field_lattice(registration: Registration) -> sitk.Image:
     to_fixed = registration.affine.GetInverse()
     moving = registration.moving_corners
     reached = [] if moving is None else [to_fixed.TransformPoint(corner) for corner in moving]
-    return _extended(grid, box_corners(fixed), reached)
+    return extended_lattice(grid, box_corners(fixed), reached)
 
 
 def inverse_lattice(registration: Registration) -> sitk.Image:
@@ -64,7 +64,29 @@ def inverse_lattice(registration: Registration) -> sitk.Image:
     start.SetDirection(moving.GetDirection())
     fixed = registration.fixed if registration.fixed is not None else registration.jacobian
     reached = [registration.affine.TransformPoint(corner) for corner in box_corners(fixed)]
-    return _extended(start, box_corners(moving), reached)
+    return extended_lattice(start, box_corners(moving), reached)
+
+
+def extended_lattice(
+    lattice: sitk.Image, points: Iterable[Sequence[float]], reached: Iterable[Sequence[float]]
+) -> sitk.Image:
+    """The lattice continued until it covers `points`, and `reached` as far as this does not make it too large.
+
+    lattice: an image; the result is an image of zeros. points, reached: LPS mm.
+    """
+    needed = _extent(lattice, points)
+    wanted = [*needed, *_extent(lattice, reached)] if reached else needed
+    first, last = np.min(needed, axis=0), np.max(needed, axis=0)
+    beyond = np.minimum(np.min(wanted, axis=0) - first, 0), np.maximum(np.max(wanted, axis=0) - last, 0)
+    for share in (1.0, 0.75, 0.5, 0.25, 0.0):
+        start, end = first + np.ceil(share * beyond[0]), last + np.floor(share * beyond[1])
+        if np.prod(end - start + 1) <= _MAX_GROWTH * np.prod(last - first + 1):
+            break
+    extended = sitk.Image((end - start + 1).astype(int).tolist(), sitk.sitkUInt8)
+    extended.SetOrigin(lattice.TransformContinuousIndexToPhysicalPoint(start.tolist()))
+    extended.SetSpacing(lattice.GetSpacing())
+    extended.SetDirection(lattice.GetDirection())
+    return extended
 
 
 def on_working_grid(registration: Registration) -> sitk.Image:
@@ -224,23 +246,6 @@ def _nifti_header(field: sitk.Image) -> bytes:
     struct.pack_into("<3h", header, _DIMENSIONS_AT, *field.GetSize())
     struct.pack_into("<h", header, _INTENT_AT, _DISPLACEMENT_VECTOR)
     return bytes(header)
-
-
-def _extended(lattice: sitk.Image, points: Iterable[Sequence[float]], reached: Iterable[Sequence[float]]) -> sitk.Image:
-    """The lattice continued until it covers `points`, and `reached` as far as this does not make it too large."""
-    needed = _extent(lattice, points)
-    wanted = [*needed, *_extent(lattice, reached)] if reached else needed
-    first, last = np.min(needed, axis=0), np.max(needed, axis=0)
-    beyond = np.minimum(np.min(wanted, axis=0) - first, 0), np.maximum(np.max(wanted, axis=0) - last, 0)
-    for share in (1.0, 0.75, 0.5, 0.25, 0.0):
-        start, end = first + np.ceil(share * beyond[0]), last + np.floor(share * beyond[1])
-        if np.prod(end - start + 1) <= _MAX_GROWTH * np.prod(last - first + 1):
-            break
-    extended = sitk.Image((end - start + 1).astype(int).tolist(), sitk.sitkUInt8)
-    extended.SetOrigin(lattice.TransformContinuousIndexToPhysicalPoint(start.tolist()))
-    extended.SetSpacing(lattice.GetSpacing())
-    extended.SetDirection(lattice.GetDirection())
-    return extended
 
 
 def _extent(lattice: sitk.Image, points: Iterable[Sequence[float]]) -> list[np.ndarray]:
