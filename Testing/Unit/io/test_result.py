@@ -187,6 +187,6 @@ def test_jacobians_are_rounded_but_their_signs_and_small_values_stay(finer):
         sitk.Resample(finer.working_jacobian, finer.fixed, sitk.Transform(), sitk.sitkLinear, 1.0)
     )
     rounded = sitk.GetArrayFromImage(finer.jacobian)
-    assert np.all(np.abs(rounded - raw) <= 2.5e-4 * np.abs(raw))
+    assert np.all(np.abs(rounded - raw) <= 5e-4 * np.abs(raw))
     assert not np.array_equal(rounded, raw)
     assert np.array_equal(np.sign(rounded), np.sign(raw))
