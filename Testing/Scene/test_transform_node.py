@@ -9,12 +9,14 @@ import numpy as np
 import phantoms
 import pytest
 import SimpleITK as sitk
+import vtk
 from sceneVolumes import addVolume
 from wavemorph.io.outputs import write_transform
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
 from WaveMorphRegistrationLib.results.transformExport import exportTransform
-from WaveMorphRegistrationLib.scene.transforms import interpolateLinearly, wholeGrid
+from WaveMorphRegistrationLib.scene.coordinates import vtkMatrix
+from WaveMorphRegistrationLib.scene.transforms import interpolateLinearly, transformFromNode, wholeGrid
 
 FLIP = np.array([-1.0, -1.0, 1.0])
 
@@ -147,3 +149,24 @@ def test_an_exported_field_can_be_inverted_all_over_the_moving_volume(
     starts = moved(registration.inverse, goals)
     ends = moved(sitk.DisplacementFieldTransform(field), starts)
     assert np.linalg.norm(ends - moved(registration.transform, starts), axis=1).max() < (0.02 if degrees == 0 else 0.5)
+
+
+@pytest.mark.parametrize("degrees", [0, 90])
+@pytest.mark.parametrize("output", ["transform", "inverse"])
+def test_a_node_becomes_the_same_map_in_itk_also_beyond_the_image(nodesOf, random_registration, output, degrees):
+    """As an initial transform; under a linear transform of its own too."""
+    registration = rotatedPair(random_registration(2), degrees)
+    node = getattr(nodesOf(registration, (output,)), output)
+    parent = node.GetScene().AddNewNodeByClass("vtkMRMLLinearTransformNode", "parent")
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = phantoms.rotation((5, 10, 15)), (3, 4, 5)
+    parent.SetMatrixTransformToParent(vtkMatrix(matrix))
+    node.SetAndObserveTransformNodeID(parent.GetID())
+    points = positions(registration.fixed) * (1.0 if degrees == 0 and output == "transform" else 2.0)
+    fromWorld = vtk.vtkGeneralTransform()
+    node.GetTransformFromWorld(fromWorld)
+    expected = movedByNode(fromWorld, points)
+    converted = moved(transformFromNode(node, registration.fixed), points)
+    assert np.median(np.linalg.norm(converted - expected, axis=1)) < 1e-3
+    if output == "inverse" or degrees == 90:  # the edge of one grid is continued by VTK only
+        assert np.linalg.norm(converted - expected, axis=1).max() < 1e-3

@@ -76,4 +76,5 @@ def _sampled(transformNode, volumeNode):
             corners = box_corners(imageFromVolumeNode(other))
             reached += [FLIP_XY * toImage.TransformPoint(FLIP_XY * corner) for corner in corners]
     lattice = extended_lattice(image, box_corners(image), [point.tolist() for point in reached])
-    return rounded_field(sampledDisplacement(transformNode, lattice, min(image.GetSpacing())))
+    field = sampledDisplacement(transformNode, lattice, min(image.GetSpacing()))
+    return field if transformNode.IsLinear() else rounded_field(field)

@@ -24,20 +24,36 @@ _MIN_JACOBIAN_BEYOND_GRID = 0.3  # at less VTK's iteration for the inverse may n
 def transformFromNode(transformNode, image: sitk.Image, minSpacingMm: float = 2.0) -> sitk.Transform:
     """The map from world points to points of what is under the node, LPS mm: fixed -> moving on a moving volume.
 
-    Linear and grid transforms are exact. Any other one is sampled over the image, every minSpacingMm or coarser.
+    Linear and grid transforms, and what is composed of them, are exact, and go on beyond the image. Any other transform
+    is sampled over the image, every minSpacingMm or coarser.
     """
-    if transformNode.IsTransformToWorldLinear():
-        matrix = vtk.vtkMatrix4x4()
-        transformNode.GetMatrixTransformToWorld(matrix)
-        lps = LPS_TO_RAS @ np.linalg.inv(arrayFromMatrix(matrix)) @ LPS_TO_RAS
+    parts = vtk.vtkCollection()
+    fromWorld = vtk.vtkGeneralTransform()
+    transformNode.GetTransformFromWorld(fromWorld)
+    slicer.vtkMRMLTransformNode.FlattenGeneralTransform(parts, fromWorld)
+    converted = [_partAsItk(parts.GetItemAsObject(index)) for index in range(parts.GetNumberOfItems())]
+    if None in converted:
+        displacement = sampledDisplacement(transformNode, image, minSpacingMm)
+        return sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
+    if not converted:
+        return sitk.AffineTransform(3)
+    return (
+        converted[0] if len(converted) == 1 else sitk.CompositeTransform(converted[::-1])
+    )  # ITK applies the last first
+
+
+def _partAsItk(part) -> sitk.Transform | None:
+    """A linear or a grid transform in LPS mm; None for any other, and for the inverse of a grid."""
+    part.Update()
+    if part.IsA("vtkLinearTransform"):
+        lps = LPS_TO_RAS @ arrayFromMatrix(part.GetMatrix()) @ LPS_TO_RAS
         affine = sitk.AffineTransform(3)
         affine.SetMatrix(lps[:3, :3].ravel().tolist())
         affine.SetTranslation(lps[:3, 3].tolist())
         return affine
-    displacement = storedDisplacement(transformNode)
-    if displacement is None:
-        displacement = sampledDisplacement(transformNode, image, minSpacingMm)
-    return sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
+    if part.IsA("vtkOrientedGridTransform") and not part.GetInverseFlag():
+        return sitk.DisplacementFieldTransform(sitk.Cast(_displacementOfGrid(part), sitk.sitkVectorFloat64))
+    return None
 
 
 def storedDisplacement(transformNode) -> sitk.Image | None:

@@ -221,7 +221,7 @@ def rounded_field(field: sitk.Image) -> sitk.Image:
 def write_nifti_field(field: sitk.Image, path: str | os.PathLike) -> None:
     """Write a field as .nii or .nii.gz with the intent "displacement vector" (1006), as Slicer expects it.
 
-    The file holds vectors of RAS mm, as NIfTI defines them. ITK 5.4 and later (Slicer, SimpleITK, ANTs 2.5) converts
+    The file holds vectors of RAS mm, as NIfTI defines them. ITK 5.4 and later (Slicer, SimpleITK, ANTs) converts
     them to LPS mm when it reads this intent; SimpleITK cannot write it. Raises OSError.
     """
     vectors = sitk.GetArrayViewFromImage(field)
