@@ -1,8 +1,9 @@
 """The process that Slicer talks to: one JSON job per line on standard input, one JSON event per line on its output.
 
 Job:    {"job": ID, "folder": FOLDER, "settings": {...}}, with fixed.nrrd and moving.nrrd in the folder, and where they
-        exist fixed_mask.nrrd, moving_mask.nrrd and initial_transform.h5. "volumes": [...], which of "warped" and
-        "jacobian" are wanted, by default both; "store_spacing_mm": of the transforms. {"cancel": ID} stops it.
+        exist fixed_mask.nrrd, moving_mask.nrrd and initial_transform.h5. Optional: "volumes": [...], which of "warped",
+        "jacobian" and "field" (the whole map as one field) are wanted, by default the first two; "store_spacing_mm": of
+        the transforms. {"cancel": ID} stops it.
 Events: {"event": "ready", "device": NAME, "torch": VERSION} once;
         "progress" (job, stage, fraction, message), "log" (message),
         "result" (job, folder: a `Registration` saved into FOLDER/result), "cancelled" (job),
@@ -22,10 +23,15 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .system.process import set_passive_wait
+
+if TYPE_CHECKING:
+    from .io.result import Registration
 
 IDLE_SECONDS = 600.0
 _POLL_SECONDS = 1.0
@@ -132,7 +138,7 @@ class Worker:
             registration = registration.stored_at(job["store_spacing_mm"])
         result = folder / "result"
         try:
-            registration.save(result, job.get("volumes", VOLUMES))
+            _save(registration, result, job.get("volumes", VOLUMES))
         except (OSError, RuntimeError) as error:
             raise OutputError(
                 f'The result could not be written to the temporary folder "{folder.parent}" ({short_reason(error)}); '
@@ -155,6 +161,22 @@ def _describe_engine() -> dict[str, Any]:
     device = choose_device("auto")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple GPU"}.get(device.type, "CPU")
     return {"device": name, "device_type": device.type, "torch": torch.__version__}
+
+
+def _save(registration: Registration, folder: Path, volumes: Iterable[str]) -> None:
+    """`Registration.save`, and at the same time the field, which needs one core."""
+    import SimpleITK as sitk
+
+    from .io.fields import registration_field
+
+    folder.mkdir(exist_ok=True)
+    with ThreadPoolExecutor(1) as pool:
+        field = None
+        if "field" in volumes and not registration.is_linear:
+            field = pool.submit(registration_field, registration)
+        registration.save(folder, volumes)
+        if field is not None:
+            sitk.WriteImage(field.result(), str(folder / "field.nrrd"), False)
 
 
 def load_default_models() -> None:

@@ -13,7 +13,7 @@ from wavemorph.io.images import quiet_itk, short_reason
 
 from ..translation import _
 
-_BYTES_A_VOXEL_OF_RESULT = 48  # of the larger volume: displacement, inverse, registered volume, Jacobian
+_BYTES_A_VOXEL_OF_RESULT = 64  # of the larger volume: displacement, field, inverse, registered volume, Jacobian
 _MEGABYTE = 1e6
 
 
@@ -21,8 +21,8 @@ _MEGABYTE = 1e6
 class JobRequest:
     """Images and transform in LPS mm and the settings of the engine; `context` is returned with the result.
 
-    volumes: which of "warped" and "jacobian" are wanted. storeSpacingMm: of the stored transforms; None for the working
-        grid's.
+    volumes: which of "warped", "jacobian" and "field" (the whole map as one displacement field) are wanted.
+    storeSpacingMm: of the transforms; None for that of the working grid.
     """
 
     fixed: sitk.Image

@@ -18,6 +18,7 @@ from ..translation import _
 from .jobRequest import JobRequest
 
 OUTPUTS = ("transform", "warped", "jacobian", "inverse")
+_VOLUMES = {"transform": "field", "warped": "warped", "jacobian": "jacobian"}  # output: what the worker writes for it
 _MAX_EXTENT_RATIO = 20.0  # of the longest sides of the two volumes: beyond it the spacing of one is wrong
 
 
@@ -65,7 +66,7 @@ class RegistrationChoice:
             _mask(self.movingMaskNode, self.movingNode, moving),
             self._initialTransform(fixed),
             context=self,
-            volumes=tuple(output for output in self.outputs if output in ("warped", "jacobian")),
+            volumes=tuple(_VOLUMES[output] for output in self.outputs if output in _VOLUMES),
             storeSpacingMm=self.storeSpacingMm,
         )
 

@@ -13,11 +13,12 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from vtk.util import numpy_support
-from wavemorph.io.fields import field_lattice, round_vectors, whole_field
+from wavemorph.io.fields import registration_field, round_vectors
 from wavemorph.io.result import Registration
 
 from .coordinates import FLIP_XY, LPS_TO_RAS, arrayFromMatrix, ijkToRasOfImage, setGeometry, vtkMatrix
 
+_LPS_TO_RAS_VECTOR = np.array([-1, -1, 1], np.float32)
 _MIN_JACOBIAN_BEYOND_GRID = 0.3  # at less VTK's iteration for the inverse may not converge
 
 
@@ -101,10 +102,10 @@ def wholeTransform(registration: Registration):
         transform.Concatenate(gridTransform(registration.displacement))
         transform.Concatenate(vtkMatrix(affineMatrix(registration.affine)))
         return transform
-    lattice = field_lattice(registration)
-    grid, vectors = _emptyGrid(lattice)
-    whole_field(registration, lattice, out=vectors)
-    return _filledGrid(grid, vectors, lattice, np.reshape(registration.affine.GetMatrix(), (3, 3)))
+    field = registration_field(registration)
+    grid, vectors = _emptyGrid(field)
+    np.multiply(sitk.GetArrayViewFromImage(field), _LPS_TO_RAS_VECTOR, out=vectors)
+    return _gridOf(grid, _directionMatrix(field))
 
 
 def inverseTransform(registration: Registration):
@@ -124,7 +125,9 @@ def gridTransform(displacement: sitk.Image):
     """A vtkOrientedGridTransform x -> x + u(x) in RAS mm from a displacement image in LPS mm, rounded to compress."""
     grid, vectors = _emptyGrid(displacement)
     vectors[...] = sitk.GetArrayViewFromImage(displacement)
-    return _filledGrid(grid, vectors, displacement, np.eye(3))
+    round_vectors(vectors, displacement, np.eye(3))
+    vectors *= _LPS_TO_RAS_VECTOR
+    return _gridOf(grid, _directionMatrix(displacement))
 
 
 def setTransformFromParent(transformNode, transform) -> None:
@@ -171,12 +174,10 @@ def _emptyGrid(lattice: sitk.Image):
     return grid, scalars.reshape(*lattice.GetSize()[::-1], 3)
 
 
-def _filledGrid(grid, vectors: np.ndarray, lattice: sitk.Image, linearPart: np.ndarray):
-    """The grid transform of vectors that are in the memory of the grid, LPS mm; they become RAS mm, rounded."""
-    round_vectors(vectors, lattice, linearPart, signs=(-1, -1, 1))
+def _directionMatrix(lattice: sitk.Image):
     axes = np.eye(4)
     axes[:3, :3] = ijkToRasOfImage(lattice)[:3, :3] / np.array(lattice.GetSpacing())
-    return _gridOf(grid, vtkMatrix(axes))
+    return vtkMatrix(axes)
 
 
 def _gridOf(grid, directionMatrix):

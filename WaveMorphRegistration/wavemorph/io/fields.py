@@ -107,18 +107,17 @@ def flattened_field(transform: sitk.Transform, lattice: sitk.Image) -> sitk.Imag
         )
 
 
-def whole_field(registration: Registration, lattice: sitk.Image, out: np.ndarray | None = None) -> np.ndarray:
+def whole_field(registration: Registration, lattice: sitk.Image) -> np.ndarray:
     """The field of a registration on `field_lattice`: vectors (D, H, W, 3), float32, LPS mm.
 
     As `flattened_field`, in a third of the time: the nodes are those of the displacement, and elsewhere it is affine.
-    out: where the vectors are written, of this shape and type; by default a new array.
     """
     affine = registration.affine
     matrix = np.reshape(affine.GetMatrix(), (3, 3))
     size = lattice.GetSize()
     steps = (matrix - np.eye(3)) @ (np.reshape(lattice.GetDirection(), (3, 3)) * np.array(lattice.GetSpacing()))
     start = np.subtract(affine.TransformPoint(lattice.GetOrigin()), lattice.GetOrigin())
-    vectors = out if out is not None else np.empty((*size[::-1], 3), np.float32)
+    vectors = np.empty((*size[::-1], 3), np.float32)
     for component in range(3):
         along_i, along_j, along_k = (steps[component, axis] * np.arange(size[axis]) for axis in range(3))
         plane = (start[component] + along_j[:, None] + along_i[None, :]).astype(np.float32)
@@ -134,6 +133,8 @@ def whole_field(registration: Registration, lattice: sitk.Image, out: np.ndarray
 
 def registration_field(registration: Registration) -> sitk.Image:
     """The whole map of a registration as one field on `field_lattice`, rounded where it is not linear."""
+    if registration.field is not None:
+        return registration.field
     lattice = field_lattice(registration)
     vectors = whole_field(registration, lattice)
     if not registration.is_linear:
@@ -153,12 +154,7 @@ def quantum_mm(spacing: Sequence[float]) -> float:
     return min(_MAX_QUANTUM_MM, 2.0 ** math.floor(math.log2(min(spacing) / _QUANTA_A_VOXEL)))
 
 
-def round_vectors(
-    vectors: np.ndarray,
-    lattice: sitk.Image,
-    affine: np.ndarray | None = None,
-    signs: tuple[int, int, int] = (1, 1, 1),
-) -> None:
+def round_vectors(vectors: np.ndarray, lattice: sitk.Image, affine: np.ndarray | None = None) -> None:
     """Round vectors (D, H, W, 3), float32, in place, so that they compress about threefold.
 
     Vectors are off by 0.87 of `quantum_mm` at most. Where the deformation is steep the quantum is four times finer, so
@@ -169,7 +165,6 @@ def round_vectors(
         vectors: the map minus the identity, LPS mm.
         lattice: the image on whose voxels they are.
         affine: 3x3, the linear part of the map, which is no deformation; by default it is fitted.
-        signs: 1 or -1, by which the rounded components are multiplied: (-1, -1, 1) gives RAS mm.
     """
     if affine is None:
         affine = _fitted_linear_part(vectors, lattice)
@@ -177,7 +172,7 @@ def round_vectors(
     # changes from node to node, in voxels before the affine: (A axes)^-1 (change of the map) - unit vector
     to_voxels = np.linalg.inv(affine @ axes).astype(np.float32)
     of_identity = to_voxels @ axes.astype(np.float32) - np.eye(3, dtype=np.float32)
-    factors = np.array(signs, np.float32) / np.float32(quantum_mm(lattice.GetSpacing()))
+    factor = np.float32(1 / quantum_mm(lattice.GetSpacing()))
     plane = vectors[0] @ to_voxels.T
     steep_ahead = np.zeros(vectors.shape[1:3], bool)
     for k, rounded in enumerate(vectors):
@@ -196,11 +191,11 @@ def round_vectors(
             steep_ahead = _is_steep(ahead - plane, of_identity[:, 2])
             steep |= steep_ahead
             plane = ahead
-        finely = np.rint(rounded[steep] * (_FINER_WHERE_STEEP * factors)) / np.float32(_FINER_WHERE_STEEP)
-        rounded *= factors
+        finely = np.rint(rounded[steep] * (_FINER_WHERE_STEEP * factor)) / np.float32(_FINER_WHERE_STEEP)
+        rounded *= factor
         np.rint(rounded, out=rounded)
         rounded[steep] = finely
-        rounded *= 1 / np.abs(factors)
+        rounded *= 1 / factor
 
 
 def _is_steep(change: np.ndarray, of_identity: np.ndarray) -> np.ndarray:

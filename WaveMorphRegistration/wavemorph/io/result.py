@@ -6,10 +6,11 @@ voxel wide: outside the grid VTK continues the edge and ITK takes zero, so that 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Registration:
         report: numbers, settings, versions, warnings and notes, ready for JSON (ARCHITECTURE.md lists the entries).
         fixed: the fixed image; `warped` and `jacobian` are computed on its lattice when they are first read.
         moving: the moving image.
+        field: the whole map as one displacement field (`fields.registration_field`), where it was made with the result.
         moving_corners: the eight corners of the box of the moving image and one voxel around it, LPS mm; also known
             after `load`. None where neither is.
 
@@ -58,9 +60,10 @@ class Registration:
     inverse_correction: sitk.Image | None
     working_jacobian: sitk.Image
     velocity: sitk.Image | None = None
-    report: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = dataclasses.field(default_factory=dict)
     fixed: sitk.Image | None = None
     moving: sitk.Image | None = None
+    field: sitk.Image | None = None
     _loaded_corners: list[tuple[float, ...]] | None = None
 
     @property
@@ -164,6 +167,7 @@ class Registration:
             inverse_displacement=inverse[0],
             inverse_correction=inverse[1],
             velocity=None,
+            field=None,
             report={**self.report, "stored": stored},
         )
 
@@ -221,7 +225,7 @@ class Registration:
         return registration
 
 
-_FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity")
+_FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity", "field")
 _CORNERS_FILE = "moving_corners.json"
 
 
