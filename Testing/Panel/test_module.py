@@ -118,6 +118,8 @@ def test_a_script_that_does_not_wait_gets_the_outcome_from_the_event_loop(headle
         ("movingMask", [1, 2], "moving mask must be a segmentation or label map node, not list"),
         ("initialTransform", "vtkMRMLModelNode", "initial transform must be a transform node, not it"),
         ("initialTransform", "a.h5", "initial transform must be a transform node, not str"),
+        ("storeSpacingMm", -2, "stored at a spacing above 0 mm, not -2 mm"),
+        ("storeSpacingMm", "fine", "stored at a spacing above 0 mm, not fine mm"),
     ],
 )
 def test_a_script_that_passes_something_else_gets_a_sentence(headless, scriptLogic, tiny_pair, argument, value, words):
@@ -126,7 +128,7 @@ def test_a_script_that_passes_something_else_gets_a_sentence(headless, scriptLog
     }
     isClass = str(value).startswith("vtkMRML")
     arguments[argument] = headless.scene.AddNewNodeByClass(value, "it") if isClass else value
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(WaveMorphError, match=words):
         scriptLogic.process(**arguments)
     assert not scriptLogic.registration.job.active
 

@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 from wavemorph.errors import InputError, SettingsError
 from wavemorph.io.images import validate_image, validate_mask
+from wavemorph.io.result import check_store_spacing
 from wavemorph.settings import Settings
 
 from ..scene.segmentations import labelsFromNode
@@ -51,6 +52,8 @@ class RegistrationChoice:
         if missing:
             raise InputError(missing + ".")
         self._checkTypes()
+        if self.storeSpacingMm is not None:
+            check_store_spacing(self.storeSpacingMm)
         unknown = [output for output in self.outputs if output not in OUTPUTS]
         if unknown:
             known = ", ".join(OUTPUTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..io import outputs
-from ..io.result import Registration
+from ..io.result import Registration, check_store_spacing
 from ..settings import CONTRASTS, DEVICES, PRESETS, SIMILARITIES, SMOOTHNESS, TRANSFORM_TYPES, Settings
 
 EPILOG = """\
@@ -81,7 +81,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def output_files(options: argparse.Namespace) -> outputs.Outputs:
-    """The requested files that `register` and `scene` write from a Registration. Raises OutputError."""
+    """The requested files that `register` and `scene` write from a Registration.
+
+    Raises OutputError, or SettingsError where the store spacing is not positive.
+    """
+    if options.store_spacing is not None:
+        check_store_spacing(options.store_spacing)
     files = outputs.Outputs(inputs=given(options, *_INPUTS))
     for path, writer, extensions, name in (
         (options.transform, outputs.write_transform, outputs.TRANSFORM_EXTENSIONS, "transform"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -149,10 +150,9 @@ class Registration:
         its lattice no finer. Needs torch.
 
         Raises:
-            SettingsError: the spacing is not positive.
+            SettingsError: see `check_store_spacing`.
         """
-        if not spacing_mm > 0:
-            raise SettingsError(f"Transforms are stored at a spacing above 0 mm, not {spacing_mm:g} mm.")
+        check_store_spacing(spacing_mm)
         if self.displacement is None or 1.5 * max(self.displacement.GetSpacing()) > spacing_mm:
             return self
         from ..spatial.coarsening import coarsen_displacement_image  # imports torch
@@ -240,6 +240,14 @@ def warp_image(
     darkest, brightest = float(values.min()), float(values.max())
     outside = darkest if darkest < -0.1 * (brightest - darkest) else 0.0
     return sitk.Resample(moving, fixed, transform, interpolator, outside)
+
+
+def check_store_spacing(spacing_mm: float) -> None:
+    """Check a spacing for `Registration.stored_at`. Raises SettingsError where it is not a positive number."""
+    if not isinstance(spacing_mm, (int, float)) or not 0 < spacing_mm < math.inf:
+        raise SettingsError(
+            f"Transforms are stored at a spacing above 0 mm, not {spacing_mm} mm; choose for instance 2."
+        )
 
 
 def box_corners(image: sitk.Image) -> list[tuple[float, ...]]:
