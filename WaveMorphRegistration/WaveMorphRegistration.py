@@ -32,6 +32,7 @@ class WaveMorphRegistration(ScriptedLoadableModule):
             "The network follows Zhang et al., Wavelet-Guided Multi-Scale ConvNeXt for Unsupervised Medical Image "
             "Registration, Bioengineering 2025, 12(4), 406. Research software; not a medical device."
         )
+        slicer.app.connect("startupCompleted()", removeOldFolders)
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
@@ -40,6 +41,13 @@ def registerSampleData() -> None:
     from WaveMorphRegistrationLib.samples.sampleData import registerPairs
 
     registerPairs(os.path.join(os.path.dirname(__file__), "Resources", "Icons"))
+
+
+def removeOldFolders() -> None:
+    """Remove the volumes that an application which crashed left in the temporary folder."""
+    from WaveMorphRegistrationLib.engine.jobFolders import removeFoldersOfDeadProcesses
+
+    removeFoldersOfDeadProcesses()
 
 
 class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

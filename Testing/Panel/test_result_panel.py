@@ -10,9 +10,10 @@ import SimpleITK as sitk
 import slicer
 from sceneVolumes import addVolume
 from wavemorph.errors import InputError, OutputError
+from WaveMorphRegistrationLib.panel.exportDialog import askForExportPath
 from WaveMorphRegistrationLib.results.reportTable import reportRows
 from WaveMorphRegistrationLib.results.transformApplication import applyTransform
-from WaveMorphRegistrationLib.results.transformExport import exportTransform
+from WaveMorphRegistrationLib.results.transformExport import FILE_FILTER, exportTransform
 from WaveMorphRegistrationLib.scene.coordinates import vtkMatrix
 from WaveMorphRegistrationLib.scene.transforms import gridTransform, transformFromNode
 
@@ -214,6 +215,47 @@ def test_an_exported_transform_moves_points_in_simpleitk_as_in_the_scene(done, t
         expected = np.array(inScene.TransformPoint(point * flip)) * flip
         assert np.linalg.norm(read.TransformPoint(point.tolist()) - expected) < tolerance
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "position", "written"),
+    [
+        ("map", 0, "map.h5"),
+        ("map", 1, "map.nii.gz"),
+        ("map.nrrd", 0, "map.nrrd"),
+        ("patient 1.5", 1, "patient 1.5.nii.gz"),
+    ],
+)
+def test_a_name_without_extension_gets_that_of_the_filter(done, tmp_path, monkeypatch, chosen, position, written):
+    filters = FILE_FILTER.split(";;")
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: None, raising=False)
+    monkeypatch.setattr(qt.QFileDialog, "exec_", lambda dialog: 1, raising=False)
+    monkeypatch.setattr(qt.QFileDialog, "selectedFiles", lambda dialog: [str(tmp_path / chosen)])
+    monkeypatch.setattr(qt.QFileDialog, "selectedNameFilter", lambda dialog: filters[position])
+    done.ui.exportTransformButton.click()
+    assert done.dialogs == []
+    assert [path.name for path in tmp_path.iterdir()] == [written]
+
+
+def test_a_file_that_the_extension_makes_the_target_is_replaced_only_after_a_question(tmp_path, monkeypatch):
+    (tmp_path / "map.h5").write_text("old")
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: None, raising=False)
+    monkeypatch.setattr(qt.QFileDialog, "exec_", lambda dialog: 1, raising=False)
+    monkeypatch.setattr(qt.QFileDialog, "selectedFiles", lambda dialog: [str(tmp_path / "map")])
+    questions = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: questions.append(text), raising=False)
+    assert askForExportPath("map.h5") == ""
+    assert questions == [f"{tmp_path / 'map.h5'} exists. Replace it?"]
+    monkeypatch.setattr(qt.QFileDialog, "exec_", lambda dialog: 0, raising=False)
+    assert askForExportPath("map.h5") == ""
+    assert len(questions) == 1
+
+
+def test_exporting_prints_nothing(done, tmp_path, capfd):
+    capfd.readouterr()
+    for name in ("t.h5", "t.nii.gz", "t.tfm"):
+        exportTransform(done.outcome.nodes.transform, tmp_path / name, done.outcome.fixedNode)
+    assert "".join(capfd.readouterr()) == ""
 
 
 def test_an_export_that_cannot_be_written_is_a_message(done, tmp_path):

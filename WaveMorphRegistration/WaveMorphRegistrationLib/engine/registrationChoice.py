@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from wavemorph.errors import InputError, SettingsError
 from wavemorph.io.checks import size_warnings
 from wavemorph.io.images import validate_image, validate_mask
+from wavemorph.io.result import check_store_spacing
 from wavemorph.settings import Settings
 
 from ..scene.segmentations import labelsFromNode
@@ -18,6 +19,7 @@ from ..translation import _
 from .jobRequest import JobRequest
 
 OUTPUTS = ("transform", "warped", "jacobian", "inverse")
+_VOLUMES = {"transform": "field", "warped": "warped", "jacobian": "jacobian"}  # output: what the worker writes for it
 
 
 @dataclass
@@ -25,6 +27,7 @@ class RegistrationChoice:
     """Nodes, settings of the engine, and requested outputs (names of OUTPUTS).
 
     into: output name -> existing node to fill instead of a new one.
+    storeSpacingMm: store the transforms at this spacing; 2 mm take an eighth of the space. The report has the error.
     """
 
     fixedNode: Any
@@ -35,6 +38,7 @@ class RegistrationChoice:
     initialTransformNode: Any = None
     outputs: tuple[str, ...] = ("transform", "warped", "jacobian")
     into: dict[str, Any] = field(default_factory=dict)
+    storeSpacingMm: float | None = None
 
     @property
     def deformable(self) -> bool:
@@ -46,6 +50,9 @@ class RegistrationChoice:
         missing = missingInput(self.fixedNode, self.movingNode, self.outputs)
         if missing:
             raise InputError(missing + ".")
+        self._checkTypes()
+        if self.storeSpacingMm is not None:
+            check_store_spacing(self.storeSpacingMm)
         unknown = [output for output in self.outputs if output not in OUTPUTS]
         if unknown:
             known = ", ".join(OUTPUTS)
@@ -62,7 +69,25 @@ class RegistrationChoice:
             _mask(self.movingMaskNode, self.movingNode, moving),
             self._initialTransform(fixed),
             context=self,
+            volumes=tuple(_VOLUMES[output] for output in self.outputs if output in _VOLUMES),
+            storeSpacingMm=self.storeSpacingMm,
         )
+
+    def _checkTypes(self) -> None:
+        """Scripts may pass anything. Raises InputError with what was passed and what is needed."""
+        volumes, masks = ("vtkMRMLVolumeNode",), ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode")
+        for given, name, classes, wanted in (
+            (self.fixedNode, _("fixed volume"), (*volumes, *masks), _("a volume node")),
+            (self.movingNode, _("moving volume"), (*volumes, *masks), _("a volume node")),
+            (self.fixedMaskNode, _("fixed mask"), masks, _("a segmentation or label map node")),
+            (self.movingMaskNode, _("moving mask"), masks, _("a segmentation or label map node")),
+            (self.initialTransformNode, _("initial transform"), ("vtkMRMLTransformNode",), _("a transform node")),
+        ):
+            if given is not None and not _isNodeOf(given, classes):
+                described = _described(given)
+                raise InputError(
+                    _("The {name} must be {wanted}, not {given}.").format(name=name, wanted=wanted, given=described)
+                )
 
     def _initialTransform(self, fixed: sitk.Image) -> sitk.Transform | None:
         node = self.initialTransformNode
@@ -92,6 +117,17 @@ def missingInput(fixedNode, movingNode, outputs) -> str | None:
     if not outputs:
         return _("Select at least one output")
     return None
+
+
+def _isNodeOf(given, classes: tuple[str, ...]) -> bool:
+    return hasattr(given, "IsA") and any(given.IsA(className) for className in classes)
+
+
+def _described(given) -> str:
+    """What a message calls any object: name and class of a node, or the type of another one."""
+    if hasattr(given, "GetName") and hasattr(given, "GetClassName"):
+        return f"{given.GetName()} ({given.GetClassName()})"
+    return f"{type(given).__name__} ({str(given)[:60]})"
 
 
 def _image(node, name: str) -> sitk.Image:

@@ -46,6 +46,7 @@ class RegistrationLogic:
         self.onFinished = self.onFailed = self.onCanceled = self.onChanged = lambda *arguments: None
         self.outcome: Outcome | None = None
         self._sceneObserver: tuple[Any, int] | None = None
+        self._timer: Any = None
 
     def process(
         self,
@@ -56,6 +57,7 @@ class RegistrationLogic:
         movingMask=None,
         initialTransform=None,
         outputs=None,
+        storeSpacingMm: float | None = None,
         waitForCompletion: bool = True,
         **settings,
     ) -> Outcome | None:
@@ -65,7 +67,10 @@ class RegistrationLogic:
         initialTransform: transform node that, applied to the moving volume, brings it near the fixed one.
         outputs: names of `registrationChoice.OUTPUTS`; None stands for the transform and the registered volume, and for
             the Jacobian too where transform_type is deformable.
-        waitForCompletion: False returns None at once; `poll` must then be called until the job is not active.
+        storeSpacingMm: store the transforms at this spacing; 2 mm take an eighth of the space, and the error is in
+            report["stored"].
+        waitForCompletion: False returns None at once. Where the application runs its event loop, onFinished, onFailed
+            or onCanceled is called later; elsewhere `poll` must be called until the job is not active.
         settings: those of `wavemorph.Settings`, such as preset, transform_type and smoothness.
         Raises InputError, SettingsError or WaveMorphError.
 
@@ -73,12 +78,14 @@ class RegistrationLogic:
         >>> print(outcome.report["folding"], outcome.nodes.transform.GetName())
         """
         choice = RegistrationChoice(fixedVolume, movingVolume, settings, fixedMask, movingMask, initialTransform)
+        choice.storeSpacingMm = storeSpacingMm
         if outputs is not None:
-            choice.outputs = tuple(outputs)
+            choice.outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         elif not choice.deformable:
             choice.outputs = ("transform", "warped")
         self.start(choice)
         if not waitForCompletion:
+            self._pollByTimer()
             return None
         while self.job.active:
             self.job.poll()
@@ -97,6 +104,10 @@ class RegistrationLogic:
         self._observeScene(choice.fixedNode.GetScene())
         self.job.start(request)
 
+    def prepare(self) -> None:
+        """Start the worker, so that it is ready when a job is started."""
+        self.job.prepareWorker()
+
     def poll(self) -> None:
         """Handle what has arrived from the worker."""
         self.job.poll()
@@ -107,8 +118,31 @@ class RegistrationLogic:
 
     def close(self) -> None:
         """Stop the job and the worker, and stop observing the scene."""
+        self._stopTimer()
         self._observeScene(None)
         self.job.close()
+
+    def _pollByTimer(self) -> None:
+        """Poll in the event loop of the application until the job has ended."""
+        try:
+            import qt
+        except ImportError:  # no application
+            return
+        self._stopTimer()
+        self._timer = qt.QTimer()
+        self._timer.interval = round(1000 * _POLL_SECONDS)
+        self._timer.timeout.connect(self._onTimer)
+        self._timer.start()
+
+    def _onTimer(self) -> None:
+        self.poll()
+        if not self.job.active:
+            self._stopTimer()
+
+    def _stopTimer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
 
     def _observeScene(self, scene) -> None:
         """Cancel the job when the scene closes: the inputs are removed, and their IDs are given to other nodes."""

@@ -177,6 +177,8 @@ class Panel:
             return
         self._message = ""
         self._clearOutputsOfOtherPairs()
+        if not self._missingInput():
+            self.logic.prepare()
         self.update()
 
     def _clearOutputsOfOtherPairs(self) -> None:

@@ -11,8 +11,9 @@ from wavemorph.errors import WaveMorphError
 from ..results.display import showGrid, showJacobian, showLegend, showResult
 from ..results.qualityTable import addLandmarkTable, addOverlapTable, addVolumeTable
 from ..results.transformApplication import applyTransform, transformForFixedNodes
-from ..results.transformExport import FILE_FILTER, exportTransform, fileConventions
+from ..results.transformExport import exportTransform, fileConventions
 from ..translation import _
+from .exportDialog import askForExportPath
 from .resultView import ResultView
 
 FLICKER_MS = 600
@@ -237,9 +238,6 @@ class ResultPanel:
     def _export(self, inverse: bool) -> None:
         nodes, outcome = self._outcome.nodes, self._outcome
         node, overNode = (nodes.inverse, outcome.movingNode) if inverse else (nodes.transform, outcome.fixedNode)
-        path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(), _("Export transform"), node.GetName() + ".h5", FILE_FILTER
-        )
-        path = path[0] if isinstance(path, tuple) else path
+        path = askForExportPath(node.GetName() + ".h5")
         if path:
             exportTransform(node, path, overNode)

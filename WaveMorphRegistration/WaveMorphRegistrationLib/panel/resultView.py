@@ -11,6 +11,7 @@ import slicer
 import vtk
 
 from ..scene.coordinates import arrayFromMatrix, ijkToWorld, vtkMatrix
+from ..scene.transforms import wholeGrid
 from ..scene.volumes import imageFromVolumeNode, updateVolumeNodeFromImage
 from ..translation import _
 
@@ -113,7 +114,9 @@ class ResultView:
             className = "vtkMRMLLinearTransformNode" if self._transformNode.IsLinear() else "vtkMRMLGridTransformNode"
             self._previewTransformNode = self._addHiddenNode(className, _("Warp preview"))
             if not self._transformNode.IsLinear():
-                self._previewTransformNode.SetAndObserveTransformFromParent(self._sharedGrid())
+                self._previewTransformNode.SetAndObserveTransformFromParent(
+                    wholeGrid(self._transformNode, imageFromVolumeNode(self._fixedNode))
+                )
             name = _("{name} warp preview").format(name=self._movingNode.GetName())
             self._previewNode = self._addHiddenNode("vtkMRMLScalarVolumeNode", name)
             self._previewNode.SetIJKToRASMatrix(vtkMatrix(ijkToWorld(self._movingNode)))
@@ -128,15 +131,6 @@ class ResultView:
         else:
             self._previewTransformNode.GetTransformFromParent().SetDisplacementScale(fraction)
         return self._previewNode
-
-    def _sharedGrid(self):
-        """A grid transform of its own that shares the displacements of the result."""
-        stored = self._transformNode.GetTransformFromParent()
-        shared = slicer.vtkOrientedGridTransform()
-        shared.SetDisplacementGridData(stored.GetDisplacementGrid())
-        shared.SetGridDirectionMatrix(stored.GetGridDirectionMatrix())
-        shared.SetInterpolationModeToLinear()
-        return shared
 
     def _addHiddenNode(self, className: str, name: str):
         node = slicer.vtkMRMLScene.CreateNodeByClass(self._scene, className)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-import numpy as np
 import SimpleITK as sitk
 import slicer
-import vtk
-from wavemorph.io.outputs import field_lattice, flattened_field
 from wavemorph.io.result import Registration
 
 from ..scene.coordinates import vtkMatrix
-from ..scene.transforms import affineMatrix, gridTransform, linearTransform
+from ..scene.transforms import affineMatrix, inverseTransform, setTransformFromParent, wholeTransform
 from ..scene.volumes import updateVolumeNodeFromImage
 from ..translation import _
 
@@ -25,7 +22,7 @@ ALL_OUTPUTS = ("transform", "affine", "inverse", "warped", "jacobian", "folding"
 class ResultNodes:
     """The nodes of one registration; None where an output was not requested.
 
-    transform: vtkMRMLGridTransformNode, the whole map, affine included, on a grid that covers the fixed volume; or
+    transform: vtkMRMLGridTransformNode, the whole map, affine included (`wholeTransform`); or
         vtkMRMLLinearTransformNode where the whole map is linear.
     affine: vtkMRMLLinearTransformNode, the affine part of a deformable map.
     inverse: vtkMRMLTransformNode or vtkMRMLLinearTransformNode, moving points -> fixed points.
@@ -126,45 +123,23 @@ def _nodeName(output: str, names: dict) -> str:
     }[output].format(**names)
 
 
-def _wholeTransform(registration: Registration):
-    if registration.is_linear:
-        return linearTransform(affineMatrix(registration.affine))
-    return gridTransform(flattened_field(registration.transform, field_lattice(registration)))
-
-
-def _inverseTransform(registration: Registration):
-    """Moving points -> fixed points: the affine's inverse, then both fields, as in `Registration.inverse`."""
-    if registration.is_linear:
-        return linearTransform(np.linalg.inv(affineMatrix(registration.affine)))
-    transform = vtk.vtkGeneralTransform()
-    transform.PostMultiply()
-    transform.Concatenate(vtkMatrix(np.linalg.inv(affineMatrix(registration.affine))))
-    transform.Concatenate(gridTransform(registration.inverse_displacement))
-    transform.Concatenate(gridTransform(registration.inverse_correction))
-    return transform
-
-
-def _setTransform(node, transform) -> None:
-    node.SetAndObserveTransformFromParent(transform)
-
-
 def _setVolume(node, image: sitk.Image) -> None:
     updateVolumeNodeFromImage(image, node)
     node.CreateDefaultDisplayNodes()
 
 
 _CONTENTS = {
-    "transform": _wholeTransform,
+    "transform": wholeTransform,
     "affine": lambda registration: vtkMatrix(affineMatrix(registration.affine)),
-    "inverse": _inverseTransform,
+    "inverse": inverseTransform,
     "warped": lambda registration: registration.warped,
     "jacobian": lambda registration: registration.jacobian,
     "folding": lambda registration: sitk.Cast(registration.jacobian <= 0, sitk.sitkUInt8),
 }
 _FILL = {
-    "transform": _setTransform,
+    "transform": setTransformFromParent,
     "affine": lambda node, matrix: node.SetMatrixTransformFromParent(matrix),
-    "inverse": _setTransform,
+    "inverse": setTransformFromParent,
     "warped": _setVolume,
     "jacobian": _setVolume,
     "folding": _setVolume,

@@ -36,9 +36,10 @@ def imageFromVolumeNode(volumeNode, name: str = "volume") -> sitk.Image:
 
 def updateVolumeNodeFromImage(image: sitk.Image, volumeNode) -> None:
     """Replace voxels and geometry of the node by a copy of those of the image (LPS mm)."""
-    array = sitk.GetArrayFromImage(image)
+    array = sitk.GetArrayViewFromImage(image)
     imageData = vtk.vtkImageData()
     imageData.SetDimensions(image.GetSize())
-    imageData.GetPointData().SetScalars(numpy_support.numpy_to_vtk(array.ravel(), deep=True))
+    imageData.AllocateScalars(numpy_support.get_vtk_array_type(array.dtype), 1)
+    numpy_support.vtk_to_numpy(imageData.GetPointData().GetScalars())[:] = array.ravel()
     volumeNode.SetIJKToRASMatrix(vtkMatrix(ijkToRasOfImage(image)))
     volumeNode.SetAndObserveImageData(imageData)
