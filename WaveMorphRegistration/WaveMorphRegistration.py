@@ -53,14 +53,15 @@ class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def setup(self):
         """Called when the user opens the module for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
+        from WaveMorphRegistrationLib.engine.registrationLogic import RegistrationLogic
         from WaveMorphRegistrationLib.panel.panel import Panel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/WaveMorphRegistration.ui"))
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
-        self.logic = WaveMorphRegistrationLogic()
-        self.panel = Panel(self.ui, self.logic.registration, self.logic.getParameterNode)
+        self.logic = WaveMorphRegistrationLogic()  # for scripts (slicer.util.getModuleLogic); the panel has its own
+        self.panel = Panel(self.ui, RegistrationLogic(), self.logic.getParameterNode)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneChanged)
@@ -73,6 +74,7 @@ class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         if self.panel is not None:
             self.panel.close()
             self.panel = None
+            self.logic.close()
 
     def enter(self):
         """Called each time the user opens the module."""

@@ -30,7 +30,7 @@ class Drive:
         fixed, moving = slicer.util.loadVolume(self.fixedPath), slicer.util.loadVolume(self.movingPath)
         slicer.util.selectModule("WaveMorphRegistration")
         widget = slicer.modules.WaveMorphRegistrationWidget
-        ui, job = widget.ui, widget.logic.registration.job
+        ui, job = widget.ui, widget.panel.logic.job
         self.screenshot("loaded")
 
         ui.fixedSelector.setCurrentNode(fixed)
@@ -48,7 +48,7 @@ class Drive:
             require(time.time() < deadline, "the registration took too long")
             self.processEvents(0.1)
         self.processEvents(1.0)
-        outcome = widget.logic.registration.outcome
+        outcome = widget.panel.logic.outcome
         require(outcome is not None, f"no result: {job.error}")
         require(outcome.report["folding"]["strict_voxels"] == 0, "voxels are folded")
         self.screenshot("registered")

@@ -28,7 +28,7 @@ class OpenedModule:
         self.widget = WaveMorphRegistration.WaveMorphRegistrationWidget()
         self.widget.setup()
         self.ui, self.panel = self.widget.ui, self.widget.panel
-        self.logic, self.job = self.widget.logic.registration, self.widget.logic.registration.job
+        self.logic, self.job = self.panel.logic, self.panel.logic.job
 
     @property
     def parameters(self):

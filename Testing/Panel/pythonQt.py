@@ -135,7 +135,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         layout.addWidget(self._box)
         self._values = {"nodeTypes": [], "hideChildNodeTypes": [], "noneDisplay": "None"}
         self._values.update(noneEnabled=False, addEnabled=True, removeEnabled=True, renameEnabled=False)
-        self._scene, self._observed, self._current, self._ids = None, [], "", []
+        self._scene, self._observed, self._current, self._ids, self._attributes = None, [], "", [], []
         self._box.activated.connect(lambda index: self.setCurrentNodeID(self._box.itemData(index)))
 
     def _set(self, name, value) -> None:
@@ -149,6 +149,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     noneEnabled, addEnabled = _made("noneEnabled", bool), _made("addEnabled", bool)
     removeEnabled, renameEnabled = _made("removeEnabled", bool), _made("renameEnabled", bool)
     noneDisplay = _made("noneDisplay", str)
+
+    def addAttribute(self, nodeType: str, name: str, value: str) -> None:
+        self._attributes.append((nodeType, name, value))
+        self._refresh()
 
     def setMRMLScene(self, scene) -> None:
         for observed, tag in self._observed:
@@ -168,6 +172,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             if any(node.IsA(kind) for kind in self._values["nodeTypes"])
             and not node.GetHideFromEditors()
             and not any(node.IsA(kind) for kind in hidden)
+            and all(not node.IsA(kind) or node.GetAttribute(name) == value for kind, name, value in self._attributes)
         ]
 
     def _refresh(self, first: bool = False) -> None:

@@ -104,7 +104,7 @@ def main() -> None:
 
     widget = WaveMorphRegistration.WaveMorphRegistrationWidget()
     widget.setup()
-    ui, job = widget.ui, widget.logic.registration.job
+    ui, job = widget.ui, widget.panel.logic.job
     pair = built_in_pair()
     fixed, moving = (
         addVolume(headless, image, name)
@@ -130,7 +130,7 @@ def main() -> None:
     folder = ROOT / "Resources" / "Screenshots"
     parent.grab().save(str(folder / "panel.png"))
     crop(folder / "panel.png")
-    outcome = widget.logic.registration.outcome
+    outcome = widget.panel.logic.outcome
     for view in views:
         view.lookAt(fixed, (0.0, -15.0, 10.0))
         view.composite.SetForegroundVolumeID(outcome.nodes.warped.GetID())

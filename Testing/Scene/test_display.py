@@ -12,8 +12,9 @@ from sceneVolumes import addVolume
 from WaveMorphRegistrationLib.headless.offscreenSliceView import OffscreenSliceView
 from WaveMorphRegistrationLib.headless.resultPicture import ResultPicture
 from WaveMorphRegistrationLib.results import display
-from WaveMorphRegistrationLib.results.resultNodes import FIXED_ROLE, ResultNodes, addRegistrationToScene
-from WaveMorphRegistrationLib.scene.segmentations import labelsFromNode
+from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
+from WaveMorphRegistrationLib.results.sceneResult import FIXED_ROLE
+from WaveMorphRegistrationLib.scene.segmentations import maskFromNode
 from WaveMorphRegistrationLib.scene.volumes import imageFromVolumeNode
 
 
@@ -65,7 +66,7 @@ def test_slices_show_the_registered_volume_over_the_fixed_one_and_the_grid(regis
 
 def test_a_result_without_a_warped_volume_shows_the_fixed_one_alone(registered, view):
     fixedNode = registered[2]
-    display.showResult(ResultNodes(), fixedNode)
+    display.showOverlay(fixedNode, None)
     assert view.composite.GetBackgroundVolumeID() == fixedNode.GetID()
     assert view.composite.GetForegroundVolumeID() is None
 
@@ -140,8 +141,9 @@ def test_folded_voxels_are_marked_in_the_folding_map(headless, random_registrati
     marked = sitk.GetArrayFromImage(imageFromVolumeNode(result.folding))
     assert marked.any()
     assert np.array_equal(marked != 0, jacobian <= 0)
-    segmentation = display.foldingSegmentation(result.folding)
+    labels = result.folding
+    segmentation = display.foldingSegmentation(labels)
     assert segmentation.GetNodeReference(FIXED_ROLE) is fixedNode
-    assert result.folding.GetScene() is None
-    drawn = sitk.GetArrayFromImage(labelsFromNode(segmentation, fixedNode))
+    assert labels.GetScene() is None
+    drawn = sitk.GetArrayFromImage(maskFromNode(segmentation, fixedNode))
     assert np.array_equal(drawn != 0, jacobian <= 0)

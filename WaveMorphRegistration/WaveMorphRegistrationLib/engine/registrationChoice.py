@@ -11,7 +11,8 @@ from wavemorph.errors import InputError, SettingsError
 from wavemorph.io.images import validate_image, validate_mask
 from wavemorph.settings import Settings
 
-from ..scene.segmentations import labelsFromNode
+from ..results.sceneResult import SceneResult
+from ..scene.segmentations import maskFromNode
 from ..scene.transforms import transformFromNode
 from ..scene.volumes import imageFromVolumeNode
 from ..translation import _
@@ -26,6 +27,7 @@ class RegistrationChoice:
     """Nodes, settings of the engine, and requested outputs (names of OUTPUTS).
 
     into: output name -> existing node to fill instead of a new one.
+    fixedMaskSegment, movingMaskSegment: ID of the one segment of a segmentation that is the mask; empty for all united.
     """
 
     fixedNode: Any
@@ -36,6 +38,8 @@ class RegistrationChoice:
     initialTransformNode: Any = None
     outputs: tuple[str, ...] = ("transform", "warped", "jacobian")
     into: dict[str, Any] = field(default_factory=dict)
+    fixedMaskSegment: str = ""
+    movingMaskSegment: str = ""
 
     @property
     def deformable(self) -> bool:
@@ -54,12 +58,13 @@ class RegistrationChoice:
         settings = Settings.from_dict({**self.settings, "inverse": "inverse" in self.outputs}).to_dict()
         fixed, moving = _image(self.fixedNode, _("fixed volume")), _image(self.movingNode, _("moving volume"))
         _checkSizes(fixed, moving)
+        checkOutputNodes(self)
         return JobRequest(
             fixed,
             moving,
             settings,
-            _mask(self.fixedMaskNode, self.fixedNode, fixed),
-            _mask(self.movingMaskNode, self.movingNode, moving),
+            _mask(self.fixedMaskNode, self.fixedNode, fixed, self.fixedMaskSegment),
+            _mask(self.movingMaskNode, self.movingNode, moving, self.movingMaskSegment),
             self._initialTransform(fixed),
             context=self,
         )
@@ -79,6 +84,44 @@ class RegistrationChoice:
         return transformFromNode(node, fixed)
 
 
+def checkOutputNodes(choice: RegistrationChoice) -> None:
+    """Check that filling the requested output nodes destroys neither an input nor the result of another pair.
+
+    Raises InputError.
+    """
+    inputs = (
+        (choice.fixedNode, _("fixed volume")),
+        (choice.movingNode, _("moving volume")),
+        (choice.fixedMaskNode, _("fixed mask")),
+        (choice.movingMaskNode, _("moving mask")),
+        (choice.initialTransformNode, _("initial transform")),
+    )
+    filled: dict[str, Any] = {}
+    for output, node in choice.into.items():
+        if node is None or output not in choice.outputs:
+            continue
+        _checkOutputClass(output, node)
+        for inputNode, name in inputs:
+            if inputNode is not None:
+                _checkIsNoInput(output, node, inputNode, name)
+        for other, otherNode in filled.items():
+            if otherNode is node:
+                raise InputError(
+                    _("{node} is chosen for two outputs, {first} and {second}; choose Create new for one.").format(
+                        node=node.GetName(), first=_outputName(other), second=_outputName(output)
+                    )
+                )
+        filled[output] = node
+        result = SceneResult.ofOutput(node)
+        if result is not None and not result.isOf(choice.fixedNode, choice.movingNode):
+            raise InputError(
+                _(
+                    "{node} is the {output} of the result {result}, which is of another pair of volumes; choose Create "
+                    "new."
+                ).format(node=node.GetName(), output=_outputName(output), result=result.name)
+            )
+
+
 def missingInput(fixedNode, movingNode, outputs) -> str | None:
     """What the user has yet to select, as text of the button; None where nothing is missing."""
     if fixedNode is None and movingNode is None:
@@ -92,6 +135,45 @@ def missingInput(fixedNode, movingNode, outputs) -> str | None:
     if not outputs:
         return _("Select at least one output")
     return None
+
+
+def _checkIsNoInput(output: str, node, inputNode, name: str) -> None:
+    if node is inputNode:
+        raise InputError(
+            _(
+                "{node} is the {name} and cannot be the {output} as well, which would overwrite it; choose Create new."
+            ).format(node=node.GetName(), name=name, output=_outputName(output))
+        )
+    parent = inputNode.GetParentTransformNode() if node.IsA("vtkMRMLTransformNode") else None
+    if parent is not None and (parent is node or parent.IsTransformNodeMyParent(node)):
+        raise InputError(
+            _(
+                "The {name} {input} is under {node}, which cannot be the {output} as well, because its place would be "
+                "lost; choose Create new."
+            ).format(name=name, input=inputNode.GetName(), node=node.GetName(), output=_outputName(output))
+        )
+
+
+def _checkOutputClass(output: str, node) -> None:
+    if output in ("transform", "inverse"):
+        suits = node.IsA("vtkMRMLTransformNode")
+    else:
+        suits = node.GetClassName() == "vtkMRMLScalarVolumeNode"
+    if not suits or node.GetScene() is None:
+        raise InputError(
+            _("{node} ({kind}) cannot hold the {output}; choose Create new.").format(
+                node=node.GetName(), kind=node.GetNodeTagName(), output=_outputName(output)
+            )
+        )
+
+
+def _outputName(output: str) -> str:
+    return {
+        "transform": _("transform"),
+        "warped": _("registered volume"),
+        "jacobian": _("Jacobian"),
+        "inverse": _("inverse transform"),
+    }[output]
 
 
 def _image(node, name: str) -> sitk.Image:
@@ -117,5 +199,7 @@ def _checkSizes(fixed: sitk.Image, moving: sitk.Image) -> None:
         )
 
 
-def _mask(node, volumeNode, image: sitk.Image) -> sitk.Image | None:
-    return None if node is None else validate_mask(labelsFromNode(node, volumeNode, _("mask")), image, _("mask"))
+def _mask(node, volumeNode, image: sitk.Image, segmentId: str) -> sitk.Image | None:
+    if node is None:
+        return None
+    return validate_mask(maskFromNode(node, volumeNode, _("mask"), segmentId), image, _("mask"))

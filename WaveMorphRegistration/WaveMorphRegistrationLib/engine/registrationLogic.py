@@ -12,7 +12,8 @@ from wavemorph.io.result import Registration
 
 from ..results.display import foldingSegmentation
 from ..results.reportTable import addReportTable
-from ..results.resultNodes import ResultNodes, addRegistrationToScene
+from ..results.resultNodes import addRegistrationToScene
+from ..results.sceneResult import SceneResult
 from ..translation import _
 from .job import RegistrationJob
 from .registrationChoice import RegistrationChoice
@@ -24,7 +25,7 @@ _POLL_SECONDS = 0.05
 class Outcome:
     """What a finished job added to the scene, and its report."""
 
-    nodes: ResultNodes
+    nodes: SceneResult
     tableNode: Any
     report: dict
     fixedNode: Any
@@ -56,6 +57,9 @@ class RegistrationLogic:
         movingMask=None,
         initialTransform=None,
         outputs=None,
+        into=None,
+        fixedMaskSegment: str = "",
+        movingMaskSegment: str = "",
         waitForCompletion: bool = True,
         **settings,
     ) -> Outcome | None:
@@ -65,6 +69,8 @@ class RegistrationLogic:
         initialTransform: transform node that, applied to the moving volume, brings it near the fixed one.
         outputs: names of `registrationChoice.OUTPUTS`; None stands for the transform and the registered volume, and for
             the Jacobian too where transform_type is deformable.
+        into: output name -> existing node to fill instead of a new one.
+        fixedMaskSegment, movingMaskSegment: ID of the one segment of a segmentation that is the mask; all by default.
         waitForCompletion: False returns None at once; `poll` must then be called until the job is not active.
         settings: those of `wavemorph.Settings`, such as preset, transform_type and smoothness.
         Raises InputError, SettingsError or WaveMorphError.
@@ -72,7 +78,17 @@ class RegistrationLogic:
         >>> outcome = logic.process(fixedNode, movingNode, preset="Precise")
         >>> print(outcome.report["folding"], outcome.nodes.transform.GetName())
         """
-        choice = RegistrationChoice(fixedVolume, movingVolume, settings, fixedMask, movingMask, initialTransform)
+        choice = RegistrationChoice(
+            fixedVolume,
+            movingVolume,
+            settings,
+            fixedMask,
+            movingMask,
+            initialTransform,
+            into=dict(into or {}),
+            fixedMaskSegment=fixedMaskSegment,
+            movingMaskSegment=movingMaskSegment,
+        )
         if outputs is not None:
             choice.outputs = tuple(outputs)
         elif not choice.deformable:
@@ -134,6 +150,6 @@ class RegistrationLogic:
         nodes = addRegistrationToScene(registration, choice.fixedNode, choice.movingNode, outputs, into)
         if nodes.folding is not None:
             nodes.folding = foldingSegmentation(nodes.folding)
-        tableNode = addReportTable(registration.report, choice.fixedNode, choice.movingNode)
+        tableNode = addReportTable(nodes)
         self.outcome = Outcome(nodes, tableNode, registration.report, choice.fixedNode, choice.movingNode)
         self.onFinished(self.outcome)

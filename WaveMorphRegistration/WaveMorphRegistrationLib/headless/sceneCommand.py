@@ -8,7 +8,8 @@ import SimpleITK as sitk
 from wavemorph.io.result import Registration
 
 from ..results.display import showResult
-from ..results.resultNodes import ALL_OUTPUTS, addRegistrationToScene
+from ..results.resultNodes import addRegistrationToScene
+from ..results.sceneResult import ALL_OUTPUTS
 from ..scene.volumes import imageFromVolumeNode
 from .headlessScene import HeadlessScene
 from .resultPicture import ResultPicture

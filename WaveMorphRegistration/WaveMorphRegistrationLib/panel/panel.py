@@ -12,7 +12,7 @@ from wavemorph.models.weights import list_models
 from ..engine.dependencies import ensureDependencies
 from ..engine.job import JobState
 from ..engine.registrationChoice import OUTPUTS, RegistrationChoice, missingInput
-from ..results.resultNodes import FIXED_ROLE, MOVING_ROLE
+from ..results.sceneResult import FIXED_ROLE, MOVING_ROLE, OUTPUT_ATTRIBUTE
 from ..translation import _
 from .parameters import TransformType
 from .resultPanel import ResultPanel
@@ -161,6 +161,10 @@ class Panel:
         for selector in (ui.fixedSelector, ui.movingSelector):
             selector.currentNodeChanged.connect(lambda node: self._onChoice())
         ui.transformTypeComboBox.currentIndexChanged.connect(lambda index: self._onChoice())
+        for output, name in _WIDGET_NAMES.items():
+            selector = getattr(ui, f"output{name}Selector")
+            for className in ("vtkMRMLTransformNode", "vtkMRMLScalarVolumeNode"):
+                selector.addAttribute(className, OUTPUT_ATTRIBUTE, output)  # no input is offered to be overwritten
         for output in OUTPUTS:
             getattr(ui, f"want{_WIDGET_NAMES[output]}CheckBox").toggled.connect(lambda on: self._onChoice())
 

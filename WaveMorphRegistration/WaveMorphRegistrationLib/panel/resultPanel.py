@@ -9,8 +9,8 @@ import slicer
 from wavemorph.errors import WaveMorphError
 
 from ..results.display import showGrid, showJacobian, showLegend, showResult
-from ..results.qualityTable import addLandmarkTable, addOverlapTable, addVolumeTable
-from ..results.transformApplication import applyTransform, transformForFixedNodes
+from ..results.qualityTable import finish, landmarkTable, overlapTable, volumeTable
+from ..results.transformApplication import applyTransform
 from ..results.transformExport import FILE_FILTER, exportTransform, fileConventions
 from ..translation import _
 from .resultView import ResultView
@@ -188,15 +188,15 @@ class ResultPanel:
         fixedSegmentation = ui.fixedSegmentationSelector.currentNode()
         movingSegmentation = ui.movingSegmentationSelector.currentNode()
         fixedPoints, movingPoints = ui.fixedLandmarksSelector.currentNode(), ui.movingLandmarksSelector.currentNode()
-        pair = outcome.fixedNode, outcome.movingNode
-        transform, jacobian = outcome.nodes.transform, outcome.nodes.jacobian
+        result = outcome.nodes
+        transform, jacobian = result.transform, result.jacobian
         tables = []
         if fixedSegmentation is not None and jacobian is not None:
-            tables.append(addVolumeTable(jacobian, *pair, fixedSegmentation))
+            tables.append(finish(volumeTable(result, fixedSegmentation)))
         if fixedPoints is not None and movingPoints is not None and transform is not None:
-            tables.append(addLandmarkTable(transform, *pair, fixedPoints, movingPoints))
+            tables.append(finish(landmarkTable(result, fixedPoints, movingPoints)))
         if fixedSegmentation is not None and movingSegmentation is not None and transform is not None:
-            tables.append(addOverlapTable(transform, *pair, fixedSegmentation, movingSegmentation))
+            tables.append(finish(overlapTable(result, fixedSegmentation, movingSegmentation)))
         if not tables:
             raise WaveMorphError(
                 _("Choose a segmentation of the fixed volume, or segmentations or landmark lists of both volumes.")
@@ -231,7 +231,7 @@ class ResultPanel:
             raise WaveMorphError(_("Check the nodes that the transform is to be applied to."))
         transformNode = self._outcome.nodes.transform
         if self.ui.fixedSpaceCheckBox.checked:
-            transformNode = transformForFixedNodes(transformNode)
+            transformNode = self._outcome.nodes.transformForFixedNodes()
         applyTransform(transformNode, nodes, self.ui.hardenCheckBox.checked)
 
     def _export(self, inverse: bool) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import slicer
 
 from ..translation import _
-from .resultNodes import FIXED_ROLE, MOVING_ROLE
+from .sceneResult import FIXED_ROLE, MOVING_ROLE
 
 JACOBIAN_WINDOW = (0.25, 1.75)
 GRID_SPACING_MM = 10.0
-_COLORS_NAME = "WaveMorph Jacobian"
+_COLORS_ATTRIBUTE = "WaveMorph.jacobianColors"
 _COLORS = (  # Jacobian, red, green, blue: moving tissue smaller, equal, larger than the fixed tissue
     (0.25, 0.02, 0.19, 0.58),
     (0.65, 0.26, 0.58, 0.86),
@@ -38,6 +38,17 @@ def showOverlay(fixedNode, warpedNode, opacity: float = 0.5) -> None:
         composite.SetForegroundOpacity(opacity)
 
 
+def displayAs(sourceNode, volumeNode) -> None:
+    """Display a volume with the window, level and colors of another one."""
+    sourceNode.CreateDefaultDisplayNodes()
+    volumeNode.CreateDefaultDisplayNodes()
+    source, shown = sourceNode.GetDisplayNode(), volumeNode.GetDisplayNode()
+    shown.SetAndObserveColorNodeID(source.GetColorNodeID())
+    shown.AutoWindowLevelOff()
+    shown.SetWindowLevel(source.GetWindow(), source.GetLevel())
+    shown.SetInterpolate(source.GetInterpolate())
+
+
 def showJacobian(jacobianNode) -> None:
     """A diverging color map, white at 1, over a constant window, so that two cases can be compared visually."""
     jacobianNode.CreateDefaultDisplayNodes()
@@ -50,10 +61,13 @@ def showJacobian(jacobianNode) -> None:
 
 def jacobianColors(scene):
     """The color node for Jacobians; created at the first call, and stored with the scene."""
-    node = scene.GetFirstNode(_COLORS_NAME, "vtkMRMLProceduralColorNode")
+    className = "vtkMRMLProceduralColorNode"
+    known = (scene.GetNthNodeByClass(index, className) for index in range(scene.GetNumberOfNodesByClass(className)))
+    node = next((node for node in known if node.GetAttribute(_COLORS_ATTRIBUTE)), None)
     if node is None:
         node = slicer.vtkMRMLProceduralColorNode()
-        node.SetName(_COLORS_NAME)
+        node.SetName(_("WaveMorph Jacobian"))
+        node.SetAttribute(_COLORS_ATTRIBUTE, "1")
         node.SetDescription(_("Blue where the moving tissue is smaller than the fixed tissue, red where it is larger."))
         function = node.GetColorTransferFunction()
         function.RemoveAllPoints()
