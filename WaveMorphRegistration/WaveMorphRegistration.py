@@ -79,12 +79,12 @@ class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def enter(self):
         """Called each time the user opens the module."""
         if self.panel is not None:
-            self.panel.bind()
+            self.panel.enter()
 
     def exit(self):
         """Called each time the user opens another module; a running registration continues."""
         if self.panel is not None:
-            self.panel.unbind()
+            self.panel.exit()
 
     def onReload(self):
         """Developer mode: reload the library beside this file, too."""

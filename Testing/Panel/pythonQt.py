@@ -271,6 +271,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._values = {"value": 0.0, "minimum": 0.0, "maximum": 99.0, "singleStep": 1.0, "decimals": 2, "suffix": ""}
+        self._values["tracking"] = True
         self._bar, self._number = QtWidgets.QSlider(QtCore.Qt.Horizontal, self), QtWidgets.QLabel(self)
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -297,6 +298,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
 
     value, minimum, maximum = _made("value", float), _made("minimum", float), _made("maximum", float)
     singleStep, decimals, suffix = _made("singleStep", float), _made("decimals", int), _made("suffix", str)
+    tracking = _made("tracking", bool)
 
 
 class qMRMLTableView(QtWidgets.QTableWidget):

@@ -245,11 +245,7 @@ def test_volumes_without_voxels_or_with_color_are_refused(headless):
 
 
 def test_a_bundle_read_again_contains_the_whole_result(headless, registered, tmp_path):
-    registration, result, fixedNode, _movingNode = registered
-    from WaveMorphRegistrationLib.results.display import showResult
-
-    headless.applicationLogic.GetSliceLogics()
-    showResult(result, fixedNode)
+    registration, result, _fixedNode, _movingNode = registered
     names = [node.GetName() for node in result.all()]
     headless.saveBundle(tmp_path / "case.mrb")
     points = pointsOf(registration.fixed, 300)

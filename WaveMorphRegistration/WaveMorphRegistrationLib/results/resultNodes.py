@@ -13,7 +13,7 @@ from ..scene.coordinates import vtkMatrix
 from ..scene.transforms import affineMatrix, gridTransform, linearTransform
 from ..scene.volumes import updateVolumeNodeFromImage
 from ..translation import _
-from .display import displayAs
+from .display import displayAs, showJacobian
 from .sceneResult import ALL_OUTPUTS, OUTPUT_ATTRIBUTE, SceneResult, placeInFolderOf, updateFixedSpaceTransform
 
 
@@ -55,6 +55,8 @@ def _createNodes(registration, fixedNode, movingNode, outputs, into, scene) -> S
         _FILL[output](node, content)
         if new and output == "warped":
             displayAs(movingNode, node)
+        elif new and output == "jacobian":
+            showJacobian(node)
         placeInFolderOf(fixedNode, node)
         filled[output] = node
     return SceneResult.create(fixedNode, movingNode, registration, filled)
