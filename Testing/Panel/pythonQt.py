@@ -55,8 +55,8 @@ class _BoundSignal:
         kinds = [parameter.kind for parameter in inspect.signature(slot).parameters.values()]
         if inspect.Parameter.VAR_POSITIONAL not in kinds:
             positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-            defaults = [p.default for p in inspect.signature(slot).parameters.values() if p.kind in positional]
-            most = min(most, sum(default is inspect.Parameter.empty for default in defaults))
+            parameters = [p for p in inspect.signature(slot).parameters.values() if p.kind in positional]
+            most = min(most, len(parameters))
         calls = (lambda: slot(), lambda a: slot(a), lambda a, b: slot(a, b))
         self._instance.connect(calls[most])
         return True

@@ -27,11 +27,14 @@ class NodeTree:
         self._content = content
         self._tree.clear()
         for name, entries in content:
-            group = self._item(name, qt.Qt.ItemIsAutoTristate)
+            group = qt.QTreeWidgetItem()
+            group.setText(0, name)
             self._tree.addTopLevelItem(group)
             for nodeId, nodeName in entries:
-                item = self._item(nodeName)
+                item = qt.QTreeWidgetItem()
+                item.setText(0, nodeName)
                 item.setData(0, qt.Qt.UserRole, nodeId)
+                item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
                 group.addChild(item)
                 item.setCheckState(0, qt.Qt.Checked if nodeId in checked else qt.Qt.Unchecked)
             group.setExpanded(True)
@@ -49,15 +52,6 @@ class NodeTree:
     def _items(self) -> list:
         groups = [self._tree.topLevelItem(index) for index in range(self._tree.topLevelItemCount)]
         return [group.child(index) for group in groups for index in range(group.childCount())]
-
-    @staticmethod
-    def _item(text: str, flag=None):
-        item = qt.QTreeWidgetItem()
-        item.setText(0, text)
-        flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable
-        item.setFlags(flags if flag is None else flags | flag)
-        item.setCheckState(0, qt.Qt.Unchecked)
-        return item
 
 
 def idsInFolderOf(result: SceneResult) -> set[str]:

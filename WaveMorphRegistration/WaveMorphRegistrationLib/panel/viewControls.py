@@ -29,7 +29,7 @@ class ViewControls:
         self._flickerTimer.interval = FLICKER_MS
         self._flickerTimer.timeout.connect(self._onFlicker)
         for mode, button in self._buttons.items():
-            button.clicked.connect(lambda mode=mode: perform(self.showMode, mode))
+            button.clicked.connect(self._presser(mode))
         ui.opacitySlider.valueChanged.connect(lambda value: perform(self._setOpacity, value))
         ui.warpSlider.valueChanged.connect(lambda value: perform(self._setWarp, value))
         ui.gridCheckBox.toggled.connect(lambda on: perform(self._setGrid))
@@ -100,6 +100,10 @@ class ViewControls:
             self.view.close()
             self.view = None
         self._update()
+
+    def _presser(self, mode: ViewMode):
+        """The slot of a mode's button; a default argument would receive the signal's."""
+        return lambda: perform(self.showMode, mode)
 
     def _showFirst(self, mode: ViewMode) -> None:
         """Show a result that is new to the views: in this mode, or the first possible one."""
