@@ -165,9 +165,9 @@ def test_the_flicker_alternates_and_says_what_it_shows(done):
         done.panel.result.view._onFlicker()
         seen.append((layers(done.view)[1], done.ui.shownLabel.text))
     assert seen == [(done.result.movingNode, "Now: before."), (done.result.warped, "Now: after.")]
-    assert done.panel.result.view._flickerTimer.active
+    assert done.panel.result.view.flickers
     press(done, "Checkerboard")
-    assert not done.panel.result.view._flickerTimer.active
+    assert not done.panel.result.view.flickers
 
 
 def test_the_checkerboard_holds_both_volumes(done):
@@ -247,7 +247,7 @@ def test_leaving_the_module_stops_the_flicker_and_removes_hidden_nodes(done):
         assert done.nodeIds() == before, mode
         assert layers(done.view) == [done.result.fixedNode, done.result.warped]
         assert done.view.composite.GetCompositing() == slicer.vtkMRMLSliceCompositeNode.Alpha
-        assert not done.panel.result.view._flickerTimer.active
+        assert not done.panel.result.view.flickers
         done.widget.enter()
         assert pressed(done) == ["After"]
     press(done, "Jacobian")

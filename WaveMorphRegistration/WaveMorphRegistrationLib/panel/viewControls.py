@@ -37,6 +37,11 @@ class ViewControls:
         ui.gridSpacingSlider.valueChanged.connect(lambda value: perform(self._setGrid))
         self._update()
 
+    @property
+    def flickers(self) -> bool:
+        """Whether before and after alternate at present."""
+        return self._flickerTimer.active
+
     def open(self, result: SceneResult, show: bool) -> None:
         """Control another result. show: show it in the views, now or when the module is entered."""
         mode = self.view.mode if self.view is not None and self.view.mode is not None else ViewMode.After
