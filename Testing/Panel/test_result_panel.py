@@ -163,6 +163,18 @@ def test_nodes_in_the_fixed_space_are_transformed_in_the_other_direction(done):
     assert np.linalg.norm(np.array(place) - SHIFT_RAS) < 1.0
 
 
+def test_nodes_in_the_fixed_space_follow_a_transform_that_another_module_changes(done):
+    points = pointsNode(done, "Landmarks on the patient", (0.0, 0.0, 0.0))
+    done.processEvents()
+    listed(done)["Landmarks on the patient"].setCheckState(0, qt.Qt.Checked)
+    done.ui.fixedSpaceCheckBox.checked = True
+    done.ui.applyButton.click()
+    done.outcome.nodes.transform.Inverse()
+    place = np.zeros(3)
+    points.GetNthControlPointPositionWorld(0, place)
+    assert np.linalg.norm(place + SHIFT_RAS) < 1.0
+
+
 def test_the_tree_follows_the_scene_and_keeps_its_check_marks(done):
     first = pointsNode(done, "First", (0.0, 0.0, 0.0))
     done.processEvents()

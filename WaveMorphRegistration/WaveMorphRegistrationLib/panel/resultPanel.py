@@ -6,7 +6,7 @@ import qt
 import slicer
 from wavemorph.errors import WaveMorphError
 
-from ..results.sceneResult import SceneResult
+from ..results.sceneResult import SceneResult, updateFixedSpaceTransform
 from ..results.transformApplication import applyTransform
 from ..results.transformExport import FILE_FILTER, exportTransform, fileConventions
 from ..translation import _
@@ -25,6 +25,7 @@ class ResultPanel:
         self.view, self.measure, self._nodes = ViewControls(ui), MeasureControls(ui), NodeTree(ui.nodeTree)
         self._results: list[SceneResult] = []
         self._observed: list[tuple] = []
+        self._transforms: list[tuple] = []
         self._refreshPending = False
         ui.conventionsLabel.text = fileConventions()
         self._connect()
@@ -39,9 +40,9 @@ class ResultPanel:
 
     def unbind(self) -> None:
         """Follow no scene."""
-        for scene, tag in self._observed:
-            scene.RemoveObserver(tag)
-        self._observed = []
+        for observed, tag in (*self._observed, *self._transforms):
+            observed.RemoveObserver(tag)
+        self._observed, self._transforms = [], []
 
     def show(self, result: SceneResult) -> None:
         """Open a result that was just registered, and show it in the views while the module is entered."""
@@ -61,6 +62,7 @@ class ResultPanel:
         """Take over what was added to the scene or removed from it."""
         results = SceneResult.allIn(scene)
         known = [result.node for result in results]
+        self._observeTransforms(results)
         if self.result is not None and self.result.node not in known:
             self.close()
         if self.result is None and results:
@@ -100,6 +102,17 @@ class ResultPanel:
         if self._observed and not self._observed[0][0].IsBatchProcessing():
             perform(self.refresh, self._observed[0][0])
 
+    def _observeTransforms(self, results: list[SceneResult]) -> None:
+        """What is in the fixed space follows a transform that is changed in another module, too."""
+        for observed, tag in self._transforms:
+            observed.RemoveObserver(tag)
+        event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+        transforms = [result.transform for result in results if result.transform is not None]
+        self._transforms = [
+            (node, node.AddObserver(event, lambda caller, event: updateFixedSpaceTransform(caller)))
+            for node in transforms
+        ]
+
     def _listResults(self) -> None:
         box = self.ui.resultSelector
         self._results = SceneResult.allIn(self.result.scene) if self.result is not None else []
@@ -125,7 +138,7 @@ class ResultPanel:
         if result is None:
             ui.resultSelector.clear()
             self._results = []
-        warnings = result.report["warnings"] if result is not None else []
+        warnings = result.report.get("warnings", []) if result is not None else []
         ui.warningLabel.text = "\n".join(warnings)
         ui.warningLabel.visible = bool(warnings)
         noTransform = _("The transform was not requested, or was deleted.")

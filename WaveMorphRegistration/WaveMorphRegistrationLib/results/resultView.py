@@ -171,7 +171,8 @@ class ResultView:
             self._setWarpFraction(percent / 100)
 
     def setGrid(self, visible: bool, visible3D: bool, spacingMm: float) -> None:
-        """Show or hide the deformation grid; in 3D it is bounded to the subject."""
+        """Show or hide the deformation grid; in 3D it is bounded to the subject, which the fixed volume tells."""
+        visible3D = visible3D and not self._reasonOf(FIXED_ROLE)
         if visible3D and (self._region is None or self._region.GetScene() is None):
             self._region = self._addHidden(gridRegion(self._fixed()), _("Subject"))
         region = self._region if visible3D else self.result.fixedNode

@@ -220,7 +220,7 @@ for _output in ALL_OUTPUTS:
 def updateFixedSpaceTransform(transformNode) -> None:
     """Let the transform for nodes in the fixed space, if there is one, hold the present map of its transform."""
     node = transformNode.GetNodeReference(_CARRIER_ROLE)
-    if node is not None:
+    if node is not None and node.GetTransformToParent() is not transformNode.GetTransformFromParent():
         node.SetAndObserveTransformToParent(transformNode.GetTransformFromParent())
 
 
