@@ -1,6 +1,6 @@
 """What must hold in a running Slicer: the parts of the suite, for the application and for its stand-ins alike.
 
-A part takes a bench (see `runSuite.py` and `Testing/Panel/test_in_slicer_suite.py`), begins with an empty scene, and
+A part takes a bench (see `runSuite.py`, and `Testing/Panel/results` for the stand-ins), begins with an empty scene, and
 raises `AssertionError` where something does not hold. It may return numbers, which are reported.
 """
 

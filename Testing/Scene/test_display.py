@@ -81,6 +81,7 @@ def picture(headless, registered):
     _registration, result, fixedNode, movingNode = registered
     picture = ResultPicture(headless, result, fixedNode, movingNode)
     ResultView(result).show(ViewMode.After)
+    display.showGrid(result.transform, fixedNode)
     yield picture
     picture.close()
 

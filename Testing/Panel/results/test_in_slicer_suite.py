@@ -9,7 +9,7 @@ import pytest
 from sceneVolumes import addVolume
 from WaveMorphRegistrationLib.headless.offscreenSliceView import OffscreenSliceView
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "InSlicer"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "InSlicer"))
 import suite
 
 
