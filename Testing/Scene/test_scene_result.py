@@ -159,6 +159,14 @@ def test_results_are_found_in_a_scene_that_is_read_again_and_added_to_itself(hea
         assert result.transform.GetNodeReference(MOVING_ROLE) is result.movingNode
 
 
+def test_the_name_of_the_transform_finds_the_transform(headless, patients):
+    """Scripts look nodes up by name; the hidden node that holds a result together must not be found instead."""
+    scene = headless.scene
+    called = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
+    called = [node for node in called if node.GetName() == patients[0].name]
+    assert [node.GetID() for node in called] == [result.transform.GetID() for result in patients]
+
+
 def test_a_result_without_outputs_is_none_and_one_with_deleted_nodes_has_the_rest(headless, patients):
     first, second = patients
     headless.scene.RemoveNode(first.warped)

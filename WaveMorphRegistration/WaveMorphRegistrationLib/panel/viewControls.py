@@ -147,12 +147,17 @@ class ViewControls:
             self.view.setOpacity(value)
 
     def _setWarp(self, percent: float) -> None:
-        if self.view is not None:
-            self._flickerTimer.stop()
-            try:
-                self.view.setWarp(percent)
-            finally:
-                self._update()
+        if self.view is None:
+            return
+        if self.view.mode is ViewMode.Warp:  # while the slider is dragged
+            self.view.setWarp(percent)
+            self.ui.shownLabel.text = self.view.description
+            return
+        self._flickerTimer.stop()
+        try:
+            self.view.setWarp(percent)
+        finally:
+            self._update()
 
     def _readGrid(self) -> None:
         """Set the controls of the grid to what the display node of the transform says."""

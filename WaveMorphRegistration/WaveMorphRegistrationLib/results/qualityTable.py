@@ -23,7 +23,7 @@ from ..translation import _
 from .reportTable import fillTable
 from .sceneResult import FIXED_ROLE, MOVING_ROLE, SceneResult
 
-_SLAB_PLANES = 16
+_SLAB_VOXELS = 500_000
 
 Pieces = Generator[None, None, Any]
 
@@ -45,9 +45,8 @@ def overlapTable(result: SceneResult, fixedSegmentation, movingSegmentation) -> 
     Raises InputError where a segmentation cannot be read, or where the segmentations have nothing in common.
     """
     _checkPlaces(result, fixedSegmentation, movingSegmentation)
-    fixedLayers = labelLayers(fixedSegmentation, _volume(result, FIXED_ROLE), _("fixed segmentation"))
-    yield
-    movingLayers = labelLayers(movingSegmentation, _volume(result, MOVING_ROLE), _("moving segmentation"))
+    fixedLayers = yield from labelLayers(fixedSegmentation, _volume(result, FIXED_ROLE), _("fixed segmentation"))
+    movingLayers = yield from labelLayers(movingSegmentation, _volume(result, MOVING_ROLE), _("moving segmentation"))
     yield
     lattice = fixedLayers[0].image
     transform = transformFromNode(result.transform, lattice)
@@ -102,8 +101,7 @@ def volumeTable(result: SceneResult, fixedSegmentation) -> Pieces:
     Raises InputError where the segmentation has no voxels.
     """
     _checkPlaces(result, fixedSegmentation)
-    layers = labelLayers(fixedSegmentation, _volume(result, FIXED_ROLE), _("fixed segmentation"))
-    yield
+    layers = yield from labelLayers(fixedSegmentation, _volume(result, FIXED_ROLE), _("fixed segmentation"))
     lattice = layers[0].image
     image = imageFromVolumeNode(result.jacobian)
     jacobian = sitk.GetArrayFromImage(image if same_lattice(image, lattice) else sitk.Resample(image, lattice))
@@ -170,9 +168,9 @@ def _pairs(fixedLayers: list[LabelLayer], movingLayers: list[LabelLayer]) -> Ite
 def _resampled(labels: sitk.Image, lattice: sitk.Image, transform: sitk.Transform) -> Pieces:
     """The array (k, j, i) of labels on another lattice, slab by slab: out(x) = labels(transform(x)), 0 outside."""
     columns, rows, planes = lattice.GetSize()
-    slabs = []
-    for first in range(0, planes, _SLAB_PLANES):
-        slab = sitk.Image([columns, rows, min(_SLAB_PLANES, planes - first)], sitk.sitkUInt8)
+    thickness, slabs = max(1, _SLAB_VOXELS // (columns * rows)), []
+    for first in range(0, planes, thickness):
+        slab = sitk.Image([columns, rows, min(thickness, planes - first)], sitk.sitkUInt8)
         slab.SetSpacing(lattice.GetSpacing())
         slab.SetDirection(lattice.GetDirection())
         slab.SetOrigin(lattice.TransformIndexToPhysicalPoint((0, 0, first)))

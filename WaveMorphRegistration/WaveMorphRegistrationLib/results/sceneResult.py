@@ -15,6 +15,7 @@ from vtk.util import numpy_support
 from wavemorph.io.result import Registration
 
 from ..scene.coordinates import ijkToRasOfImage, ijkToWorld, vtkMatrix
+from ..scene.volumes import imageFromVolumeNode
 from ..translation import _
 
 FIXED_ROLE = "spatialRegistrationFixed"
@@ -67,7 +68,8 @@ class SceneResult:
     def create(cls, fixedNode, movingNode, registration: Registration, outputs: dict) -> SceneResult:
         """The result of a registration whose output nodes are filled; they no longer belong to an earlier one.
 
-        registration: its images, LPS mm, say where the volumes were. outputs: name of ALL_OUTPUTS -> node.
+        registration: its images, LPS mm, say where the volumes were, if it has them.
+        outputs: name of ALL_OUTPUTS -> node.
         Where nothing is left of an earlier result of the pair, this one replaces it. Its tables of structures and
         landmarks are those of the former map; they stay in the scene, and no longer belong to the result.
         """
@@ -80,12 +82,16 @@ class SceneResult:
                 replaced = earlier
         result = replaced if replaced is not None else cls(_hiddenNode(scene))
         node = result.node
-        node.SetName(_("{moving} to {fixed}").format(moving=movingNode.GetName(), fixed=fixedNode.GetName()))
+        name = _("{moving} to {fixed}").format(moving=movingNode.GetName(), fixed=fixedNode.GetName())
+        node.SetName(_("Result of {name}").format(name=name))  # not the name of the transform, which scripts look up
+        node.SetParameter("name", name)
         node.SetParameter("report", json.dumps(registration.report))
         pair = (FIXED_ROLE, fixedNode, registration.fixed), (MOVING_ROLE, movingNode, registration.moving)
         for role, volumeNode, image in pair:
             node.SetNodeReferenceID(role, volumeNode.GetID())
-            node.SetParameter(role, json.dumps(_imageState(image)))
+            node.SetParameter(
+                role, json.dumps(_imageState(imageFromVolumeNode(volumeNode) if image is None else image))
+            )
         for table in TABLES[1:]:
             node.SetNodeReferenceID(_tableRole(table), None)
         for output, outputNode in outputs.items():
@@ -95,7 +101,7 @@ class SceneResult:
     @property
     def name(self) -> str:
         """Moving and fixed volume, as they were called at the registration."""
-        return self.node.GetName()
+        return self.node.GetParameter("name")
 
     @property
     def report(self) -> dict:

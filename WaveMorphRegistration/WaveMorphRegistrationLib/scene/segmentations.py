@@ -5,6 +5,7 @@ Segments may overlap (a tumor within a target within a planning volume), so that
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +28,12 @@ class LabelLayer:
     names: dict[int, str]
 
 
-def labelLayers(node, referenceNode, name: str = "label map") -> list[LabelLayer]:
+def labelLayers(node, referenceNode, name: str = "label map") -> Generator[None, None, list[LabelLayer]]:
     """The structures of a label map node, or of a segmentation node on the voxels of referenceNode.
 
-    A segment has its position in the segmentation, from 1, as label, and is in the first layer where it overlaps no
-    other one. All layers of one node have the same geometry.
+    A generator that yields after each segment, of which there may be hundreds, and returns the layers. A segment has
+    its position in the segmentation, from 1, as label, and is in the first layer where it overlaps no other one. All
+    layers of one node have the same geometry.
     name: what a message calls the node.
     Raises InputError where there are no voxels or no segments, or where a parent transform is unsuitable.
     """
@@ -48,6 +50,7 @@ def labelLayers(node, referenceNode, name: str = "label map") -> list[LabelLayer
             names.append({})
         arrays[layer][inside] = label
         names[layer][label] = segmentName
+        yield
     if not arrays:
         raise InputError(_("The {name} {node} has no segments.").format(name=name, node=node.GetName()))
     return [LabelLayer(_imageOn(referenceNode, array, name), named) for array, named in zip(arrays, names)]
