@@ -74,6 +74,12 @@ def test_the_panel_refuses_an_output_that_is_an_input_in_one_sentence(opened, ti
     assert np.array_equal(sitk.GetArrayFromImage(imageFromVolumeNode(moving)), before)
 
 
+def test_a_misspelled_output_is_said(opened, tiny_pair):
+    pair = opened.choose(*tiny_pair)
+    with pytest.raises(WaveMorphError, match="Unknown output warpd; choose from transform, warped, jacobian, inverse"):
+        opened.widget.logic.process(*pair, into={"warpd": pair[0]}, **QUICK)
+
+
 def test_an_unrequested_output_may_be_anything(opened, tiny_pair):
     pair = opened.choose(*tiny_pair)
     outcome = opened.widget.logic.process(*pair, into={"warped": pair[1]}, outputs=("transform",), **QUICK)

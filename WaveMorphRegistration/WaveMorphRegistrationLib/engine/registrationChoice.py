@@ -51,7 +51,7 @@ class RegistrationChoice:
         missing = missingInput(self.fixedNode, self.movingNode, self.outputs)
         if missing:
             raise InputError(missing + ".")
-        unknown = [output for output in self.outputs if output not in OUTPUTS]
+        unknown = [output for output in (*self.outputs, *self.into) if output not in OUTPUTS]
         if unknown:
             known = ", ".join(OUTPUTS)
             raise SettingsError(_("Unknown output {name}; choose from {known}.").format(name=unknown[0], known=known))
