@@ -201,5 +201,4 @@ def main():
     slicer.util.exit(1 if failures else 0)
 
 
-if __name__ == "__main__":
-    qt.QTimer.singleShot(1000, main)
+qt.QTimer.singleShot(1000, main)

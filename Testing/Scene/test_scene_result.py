@@ -14,7 +14,7 @@ from WaveMorphRegistrationLib.results.reportTable import addReportTable
 from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
 from WaveMorphRegistrationLib.results.sceneResult import ALL_OUTPUTS, FIXED_ROLE, MOVING_ROLE, SceneResult
 from WaveMorphRegistrationLib.results.transformApplication import applyTransform
-from WaveMorphRegistrationLib.scene.coordinates import ijkToWorld
+from WaveMorphRegistrationLib.scene.coordinates import ijkToWorld, vtkMatrix
 
 FLIP = np.array([-1.0, -1.0, 1.0])  # RAS <-> LPS
 
@@ -190,6 +190,27 @@ def test_the_moving_volume_is_shown_where_it_was_registered_although_it_is_under
     assert copy.GetImageData() is result.movingNode.GetImageData()
     result.movingNode.HardenTransform()
     assert result.volumeAsRegistered(MOVING_ROLE) is None
+
+
+def test_a_fixed_volume_that_was_filtered_in_its_place_is_still_the_fixed_volume(headless, patients):
+    result = patients[0]
+    for node in (result.fixedNode, result.movingNode):
+        slicer.util.arrayFromVolume(node)[:] *= 2
+        slicer.util.arrayFromVolumeModified(node)
+    assert result.volumeAsRegistered(FIXED_ROLE) is result.fixedNode
+    assert result.volumeAsRegistered(MOVING_ROLE) is None  # it may have been hardened in its place
+    shift = headless.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = np.eye(4)
+    matrix[:3, 3] = (3.0, 0.0, 0.0)
+    shift.SetMatrixTransformToParent(vtkMatrix(matrix))
+    second = patients[1]
+    for node in (second.fixedNode, second.movingNode):
+        before = ijkToWorld(node)
+        node.SetAndObserveTransformNodeID(shift.GetID())
+        role = FIXED_ROLE if node is second.fixedNode else MOVING_ROLE
+        assert np.allclose(ijkToWorld(second.volumeAsRegistered(role)), before)
+        node.HardenTransform()
+        assert np.allclose(ijkToWorld(second.volumeAsRegistered(role)), before)
 
 
 def test_a_structure_under_the_transform_is_not_measured_as_if_it_were_drawn_there(headless, patients):

@@ -167,23 +167,25 @@ class SceneResult:
     def volumeAsRegistered(self, role: str):
         """The fixed or the moving volume (FIXED_ROLE, MOVING_ROLE) where it was at the registration.
 
-        The volume itself, or where it was moved since, a copy outside the scene that shares its voxels; None where it
-        was deleted or its voxels changed, as they do when a deformation is hardened.
+        The volume itself, or where it was moved since, a copy outside the scene that shares its voxels. None where it
+        was deleted, or where its voxels may have been moved, as by a deformation that is hardened. A fixed volume whose
+        voxels changed in their place, such as one that was filtered, is still the volume.
         """
         node, state = self.node.GetNodeReference(role), json.loads(self.node.GetParameter(role))
         if node is None or node.GetImageData() is None:
             return None
-        imageData = node.GetImageData()
-        scalars = numpy_support.vtk_to_numpy(imageData.GetPointData().GetScalars())
-        size = imageData.GetDimensions()
-        if list(size) != state["size"] or not np.allclose(_sums(scalars.reshape(size[::-1])), state["sums"], 1e-6):
+        size = node.GetImageData().GetDimensions()
+        if list(size) != state["size"]:
             return None
         parent = node.GetParentTransformNode()
         matrix = _inVoxelOrderOf(node, np.array(state["ijkToWorld"]))
         isLinear = parent is None or parent.IsTransformToWorldLinear()
-        if isLinear and np.allclose(ijkToWorld(node), matrix, atol=1e-6):
-            return node
-        return volumeCopy(node, matrix)
+        isInPlace = isLinear and np.allclose(ijkToWorld(node), matrix, atol=1e-6)
+        if not (isInPlace and role == FIXED_ROLE):
+            scalars = numpy_support.vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())
+            if not np.allclose(_sums(scalars.reshape(size[::-1])), state["sums"], 1e-6):
+                return None
+        return node if isInPlace else volumeCopy(node, matrix)
 
     def transformForFixedNodes(self):
         """A transform node that moves nodes from the space of the fixed volume to that of the moving one.
