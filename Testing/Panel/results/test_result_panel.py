@@ -193,6 +193,22 @@ def test_the_tree_follows_the_scene_and_keeps_its_check_marks(done):
     assert done.outcome.movingNode.GetParentTransformNode() is None
 
 
+def test_the_tree_follows_a_new_name_and_a_new_folder(done):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(done.scene)
+    points = pointsNode(done, "First", (0.0, 0.0, 0.0))
+    item = hierarchy.GetItemByDataNode(points) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), points)
+    done.processEvents()
+    listed(done)["First"].setCheckState(0, qt.Qt.Checked)
+    points.SetName("Renamed")
+    done.processEvents()
+    assert listed(done)["Renamed"].checkState(0) == qt.Qt.Checked
+    hierarchy.SetItemParent(item, hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Folder"))
+    done.processEvents()
+    tree = done.ui.nodeTree
+    assert "Folder" in [tree.topLevelItem(index).text(0) for index in range(tree.topLevelItemCount)]
+    assert listed(done)["Renamed"].checkState(0) == qt.Qt.Checked
+
+
 def test_all_in_the_folder_of_the_moving_volume_are_one_tick(done):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(done.scene)
     root = hierarchy.GetSceneItemID()

@@ -26,7 +26,7 @@ class ResultPanel:
         self._results: list[SceneResult] = []
         self._observed: list[tuple] = []
         self._transforms: list[tuple] = []
-        self._refreshPending = False
+        self._refreshPending = self._treePending = False
         ui.conventionsLabel.text = fileConventions()
         self._connect()
         self._update()
@@ -36,6 +36,10 @@ class ResultPanel:
         self.unbind()
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent):
             self._observed.append((scene, scene.AddObserver(event, lambda *_: self._onSceneChanged())))
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+        if hierarchy is not None:
+            for event in (hierarchy.SubjectHierarchyItemModifiedEvent, hierarchy.SubjectHierarchyItemReparentedEvent):
+                self._observed.append((hierarchy, hierarchy.AddObserver(event, lambda *_: self._onFoldersChanged())))
         self.refresh(scene)
 
     def unbind(self) -> None:
@@ -96,6 +100,17 @@ class ResultPanel:
         if not self._refreshPending:
             self._refreshPending = True
             qt.QTimer.singleShot(0, self._refreshLater)
+
+    def _onFoldersChanged(self) -> None:
+        """A node was renamed, or moved to another folder."""
+        if not self._treePending:
+            self._treePending = True
+            qt.QTimer.singleShot(0, self._refreshTree)
+
+    def _refreshTree(self) -> None:
+        self._treePending = False
+        if self._observed and self.result is not None:
+            perform(self._nodes.refresh, self.result)
 
     def _refreshLater(self) -> None:
         self._refreshPending = False
