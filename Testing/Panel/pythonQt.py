@@ -314,6 +314,10 @@ class qMRMLTableView(QtWidgets.QTableWidget):
 
     def setMRMLTableNode(self, node) -> None:
         self._node = node
+        self.setRowCount(0)
+        self.setColumnCount(0)
+        if node is None:
+            return
         table = node.GetTable()
         columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
         self.setColumnCount(len(columns))

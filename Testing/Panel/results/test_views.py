@@ -359,6 +359,24 @@ def test_several_results_are_chosen_from_a_list(opened, view, tiny_pair):
     assert [box.itemText(index) for index in range(box.count)] == ["Atlas to Patient"]
 
 
+def test_the_table_of_a_result_is_not_left_beside_another_one(done, tiny_pair):
+    """One whose report was deleted has no table; neither has a closed scene."""
+    view = done.ui.tableView
+    assert view.mrmlTableNode() is done.result.table("report")
+    done.scene.RemoveNode(done.result.table("report"))
+    done.processEvents()
+    assert view.mrmlTableNode() is None
+    done.choose(*tiny_pair)
+    done.register()
+    assert view.mrmlTableNode() is SceneResult.allIn(done.scene)[1].table("report")
+    done.ui.resultSelector.setCurrentIndex(0)
+    assert view.mrmlTableNode() is None
+    done.ui.resultSelector.setCurrentIndex(1)
+    done.scene.Clear(0)
+    done.processEvents()
+    assert view.mrmlTableNode() is None
+
+
 def test_an_earlier_grid_is_hidden_when_the_next_result_is_shown(done, tiny_pair):
     done.ui.gridCheckBox.checked = True
     first = done.result.transform

@@ -7,6 +7,7 @@ import os
 import SimpleITK as sitk
 from wavemorph.io.result import Registration
 
+from ..results.reportTable import addReportTable
 from ..results.resultNodes import addRegistrationToScene
 from ..results.resultView import ResultView, ViewMode
 from ..results.sceneResult import ALL_OUTPUTS
@@ -40,6 +41,7 @@ class SceneCommand:
         nodes = addRegistrationToScene(registration, self._fixedNode, self._movingNode, outputs)
         self._picture = ResultPicture(self._scene, nodes, self._fixedNode, self._movingNode)
         ResultView(nodes).show(ViewMode.After)
+        addReportTable(nodes)
 
     def writeBundle(self, path: str, name: str) -> None:
         """Write the scene as .mrb whose folder is called `name`. Raises OutputError."""

@@ -35,6 +35,7 @@ class MeasureControls:
         self._stop()
         self.result = None
         self.ui.tableSelector.clear()
+        self._showTable()
 
     def refresh(self, choose: str | None = None) -> None:
         """List the tables that exist; choose: the one to show, by default the present one."""
@@ -57,8 +58,7 @@ class MeasureControls:
         box = self.ui.tableSelector
         table = box.itemData(box.currentIndex) if box.count else None
         node = self.result.table(table) if self.result is not None and table else None
-        if node is not None:
-            self.ui.tableView.setMRMLTableNode(node)
+        self.ui.tableView.setMRMLTableNode(node)  # None: no table of another result may be left there
 
     def _measure(self) -> None:
         """Begin every measure whose inputs are selected."""
