@@ -193,6 +193,28 @@ def test_the_tree_follows_the_scene_and_keeps_its_check_marks(done):
     assert done.outcome.movingNode.GetParentTransformNode() is None
 
 
+def test_what_was_chosen_for_one_pair_is_not_applied_to_or_measured_with_another(done, tiny_pair):
+    points = pointsNode(done, "Landmarks of patient 1", SHIFT_RAS)
+    segmentation = segmented(done, tiny_pair[0], "drawn on patient 1")
+    done.processEvents()
+    ui = done.ui
+    for selector, node in ((ui.fixedSegmentationSelector, segmentation), (ui.movingLandmarksSelector, points)):
+        selector.setCurrentNode(node)
+    ui.hardenCheckBox.checked = ui.fixedSpaceCheckBox.checked = True
+    listed(done)["Landmarks of patient 1"].setCheckState(0, qt.Qt.Checked)
+    done.register()  # the same pair: the choices are kept
+    assert listed(done)["Landmarks of patient 1"].checkState(0) == qt.Qt.Checked
+    assert ui.fixedSegmentationSelector.currentNode() is segmentation
+    done.choose(*tiny_pair)
+    done.register()
+    assert listed(done)["Landmarks of patient 1"].checkState(0) == qt.Qt.Unchecked
+    assert not ui.hardenCheckBox.checked and not ui.fixedSpaceCheckBox.checked
+    assert ui.fixedSegmentationSelector.currentNode() is None
+    assert ui.movingLandmarksSelector.currentNode() is None
+    ui.applyButton.click()
+    assert "Check the nodes" in done.dialogs[0]
+
+
 def test_the_tree_follows_a_new_name_and_a_new_folder(done):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(done.scene)
     points = pointsNode(done, "First", (0.0, 0.0, 0.0))

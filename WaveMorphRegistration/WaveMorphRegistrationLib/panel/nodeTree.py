@@ -49,6 +49,10 @@ class NodeTree:
             if item.data(0, qt.Qt.UserRole) in nodeIds:
                 item.setCheckState(0, qt.Qt.Checked if checked else qt.Qt.Unchecked)
 
+    def uncheckAll(self) -> None:
+        """Uncheck every node."""
+        self.check(set(self.checkedIds()), False)
+
     def _items(self) -> list:
         groups = [self._tree.topLevelItem(index) for index in range(self._tree.topLevelItemCount)]
         return [group.child(index) for group in groups for index in range(group.childCount())]

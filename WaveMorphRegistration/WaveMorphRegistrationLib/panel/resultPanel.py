@@ -54,7 +54,12 @@ class ResultPanel:
         self.ui.resultSection.collapsed = False
 
     def open(self, result: SceneResult, show: bool) -> None:
-        """Make a result the one that all controls act on. show: show it in the views."""
+        """Make a result the one that all controls act on. show: show it in the views.
+
+        What was chosen for another pair is not kept: it would be measured with, or moved by, the wrong transform.
+        """
+        if self.result is not None and not result.isOf(self.result.fixedNode, self.result.movingNode):
+            self._forgetChoices()
         self.result = result
         self._listResults()
         self.measure.open(result)
@@ -83,9 +88,18 @@ class ResultPanel:
         """Close the result: stop what runs, and remove the nodes created for viewing."""
         self.view.close()
         self.measure.close()
+        self._forgetChoices()
         self.result = None
         self._nodes.refresh(None)
         self._update()
+
+    def _forgetChoices(self) -> None:
+        ui = self.ui
+        self._nodes.uncheckAll()
+        for box in (ui.studyCheckBox, ui.fixedSpaceCheckBox, ui.hardenCheckBox):
+            box.checked = False
+        for name in ("fixedSegmentation", "movingSegmentation", "fixedLandmarks", "movingLandmarks"):
+            getattr(ui, f"{name}Selector").setCurrentNode(None)
 
     def _connect(self) -> None:
         ui = self.ui
