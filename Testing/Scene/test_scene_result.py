@@ -126,6 +126,27 @@ def test_nodes_in_the_fixed_space_follow_a_registration_into_the_same_outputs(he
     assert second.transformForFixedNodes() is points.GetParentTransformNode()
 
 
+def test_a_clone_of_the_transform_does_not_move_what_follows_the_original(
+    headless, patients, random_registration, tmp_path
+):
+    first, second = patients
+    points = pointsIn(headless.scene, random_registration(1).fixed, "Targets")
+    applyTransform(first.transformForFixedNodes(), [points])
+    placed = placesOf(points)
+    clone = headless.scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Clone")
+    clone.CopyReferences(first.transform)
+    into = {"transform": clone}
+    other = addRegistrationToScene(random_registration(2), second.fixedNode, second.movingNode, ("transform",), into)
+    assert np.allclose(placesOf(points), placed)
+    assert other.transformForFixedNodes() is not points.GetParentTransformNode()
+    assert np.allclose(placesOf(points), placed)
+    headless.saveBundle(tmp_path / "case.mrb")
+    headless.scene.Clear(0)
+    headless.loadBundle(tmp_path / "case.mrb")
+    points = headless.scene.GetFirstNodeByClass("vtkMRMLMarkupsFiducialNode")
+    assert SceneResult.allIn(headless.scene)[0].transformForFixedNodes() is points.GetParentTransformNode()
+
+
 def test_a_result_that_fills_all_nodes_again_replaces_the_earlier_one(headless, patients, random_registration):
     first = patients[0]
     into = {output: first.output(output) for output in ALL_OUTPUTS}

@@ -26,6 +26,7 @@ OUTPUT_ATTRIBUTE = "WaveMorph.output"  # on every output node: which output it i
 _RESULT_ATTRIBUTE = "WaveMorph.result"  # on the hidden node that holds a result together
 _SAMPLED_VOXELS = 1_000_000
 _CARRIER_ROLE = "WaveMorph.fixedSpaceTransform"  # from a transform to the one for nodes in the fixed space
+_CARRIED_ROLE = "WaveMorph.fixedSpaceTransformOf"  # and back: a clone of the transform copies the first, not this one
 
 
 class SceneResult:
@@ -193,17 +194,18 @@ class SceneResult:
         It belongs to the transform, which refers to it: `updateFixedSpaceTransform` makes it follow.
         """
         transform = self.transform
-        node = transform.GetNodeReference(_CARRIER_ROLE)
+        node = _fixedSpaceTransformOf(transform)
         if node is None:
             name = _("{name}, for nodes in the fixed space").format(name=transform.GetName())
             node = self.scene.AddNewNodeByClass("vtkMRMLTransformNode", name)
             transform.SetNodeReferenceID(_CARRIER_ROLE, node.GetID())
+            node.SetNodeReferenceID(_CARRIED_ROLE, transform.GetID())
         updateFixedSpaceTransform(transform)
         return node
 
     def transformsOfThis(self) -> list:
         """The transform nodes under which a node is not where it was drawn: all that this result has made."""
-        carrier = self.transform.GetNodeReference(_CARRIER_ROLE) if self.transform is not None else None
+        carrier = _fixedSpaceTransformOf(self.transform) if self.transform is not None else None
         return [node for node in (self.transform, self.affine, self.inverse, carrier) if node is not None]
 
     def _release(self, nodes) -> None:
@@ -227,9 +229,14 @@ for _output in ALL_OUTPUTS:
 
 def updateFixedSpaceTransform(transformNode) -> None:
     """Let the transform for nodes in the fixed space, if there is one, hold the present map of its transform."""
-    node = transformNode.GetNodeReference(_CARRIER_ROLE)
+    node = _fixedSpaceTransformOf(transformNode)
     if node is not None and node.GetTransformToParent() is not transformNode.GetTransformFromParent():
         node.SetAndObserveTransformToParent(transformNode.GetTransformFromParent())
+
+
+def _fixedSpaceTransformOf(transformNode):
+    node = transformNode.GetNodeReference(_CARRIER_ROLE)
+    return node if node is not None and node.GetNodeReference(_CARRIED_ROLE) is transformNode else None
 
 
 def volumeCopy(node, ijkToRas: np.ndarray):
