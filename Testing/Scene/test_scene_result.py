@@ -7,6 +7,7 @@ import phantoms
 import pytest
 import SimpleITK as sitk
 import slicer
+import vtk
 from sceneVolumes import addVolume
 from wavemorph.errors import InputError
 from WaveMorphRegistrationLib.results.qualityTable import finish, landmarkTable, overlapTable, volumeTable
@@ -15,6 +16,7 @@ from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
 from WaveMorphRegistrationLib.results.sceneResult import ALL_OUTPUTS, FIXED_ROLE, MOVING_ROLE, SceneResult
 from WaveMorphRegistrationLib.results.transformApplication import applyTransform
 from WaveMorphRegistrationLib.scene.coordinates import ijkToWorld, vtkMatrix
+from WaveMorphRegistrationLib.scene.segmentations import maskFromNode
 
 FLIP = np.array([-1.0, -1.0, 1.0])  # RAS <-> LPS
 
@@ -285,6 +287,48 @@ def test_overlapping_segments_have_their_whole_volume_each(headless, shifted, ti
     voxelMl = np.prod(tiny_pair[0].GetSpacing()) / 1000
     for name, fixed, *_rest in rows:
         assert float(fixed) == pytest.approx(masks[name].sum() * voxelMl, abs=0.006)
+
+
+@pytest.fixture
+def surfaceConverter():
+    """The rule that Slicer registers, by which surfaces become label maps."""
+    factory, rule = (
+        slicer.vtkSegmentationConverterFactory.GetInstance(),
+        slicer.vtkClosedSurfaceToBinaryLabelmapConversionRule(),
+    )
+    factory.RegisterConverterRule(rule)
+    yield
+    factory.UnregisterConverterRule(rule)
+
+
+def nestedSurfaces(headless):
+    """Spheres of 16 and 12 mm radius about the origin, as a structure set has them: surfaces without label maps."""
+    node = headless.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Structure set")
+    node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    for name, radius in (("PTV", 16.0), ("CTV", 12.0)):
+        sphere = vtk.vtkSphereSource()
+        sphere.SetRadius(radius)
+        sphere.SetThetaResolution(60)
+        sphere.SetPhiResolution(60)
+        sphere.Update()
+        node.AddSegmentFromClosedSurfaceRepresentation(sphere.GetOutput(), name, [1, 0, 0])
+    return node
+
+
+def test_segments_that_are_surfaces_are_measured_and_masks_without_changing_them(headless, shifted, surfaceConverter):
+    node = nestedSurfaces(headless)
+    rows = rowsOf(finish(volumeTable(shifted, node)))
+    for (name, fixed, *_rest), radius in zip(rows, (16.0, 12.0)):
+        assert float(fixed) == pytest.approx(4 / 3 * np.pi * radius**3 / 1000, rel=0.08), name
+    ctv = node.GetSegmentation().GetNthSegmentID(1)
+    union, one = (maskFromNode(node, shifted.fixedNode, segmentId=segment) for segment in ("", ctv))
+    assert sitk.GetArrayFromImage(union).sum() > 2 * sitk.GetArrayFromImage(one).sum() > 0
+    assert not node.GetSegmentation().ContainsRepresentation("Binary labelmap")
+
+
+def test_segments_that_cannot_be_converted_are_refused_with_what_to_do(headless, shifted):
+    with pytest.raises(InputError, match=r"not label maps \(Closed surface\) .* in the module Segmentations"):
+        finish(volumeTable(shifted, nestedSurfaces(headless)))
 
 
 def test_overlapping_segments_are_compared_each_with_its_own(headless, shifted, tiny_pair):

@@ -40,10 +40,11 @@ def labelLayers(node, referenceNode, name: str = "label map") -> Generator[None,
     if not node.IsA("vtkMRMLSegmentationNode"):
         image = imageFromVolumeNode(node, name)
         return [LabelLayer(image, _labelNames(node))]
+    source = _withLabelMaps(node, referenceNode, name)
     arrays: list[np.ndarray] = []
     names: list[dict[int, str]] = []
     for label, (segmentId, segmentName) in enumerate(segments(node), 1):
-        inside = _segmentArray(node, [segmentId], referenceNode, name) != 0
+        inside = _segmentArray(source, [segmentId], node, referenceNode, name) != 0
         layer = next((n for n, array in enumerate(arrays) if not array[inside].any()), len(arrays))
         if layer == len(arrays):
             arrays.append(np.zeros(inside.shape, np.int16))
@@ -73,7 +74,8 @@ def maskFromNode(node, referenceNode, name: str = "mask", segmentId: str = "") -
                 name=name, node=node.GetName()
             )
         )
-    array = _segmentArray(node, [segmentId] if segmentId else known, referenceNode, name)
+    source = _withLabelMaps(node, referenceNode, name)
+    array = _segmentArray(source, [segmentId] if segmentId else known, node, referenceNode, name)
     return _imageOn(referenceNode, (array != 0).astype(np.uint8), name)
 
 
@@ -92,15 +94,41 @@ def _labelNames(labelNode) -> dict[int, str]:
     return {label: (colors.GetColorName(label) if colors is not None else "") or str(label) for label in labels}
 
 
-def _segmentArray(node, segmentIds: list[str], referenceNode, name: str) -> np.ndarray:
-    """The voxels (k, j, i) of referenceNode, not 0 in any of the segments."""
+def _withLabelMaps(node, referenceNode, name: str):
+    """The node, or where its segments are surfaces or contours, a copy outside the scene that has label maps of them.
+
+    Raises InputError where they cannot be converted.
+    """
+    converter, segmentation = slicer.vtkSegmentationConverter, node.GetSegmentation()
+    labelMap = converter.GetSegmentationBinaryLabelmapRepresentationName()
+    if not segmentation.GetNumberOfSegments() or segmentation.ContainsRepresentation(labelMap):
+        return node
+    copy = slicer.vtkMRMLSegmentationNode()
+    copy.SetName(node.GetName())
+    copy.GetSegmentation().DeepCopy(segmentation)
+    matrix = vtkMatrix(_ijkToSegmentation(node, referenceNode, name))
+    geometry = converter.SerializeImageGeometry(matrix, referenceNode.GetImageData())
+    copy.GetSegmentation().SetConversionParameter(converter.GetReferenceImageGeometryParameterName(), geometry)
+    isConverted = copy.GetSegmentation().CreateRepresentation(labelMap) and len(segments(copy)) == len(segments(node))
+    if not isConverted or not copy.GetSegmentation().ContainsRepresentation(labelMap):
+        raise InputError(
+            _(
+                "The segments of the {name} {node} are not label maps ({kind}) and cannot be converted; create the "
+                "binary labelmap in the module Segmentations."
+            ).format(name=name, node=node.GetName(), kind=segmentation.GetSourceRepresentationName())
+        )
+    return copy
+
+
+def _segmentArray(source, segmentIds: list[str], node, referenceNode, name: str) -> np.ndarray:
+    """The voxels (k, j, i) of referenceNode, not 0 in any of the segments; source: of `_withLabelMaps`."""
     reference, merged, wanted = slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData(), vtk.vtkStringArray()
     reference.SetDimensions(referenceNode.GetImageData().GetDimensions())
     reference.SetImageToWorldMatrix(vtkMatrix(_ijkToSegmentation(node, referenceNode, name)))
     for segmentId in segmentIds:
         wanted.InsertNextValue(segmentId)
     geometry = slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY
-    if not node.GenerateMergedLabelmapForAllSegments(merged, geometry, reference, wanted):
+    if not source.GenerateMergedLabelmapForAllSegments(merged, geometry, reference, wanted):
         raise InputError(_("The {name} {node} has no segments.").format(name=name, node=node.GetName()))
     scalars = numpy_support.vtk_to_numpy(merged.GetPointData().GetScalars())
     return scalars.reshape(merged.GetDimensions()[::-1])
