@@ -7,6 +7,7 @@ signal's arguments as it takes. The behavior of the widgets was observed in Slic
 from __future__ import annotations
 
 import ctypes
+import gc
 import inspect
 import os
 import sys
@@ -347,11 +348,21 @@ class _UiLoader(QtUiTools.QUiLoader):
         for cls in CUSTOM:
             self.registerCustomWidget(cls)
 
+    def createWidget(self, *arguments):
+        """Keep the Python side of every widget: one that is collected meanwhile would be a plain QWidget ever after."""
+        self._made.append(super().createWidget(*arguments))
+        return self._made[-1]
+
     def load(self, *arguments):
         _UiLoader.busy = True
+        self._made = []
+        gc.disable()
         try:
-            return super().load(*arguments)
+            loaded = super().load(*arguments)
+            loaded._kept = self._made
+            return loaded
         finally:
+            gc.enable()
             _UiLoader.busy = False
 
 
