@@ -30,7 +30,7 @@ def test_the_module_has_a_title_and_registers_its_sample_data_after_the_start(he
 
 def test_the_start_of_slicer_imports_neither_the_engine_nor_simpleitk_nor_numpy():
     """In a process of its own, with the names that the module needs of Slicer's Python layer at the start."""
-    start = Path(__file__).resolve().parents[1] / "Benchmarks" / "files_and_startup.py"
+    start = Path(__file__).resolve().parents[1] / "Benchmarks" / "extension" / "files_and_startup.py"
     finished = subprocess.run(
         [sys.executable, str(start), "start", "--json"], capture_output=True, text=True, check=True
     )

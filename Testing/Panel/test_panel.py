@@ -47,6 +47,50 @@ def test_the_button_says_what_is_missing(opened, tiny_pair):
     assert (ui.registerButton.text, ui.registerButton.enabled) == ("Select at least one output", False)
 
 
+def test_after_a_result_the_inputs_are_folded_and_after_a_failure_they_are_not(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    sections = opened.ui.inputsSection, opened.ui.methodSection, opened.ui.outputsSection
+    opened.parameters.model = "none"
+    opened.parameters.preset = type(opened.parameters.preset).Instant
+    opened.register()
+    assert len(opened.dialogs) == 1
+    assert not any(section.collapsed for section in sections)
+    assert opened.ui.resultSection.collapsed
+    opened.parameters.model = "auto"
+    opened.parameters.preset = type(opened.parameters.preset).Balanced
+    opened.register()
+    assert all(section.collapsed for section in sections)
+    assert not opened.ui.resultSection.collapsed
+
+
+def test_one_segment_of_a_mask_can_be_chosen_and_comes_back_with_the_scene(opened, tiny_pair, tmp_path):
+    opened.choose(*tiny_pair)
+    ui, box = opened.ui, opened.ui.fixedMaskSegmentComboBox
+    assert box.isHidden()
+    labels = addVolume(opened.headless, sitk.Cast(tiny_pair[0] > 300, sitk.sitkUInt8), "L", "vtkMRMLLabelMapVolumeNode")
+    ui.fixedMaskSelector.setCurrentNode(labels)
+    assert box.isHidden()
+    segmentation = opened.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Structures")
+    for name in ("brain", "lesion"):
+        slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, segmentation)
+        count = segmentation.GetSegmentation().GetNumberOfSegments()
+        segmentation.GetSegmentation().GetNthSegment(count - 1).SetName(name)
+    ui.fixedMaskSelector.setCurrentNode(segmentation)
+    assert not box.isHidden()
+    assert [box.itemText(index) for index in range(box.count)] == ["All segments, united", "brain", "lesion"]
+    assert opened.panel._choice().fixedMaskSegment == ""
+    box.setCurrentIndex(2)
+    lesion = segmentation.GetSegmentation().GetNthSegmentID(1)
+    assert opened.panel._choice().fixedMaskSegment == lesion
+    opened.headless.saveBundle(tmp_path / "case.mrb")
+    opened.scene.Clear(0)
+    opened.processEvents()
+    opened.headless.loadBundle(tmp_path / "case.mrb")
+    opened.processEvents()
+    assert box.currentText == "lesion"
+    assert opened.panel._choice().fixedMaskSegment == lesion
+
+
 def test_a_click_registers_and_shows_nodes_table_and_layers(withSlice, tiny_pair):
     opened = withSlice
     fixed, moving = opened.choose(*tiny_pair)
@@ -61,7 +105,7 @@ def test_a_click_registers_and_shows_nodes_table_and_layers(withSlice, tiny_pair
     assert np.linalg.norm(point - (-4.0, 0.0, 3.0)) < 1.0  # RAS of 4 mm to the left and 3 mm up
     assert composite(opened).GetBackgroundVolumeID() == fixed.GetID()
     assert composite(opened).GetForegroundVolumeID() == made.warped.GetID()
-    assert made.transform.GetDisplayNode().GetVisibility2D()
+    assert made.transform.GetDisplayNode() is None or not made.transform.GetDisplayNode().GetVisibility()
     table = opened.ui.tableView.mrmlTableNode().GetTable()
     rows = [[table.GetValue(row, column).ToString() for column in (0, 1)] for row in range(table.GetNumberOfRows())]
     assert ["Folded voxels", "0 / 0"] in rows

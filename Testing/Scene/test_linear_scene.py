@@ -16,7 +16,8 @@ from wavemorph.cli.main import main
 from wavemorph.io.outputs import write_image
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 from WaveMorphRegistrationLib.results.reportTable import reportRows
-from WaveMorphRegistrationLib.results.resultNodes import ALL_OUTPUTS, addRegistrationToScene
+from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
+from WaveMorphRegistrationLib.results.sceneResult import ALL_OUTPUTS
 from WaveMorphRegistrationLib.results.transformExport import exportTransform
 
 FLIP = np.array([-1.0, -1.0, 1.0])  # RAS <-> LPS

@@ -15,9 +15,10 @@ from sceneVolumes import addVolume
 from wavemorph.io.outputs import write_transform
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
+from WaveMorphRegistrationLib.results.resultView import ResultView
 from WaveMorphRegistrationLib.results.transformExport import exportTransform
 from WaveMorphRegistrationLib.scene.coordinates import vtkMatrix
-from WaveMorphRegistrationLib.scene.transforms import interpolateLinearly, transformFromNode, wholeGrid
+from WaveMorphRegistrationLib.scene.transforms import interpolateLinearly, transformFromNode
 
 FLIP = np.array([-1.0, -1.0, 1.0])
 
@@ -79,15 +80,18 @@ def test_slicer_inverts_the_node_all_over_the_moving_volume(nodesOf, random_regi
 @pytest.mark.parametrize("degrees", [0, 90])
 def test_a_part_of_the_map_can_be_shown_whatever_the_node_holds(nodesOf, random_registration, degrees):
     registration = rotatedPair(random_registration(2), degrees)
-    node = nodesOf(registration).transform
-    half = wholeGrid(node, registration.fixed)
-    half.SetDisplacementScale(0.5)
+    result = nodesOf(registration)
+    node, view = result.transform, ResultView(result)
+    view.setWarp(50)
+    carrier = node.GetScene().GetFirstNodeByName("Warp")
+    half = carrier.GetTransformFromParent()
     inside = np.random.default_rng(1).uniform(0.0, np.subtract(registration.fixed.GetSize(), 1), (100, 3))
     points = np.array([registration.fixed.TransformContinuousIndexToPhysicalPoint(i.tolist()) for i in inside])
     expected = (points + moved(registration.transform, points)) / 2
     assert np.linalg.norm(movedByNode(half, points) - expected, axis=1).max() < 0.2
     after = movedByNode(node.GetTransformFromParent(), points)
     assert np.linalg.norm(after - moved(registration.transform, points), axis=1).max() < 0.01
+    view.close()
 
 
 @pytest.mark.parametrize("degrees", [0, 90])

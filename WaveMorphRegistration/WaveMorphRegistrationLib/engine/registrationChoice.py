@@ -12,7 +12,8 @@ from wavemorph.io.images import validate_image, validate_mask
 from wavemorph.io.result import check_store_spacing
 from wavemorph.settings import Settings
 
-from ..scene.segmentations import labelsFromNode
+from ..results.sceneResult import SceneResult
+from ..scene.segmentations import maskFromNode
 from ..scene.transforms import transformFromNode
 from ..scene.volumes import imageFromVolumeNode
 from ..translation import _
@@ -27,6 +28,7 @@ class RegistrationChoice:
     """Nodes, settings of the engine, and requested outputs (names of OUTPUTS).
 
     into: output name -> existing node to fill instead of a new one.
+    fixedMaskSegment, movingMaskSegment: ID of the one segment of a segmentation that is the mask; empty for all united.
     storeSpacingMm: store the transforms at this spacing; 2 mm take an eighth of the space. The report has the error.
     """
 
@@ -38,6 +40,8 @@ class RegistrationChoice:
     initialTransformNode: Any = None
     outputs: tuple[str, ...] = ("transform", "warped", "jacobian")
     into: dict[str, Any] = field(default_factory=dict)
+    fixedMaskSegment: str = ""
+    movingMaskSegment: str = ""
     storeSpacingMm: float | None = None
 
     @property
@@ -53,7 +57,7 @@ class RegistrationChoice:
         self._checkTypes()
         if self.storeSpacingMm is not None:
             check_store_spacing(self.storeSpacingMm)
-        unknown = [output for output in self.outputs if output not in OUTPUTS]
+        unknown = [output for output in (*self.outputs, *self.into) if output not in OUTPUTS]
         if unknown:
             known = ", ".join(OUTPUTS)
             raise SettingsError(_("Unknown output {name}; choose from {known}.").format(name=unknown[0], known=known))
@@ -61,12 +65,13 @@ class RegistrationChoice:
         names = _("fixed volume"), _("moving volume")
         fixed, moving = _image(self.fixedNode, names[0]), _image(self.movingNode, names[1])
         size_warnings(fixed, moving, names)  # refuses a spacing that must be wrong; the report has what it returns
+        checkOutputNodes(self)
         return JobRequest(
             fixed,
             moving,
             settings,
-            _mask(self.fixedMaskNode, self.fixedNode, fixed),
-            _mask(self.movingMaskNode, self.movingNode, moving),
+            _mask(self.fixedMaskNode, self.fixedNode, fixed, self.fixedMaskSegment),
+            _mask(self.movingMaskNode, self.movingNode, moving, self.movingMaskSegment),
             self._initialTransform(fixed),
             context=self,
             volumes=tuple(_VOLUMES[output] for output in self.outputs if output in _VOLUMES),
@@ -104,6 +109,44 @@ class RegistrationChoice:
         return transformFromNode(node, fixed)
 
 
+def checkOutputNodes(choice: RegistrationChoice) -> None:
+    """Check that filling the requested output nodes destroys neither an input nor the result of another pair.
+
+    Raises InputError.
+    """
+    inputs = (
+        (choice.fixedNode, _("fixed volume")),
+        (choice.movingNode, _("moving volume")),
+        (choice.fixedMaskNode, _("fixed mask")),
+        (choice.movingMaskNode, _("moving mask")),
+        (choice.initialTransformNode, _("initial transform")),
+    )
+    filled: dict[str, Any] = {}
+    for output, node in choice.into.items():
+        if node is None or output not in choice.outputs:
+            continue
+        _checkOutputClass(output, node)
+        for inputNode, name in inputs:
+            if inputNode is not None:
+                _checkIsNoInput(output, node, inputNode, name)
+        for other, otherNode in filled.items():
+            if otherNode is node:
+                raise InputError(
+                    _("{node} is chosen for two outputs, {first} and {second}; choose Create new for one.").format(
+                        node=node.GetName(), first=_outputName(other), second=_outputName(output)
+                    )
+                )
+        filled[output] = node
+        result = SceneResult.ofOutput(node)
+        if result is not None and not result.isOf(choice.fixedNode, choice.movingNode):
+            raise InputError(
+                _(
+                    "{node} is the {output} of the result {result}, which is of another pair of volumes; choose Create "
+                    "new."
+                ).format(node=node.GetName(), output=_outputName(output), result=result.name)
+            )
+
+
 def missingInput(fixedNode, movingNode, outputs) -> str | None:
     """What the user has yet to select, as text of the button; None where nothing is missing."""
     if fixedNode is None and movingNode is None:
@@ -130,6 +173,45 @@ def _described(given) -> str:
     return f"{type(given).__name__} ({str(given)[:60]})"
 
 
+def _checkIsNoInput(output: str, node, inputNode, name: str) -> None:
+    if node is inputNode:
+        raise InputError(
+            _(
+                "{node} is the {name} and cannot be the {output} as well, which would overwrite it; choose Create new."
+            ).format(node=node.GetName(), name=name, output=_outputName(output))
+        )
+    parent = inputNode.GetParentTransformNode() if node.IsA("vtkMRMLTransformNode") else None
+    if parent is not None and (parent is node or parent.IsTransformNodeMyParent(node)):
+        raise InputError(
+            _(
+                "The {name} {input} is under {node}, which cannot be the {output} as well, because its place would be "
+                "lost; choose Create new."
+            ).format(name=name, input=inputNode.GetName(), node=node.GetName(), output=_outputName(output))
+        )
+
+
+def _checkOutputClass(output: str, node) -> None:
+    if output in ("transform", "inverse"):
+        suits = node.IsA("vtkMRMLTransformNode")
+    else:
+        suits = node.GetClassName() == "vtkMRMLScalarVolumeNode"
+    if not suits or node.GetScene() is None:
+        raise InputError(
+            _("{node} ({kind}) cannot hold the {output}; choose Create new.").format(
+                node=node.GetName(), kind=node.GetNodeTagName(), output=_outputName(output)
+            )
+        )
+
+
+def _outputName(output: str) -> str:
+    return {
+        "transform": _("transform"),
+        "warped": _("registered volume"),
+        "jacobian": _("Jacobian"),
+        "inverse": _("inverse transform"),
+    }[output]
+
+
 def _image(node, name: str) -> sitk.Image:
     if node.IsA("vtkMRMLLabelMapVolumeNode") or not node.IsA("vtkMRMLVolumeNode"):
         raise InputError(
@@ -142,5 +224,7 @@ def _image(node, name: str) -> sitk.Image:
     return image
 
 
-def _mask(node, volumeNode, image: sitk.Image) -> sitk.Image | None:
-    return None if node is None else validate_mask(labelsFromNode(node, volumeNode, _("mask")), image, _("mask"))
+def _mask(node, volumeNode, image: sitk.Image, segmentId: str) -> sitk.Image | None:
+    if node is None:
+        return None
+    return validate_mask(maskFromNode(node, volumeNode, _("mask"), segmentId), image, _("mask"))

@@ -12,7 +12,8 @@ from wavemorph.io.result import Registration
 
 from ..results.display import foldingSegmentation
 from ..results.reportTable import addReportTable
-from ..results.resultNodes import ResultNodes, addRegistrationToScene
+from ..results.resultNodes import addRegistrationToScene
+from ..results.sceneResult import SceneResult
 from ..translation import _
 from .job import RegistrationJob
 from .registrationChoice import RegistrationChoice
@@ -24,7 +25,7 @@ _POLL_SECONDS = 0.05
 class Outcome:
     """What a finished job added to the scene, and its report."""
 
-    nodes: ResultNodes
+    nodes: SceneResult
     tableNode: Any
     report: dict
     fixedNode: Any
@@ -57,6 +58,9 @@ class RegistrationLogic:
         movingMask=None,
         initialTransform=None,
         outputs=None,
+        into=None,
+        fixedMaskSegment: str = "",
+        movingMaskSegment: str = "",
         storeSpacingMm: float | None = None,
         waitForCompletion: bool = True,
         **settings,
@@ -67,6 +71,8 @@ class RegistrationLogic:
         initialTransform: transform node that, applied to the moving volume, brings it near the fixed one.
         outputs: names of `registrationChoice.OUTPUTS`; None stands for the transform and the registered volume, and for
             the Jacobian too where transform_type is deformable.
+        into: output name -> existing node to fill instead of a new one.
+        fixedMaskSegment, movingMaskSegment: ID of the one segment of a segmentation that is the mask; all by default.
         storeSpacingMm: store the transforms at this spacing; 2 mm take an eighth of the space, and the error is in
             report["stored"].
         waitForCompletion: False returns None at once. Where the application runs its event loop, onFinished, onFailed
@@ -77,8 +83,18 @@ class RegistrationLogic:
         >>> outcome = logic.process(fixedNode, movingNode, preset="Precise")
         >>> print(outcome.report["folding"], outcome.nodes.transform.GetName())
         """
-        choice = RegistrationChoice(fixedVolume, movingVolume, settings, fixedMask, movingMask, initialTransform)
-        choice.storeSpacingMm = storeSpacingMm
+        choice = RegistrationChoice(
+            fixedVolume,
+            movingVolume,
+            settings,
+            fixedMask,
+            movingMask,
+            initialTransform,
+            into=dict(into or {}),
+            fixedMaskSegment=fixedMaskSegment,
+            movingMaskSegment=movingMaskSegment,
+            storeSpacingMm=storeSpacingMm,
+        )
         if outputs is not None:
             choice.outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         elif not choice.deformable:
@@ -168,6 +184,6 @@ class RegistrationLogic:
         nodes = addRegistrationToScene(registration, choice.fixedNode, choice.movingNode, outputs, into)
         if nodes.folding is not None:
             nodes.folding = foldingSegmentation(nodes.folding)
-        tableNode = addReportTable(registration.report, choice.fixedNode, choice.movingNode)
+        tableNode = addReportTable(nodes)
         self.outcome = Outcome(nodes, tableNode, registration.report, choice.fixedNode, choice.movingNode)
         self.onFinished(self.outcome)

@@ -98,6 +98,7 @@ class WaveMorphParameters:
     fixedVolume - The volume that is not moved.
     movingVolume - The volume that is aligned to it.
     fixedMask, movingMask - Segmentation or label map; only voxels inside are compared.
+    fixedMaskSegment, movingMaskSegment - ID of the one segment that is the mask; empty for all.
     initialTransform - Transform that, applied to the moving volume, brings it near the fixed one.
     aligned - The pair is already aligned: skip the affine stage.
     transformType, preset, contrast, device, model, smoothness - How to register.
@@ -109,6 +110,8 @@ class WaveMorphParameters:
     movingVolume: vtkMRMLScalarVolumeNode
     fixedMask: vtkMRMLDisplayableNode
     movingMask: vtkMRMLDisplayableNode
+    fixedMaskSegment: str = ""
+    movingMaskSegment: str = ""
     initialTransform: vtkMRMLTransformNode
     aligned: bool = False
     transformType: TransformType = TransformType.Deformable

@@ -5,18 +5,13 @@ from __future__ import annotations
 import vtk
 
 from ..translation import _
-from .resultNodes import FIXED_ROLE, MOVING_ROLE, placeInFolderOf
+from .sceneResult import SceneResult
 
 
-def addReportTable(report: dict, fixedNode, movingNode):
-    """The vtkMRMLTableNode of a report, in the folder of the fixed volume; one of the same name is filled again."""
-    scene = fixedNode.GetScene()
-    name = _("{moving} to {fixed} report").format(moving=movingNode.GetName(), fixed=fixedNode.GetName())
-    node = scene.GetFirstNode(name, "vtkMRMLTableNode") or scene.AddNewNodeByClass("vtkMRMLTableNode", name)
-    fillTable(node, (_("Measure"), _("Value"), _("Meaning")), reportRows(report))
-    node.SetNodeReferenceID(FIXED_ROLE, fixedNode.GetID())
-    node.SetNodeReferenceID(MOVING_ROLE, movingNode.GetID())
-    placeInFolderOf(fixedNode, node)
+def addReportTable(result: SceneResult):
+    """The vtkMRMLTableNode of the report of a result, created or filled again."""
+    node = result.addTable("report", _("report"))
+    fillTable(node, (_("Measure"), _("Value"), _("Meaning")), reportRows(result.report))
     return node
 
 

@@ -15,7 +15,7 @@ from ..scene.coordinates import FLIP_XY
 from ..scene.transforms import sampledDisplacement, storedDisplacement
 from ..scene.volumes import imageFromVolumeNode
 from ..translation import _
-from .resultNodes import FIXED_ROLE, MOVING_ROLE
+from .sceneResult import FIXED_ROLE, MOVING_ROLE
 
 FILE_FILTER = "ITK transform (*.h5 *.tfm);;Displacement field (*.nii.gz *.nrrd *.mha)"
 

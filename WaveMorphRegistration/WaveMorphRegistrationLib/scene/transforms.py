@@ -138,17 +138,6 @@ def setTransformFromParent(transformNode, transform) -> None:
     transformNode.GetStorageNode().SetDefaultWriteFileExtension("nii.gz" if isGrid else "h5")
 
 
-def wholeGrid(transformNode, image: sitk.Image):
-    """A new vtkOrientedGridTransform of the whole map of a node, whose displacements can be scaled.
-
-    It shares the displacements of the node where these are one grid; otherwise they are sampled over the image.
-    """
-    stored = transformNode.GetTransformFromParentAs("vtkOrientedGridTransform", False, False)
-    if stored is None:
-        return gridTransform(sampledDisplacement(transformNode, image, min(image.GetSpacing())))
-    return _gridOf(stored.GetDisplacementGrid(), stored.GetGridDirectionMatrix())
-
-
 def _isInvertibleBeyondGrid(registration: Registration) -> bool:
     """Whether the map is one-to-one where the edge of its grid is continued.
 

@@ -46,77 +46,6 @@ def rowsOf(tableNode):
     return [[table.GetValue(row, column).ToString() for column in columns] for row in range(table.GetNumberOfRows())]
 
 
-def test_flickering_shows_the_moving_volume_before_and_after(done):
-    ui, outcome = done.ui, done.outcome
-    ui.flickerButton.checked = True
-    shown = set()
-    for _ in range(2):
-        done.panel.result._onFlicker()
-        shown.add((layers(done)[1].GetName(), ui.flickerButton.text))
-    assert shown == {("Atlas", "Before / after: before"), ("Atlas registered", "Before / after: after")}
-    ui.flickerButton.checked = False
-    assert layers(done)[1] is outcome.nodes.warped
-
-
-def test_the_opacity_slider_goes_to_the_slices(done):
-    done.ui.opacitySlider.value = 0.2
-    assert layers(done)[2].GetForegroundOpacity() == pytest.approx(0.2)
-
-
-def test_the_checkerboard_contains_both_volumes_and_is_removed_again(done):
-    before = done.nodeIds()
-    done.ui.checkerboardCheckBox.checked = True
-    board, _none, _composite = layers(done)
-    array = slicer.util.arrayFromVolume(board)
-    fixed = slicer.util.arrayFromVolume(done.outcome.fixedNode)
-    assert array.shape == fixed.shape
-    assert 0 <= array.min() < array.max() <= 1
-    done.ui.checkerboardCheckBox.checked = False
-    assert layers(done)[0] is done.outcome.fixedNode
-    assert done.nodeIds() == before
-
-
-def test_the_warp_slider_goes_from_the_moving_volume_to_the_registered_one(done):
-    transform = done.outcome.nodes.transform.GetTransformFromParent()
-    placed = []
-    for value in (0.0, 50.0):
-        done.ui.warpSlider.value = value
-        shown = layers(done)[1]
-        on = shown.GetParentTransformNode().GetTransformFromParent()
-        placed.append(np.array(on.TransformPoint((0.0, 0.0, 0.0))))
-        assert transform.GetDisplacementScale() == 1.0
-    assert np.allclose(placed[0], 0, atol=1e-6)
-    assert np.allclose(placed[1], 0.5 * np.array(transform.TransformPoint((0.0, 0.0, 0.0))), atol=1e-3)
-    assert done.outcome.movingNode.GetParentTransformNode() is None
-    done.ui.warpSlider.value = 100.0
-    assert layers(done)[1] is done.outcome.nodes.warped
-
-
-def test_the_grid_goes_on_and_off_in_2d_and_3d_with_its_spacing(done):
-    shown = done.outcome.nodes.transform.GetDisplayNode()
-    done.ui.gridSpacingSlider.value = 15.0
-    assert shown.GetGridSpacingMm() == 15.0
-    done.ui.grid3DCheckBox.checked = True
-    assert shown.GetVisibility3D() and shown.GetVisibility2D()
-    done.ui.gridCheckBox.checked = False
-    assert shown.GetVisibility3D() and not shown.GetVisibility2D()
-    done.ui.grid3DCheckBox.checked = False
-    assert not shown.GetVisibility()
-
-
-def test_the_jacobian_is_shown_in_front_with_a_legend_and_hidden_again(done):
-    jacobian = done.outcome.nodes.jacobian
-    done.ui.jacobianCheckBox.checked = True
-    done.ui.jacobianOpacitySlider.value = 0.4
-    legend = done.headless.logics["Colors"].GetColorLegendDisplayNode(jacobian)
-    assert layers(done)[1] is jacobian
-    assert layers(done)[2].GetForegroundOpacity() == pytest.approx(0.4)
-    assert legend.GetVisibility()
-    done.ui.jacobianCheckBox.checked = False
-    assert layers(done)[1] is done.outcome.nodes.warped
-    assert not legend.GetVisibility()
-
-
 def segmented(done, image, name, threshold=300):
     labels = addVolume(done.headless, sitk.Cast(image > threshold, sitk.sitkUInt8), name, "vtkMRMLLabelMapVolumeNode")
     segmentation = done.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
@@ -135,17 +64,61 @@ def test_structures_landmarks_and_volumes_are_measured(done, tiny_pair):
             points.AddControlPointWorld(*(np.array(place) + offset * SHIFT_RAS))
         selector.setCurrentNode(points)
     ui.measureButton.click()
+    assert ui.measureButton.text == "Stop measuring"
+    done.until(lambda: ui.measureButton.text == "Measure")
     assert done.dialogs == []
+    titles = [ui.tableSelector.itemText(index) for index in range(ui.tableSelector.count)]
+    assert titles == [
+        "Report of the registration",
+        "Overlap of structures",
+        "Distance of landmarks",
+        "Volumes of structures",
+    ]
+    assert ui.tableSelector.currentText == "Overlap of structures"
     overlap = rowsOf(ui.tableView.mrmlTableNode())
     assert overlap[0][0] == "brain"
     before, after = float(overlap[0][1]), float(overlap[0][2])
     assert after > max(before + 0.05, 0.95)
-    landmarks = rowsOf(done.scene.GetFirstNodeByName("Atlas to Patient landmarks"))
+    ui.tableSelector.setCurrentIndex(2)
+    landmarks = rowsOf(ui.tableView.mrmlTableNode())
     assert float(landmarks[-1][1]) == pytest.approx(5.0, abs=0.01)
     assert float(landmarks[-1][2]) < 1.0
-    volumes = rowsOf(done.scene.GetFirstNodeByName("Atlas to Patient volumes"))
+    ui.tableSelector.setCurrentIndex(3)
+    volumes = rowsOf(ui.tableView.mrmlTableNode())
     assert volumes[0][0] == "brain"
     assert abs(float(volumes[0][3])) < 8.0
+    ui.tableSelector.setCurrentIndex(0)
+    assert rowsOf(ui.tableView.mrmlTableNode())[0][0] == "Subject"
+
+
+def test_measuring_works_in_pieces_and_can_be_stopped(done, tiny_pair):
+    """Between two pieces the application handles its events."""
+    ui = done.ui
+    ui.fixedSegmentationSelector.setCurrentNode(segmented(done, tiny_pair[0], "drawn on patient"))
+    ui.movingSegmentationSelector.setCurrentNode(segmented(done, tiny_pair[1], "drawn on atlas"))
+    ui.measureButton.click()
+    pieces = 0
+    while done.panel.result.measure._pending:
+        done.panel.result.measure._step()
+        pieces += 1
+    assert pieces > 10
+    before = done.nodeIds()
+    ui.measureButton.click()
+    ui.measureButton.click()
+    assert ui.measureButton.text == "Measure"
+    done.processEvents()
+    assert done.nodeIds() == before
+    ui.measureButton.click()
+    done.scene.RemoveNode(done.outcome.nodes.transform)
+    done.until(lambda: ui.measureButton.text == "Measure")
+    assert len(done.dialogs) <= 1
+
+
+def test_what_a_measure_needs_and_was_not_requested_is_said(done, tiny_pair):
+    done.ui.fixedSegmentationSelector.setCurrentNode(segmented(done, tiny_pair[0], "drawn on patient"))
+    done.scene.RemoveNode(done.outcome.nodes.jacobian)
+    done.ui.measureButton.click()
+    assert "Volumes are measured with the Jacobian" in done.dialogs[0]
 
 
 def test_measuring_without_a_selection_says_what_to_choose(done):
@@ -153,17 +126,26 @@ def test_measuring_without_a_selection_says_what_to_choose(done):
     assert "Choose a segmentation" in done.dialogs[0]
 
 
+def listed(done) -> dict:
+    """Name of each node in the tree -> its item."""
+    tree = done.ui.nodeTree
+    groups = [tree.topLevelItem(index) for index in range(tree.topLevelItemCount)]
+    return {group.child(row).text(0): group.child(row) for group in groups for row in range(group.childCount())}
+
+
+def pointsNode(done, name, place):
+    points = done.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+    points.AddControlPointWorld(*place)
+    return points
+
+
 def test_checked_nodes_are_put_under_the_transform_and_hardened(done, tiny_pair):
-    points = done.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Landmarks on the atlas")
-    points.AddControlPointWorld(*SHIFT_RAS)
-    ui = done.ui
-    ui.refreshNodesButton.click()
-    names = [ui.nodeList.item(row).text() for row in range(ui.nodeList.count)]
-    assert "Landmarks on the atlas" in names
-    assert "Atlas registered" not in names
-    ui.nodeList.item(names.index("Landmarks on the atlas")).setCheckState(qt.Qt.Checked)
-    ui.hardenCheckBox.checked = True
-    ui.applyButton.click()
+    points = pointsNode(done, "Landmarks on the atlas", SHIFT_RAS)
+    done.processEvents()
+    assert "Atlas registered" not in listed(done) and "Patient" not in listed(done)
+    listed(done)["Landmarks on the atlas"].setCheckState(0, qt.Qt.Checked)
+    done.ui.hardenCheckBox.checked = True
+    done.ui.applyButton.click()
     assert done.dialogs == []
     assert points.GetParentTransformNode() is None
     place = [0.0] * 3
@@ -172,17 +154,113 @@ def test_checked_nodes_are_put_under_the_transform_and_hardened(done, tiny_pair)
 
 
 def test_nodes_in_the_fixed_space_are_transformed_in_the_other_direction(done):
-    points = done.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Landmarks on the patient")
-    points.AddControlPointWorld(0.0, 0.0, 0.0)
-    ui = done.ui
-    ui.refreshNodesButton.click()
-    names = [ui.nodeList.item(row).text() for row in range(ui.nodeList.count)]
-    ui.nodeList.item(names.index("Landmarks on the patient")).setCheckState(qt.Qt.Checked)
-    ui.fixedSpaceCheckBox.checked = True
-    ui.applyButton.click()
+    points = pointsNode(done, "Landmarks on the patient", (0.0, 0.0, 0.0))
+    done.processEvents()
+    listed(done)["Landmarks on the patient"].setCheckState(0, qt.Qt.Checked)
+    done.ui.fixedSpaceCheckBox.checked = True
+    done.ui.applyButton.click()
     place = [0.0] * 3
     points.GetNthControlPointPositionWorld(0, place)
     assert np.linalg.norm(np.array(place) - SHIFT_RAS) < 1.0
+
+
+def test_nodes_in_the_fixed_space_follow_a_transform_that_another_module_changes(done):
+    points = pointsNode(done, "Landmarks on the patient", (0.0, 0.0, 0.0))
+    done.processEvents()
+    listed(done)["Landmarks on the patient"].setCheckState(0, qt.Qt.Checked)
+    done.ui.fixedSpaceCheckBox.checked = True
+    done.ui.applyButton.click()
+    done.outcome.nodes.transform.Inverse()
+    place = np.zeros(3)
+    points.GetNthControlPointPositionWorld(0, place)
+    assert np.linalg.norm(place + SHIFT_RAS) < 1.0
+
+
+def test_the_tree_follows_the_scene_and_keeps_its_check_marks(done):
+    first = pointsNode(done, "First", (0.0, 0.0, 0.0))
+    done.processEvents()
+    listed(done)["First"].setCheckState(0, qt.Qt.Checked)
+    second = pointsNode(done, "Second", (0.0, 0.0, 0.0))
+    hidden = pointsNode(done, "Hidden", (0.0, 0.0, 0.0))
+    hidden.SetHideFromEditors(True)
+    done.processEvents()
+    assert {"First", "Second", "Atlas"} == set(listed(done))
+    assert listed(done)["First"].checkState(0) == qt.Qt.Checked
+    done.scene.RemoveNode(second)
+    done.processEvents()
+    assert set(listed(done)) == {"First", "Atlas"}
+    done.ui.applyButton.click()
+    assert first.GetParentTransformNode() is done.outcome.nodes.transform
+    assert done.outcome.movingNode.GetParentTransformNode() is None
+
+
+def test_what_was_chosen_for_one_pair_is_not_applied_to_or_measured_with_another(done, tiny_pair):
+    points = pointsNode(done, "Landmarks of patient 1", SHIFT_RAS)
+    segmentation = segmented(done, tiny_pair[0], "drawn on patient 1")
+    done.processEvents()
+    ui = done.ui
+    for selector, node in ((ui.fixedSegmentationSelector, segmentation), (ui.movingLandmarksSelector, points)):
+        selector.setCurrentNode(node)
+    ui.hardenCheckBox.checked = ui.fixedSpaceCheckBox.checked = True
+    listed(done)["Landmarks of patient 1"].setCheckState(0, qt.Qt.Checked)
+    done.register()  # the same pair: the choices are kept
+    assert listed(done)["Landmarks of patient 1"].checkState(0) == qt.Qt.Checked
+    assert ui.fixedSegmentationSelector.currentNode() is segmentation
+    done.choose(*tiny_pair)
+    done.register()
+    assert listed(done)["Landmarks of patient 1"].checkState(0) == qt.Qt.Unchecked
+    assert not ui.hardenCheckBox.checked and not ui.fixedSpaceCheckBox.checked
+    assert ui.fixedSegmentationSelector.currentNode() is None
+    assert ui.movingLandmarksSelector.currentNode() is None
+    ui.applyButton.click()
+    assert "Check the nodes" in done.dialogs[0]
+
+
+def test_the_tree_follows_a_new_name_and_a_new_folder(done):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(done.scene)
+    points = pointsNode(done, "First", (0.0, 0.0, 0.0))
+    item = hierarchy.GetItemByDataNode(points) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), points)
+    done.processEvents()
+    listed(done)["First"].setCheckState(0, qt.Qt.Checked)
+    points.SetName("Renamed")
+    done.processEvents()
+    assert listed(done)["Renamed"].checkState(0) == qt.Qt.Checked
+    hierarchy.SetItemParent(item, hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Folder"))
+    done.processEvents()
+    tree = done.ui.nodeTree
+    assert "Folder" in [tree.topLevelItem(index).text(0) for index in range(tree.topLevelItemCount)]
+    assert listed(done)["Renamed"].checkState(0) == qt.Qt.Checked
+
+
+def test_all_in_the_folder_of_the_moving_volume_are_one_tick(done):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(done.scene)
+    root = hierarchy.GetSceneItemID()
+    atlas, inner = (hierarchy.CreateFolderItem(root, name) for name in ("Atlas study", "Structures"))
+    hierarchy.SetItemParent(inner, atlas)
+    done_ = done.outcome
+    hierarchy.CreateItem(atlas, done_.movingNode)
+    nodes = {name: pointsNode(done, name, (0.0, 0.0, 0.0)) for name in ("near", "deep", "elsewhere")}
+    hierarchy.SetItemParent(
+        hierarchy.GetItemByDataNode(nodes["near"]) or hierarchy.CreateItem(root, nodes["near"]), atlas
+    )
+    hierarchy.SetItemParent(
+        hierarchy.GetItemByDataNode(nodes["deep"]) or hierarchy.CreateItem(root, nodes["deep"]), inner
+    )
+    done.processEvents()
+    tree = done.ui.nodeTree
+    folders = [tree.topLevelItem(index).text(0) for index in range(tree.topLevelItemCount)]
+    assert folders[0] == "Atlas study"
+    assert "Atlas study / Structures" in folders
+    done.ui.studyCheckBox.checked = True
+    checked = {name for name, item in listed(done).items() if item.checkState(0) == qt.Qt.Checked}
+    assert checked == {"Atlas", "near", "deep"}
+    done.ui.applyButton.click()
+    assert done.dialogs == []
+    for node in (done_.movingNode, nodes["near"], nodes["deep"]):
+        assert node.GetParentTransformNode() is done_.nodes.transform
+    assert nodes["elsewhere"].GetParentTransformNode() is None
+    done.ui.studyCheckBox.checked = False
+    assert not any(item.checkState(0) == qt.Qt.Checked for item in listed(done).values())
 
 
 def test_a_node_under_another_transform_is_refused_before_any_node_is_changed(done):
@@ -264,15 +342,6 @@ def test_an_export_that_cannot_be_written_is_a_message(done, tmp_path):
     with pytest.raises(OutputError, match="sampled on the voxels of a volume"):
         exportTransform(done.outcome.nodes.inverse, tmp_path / "t.nrrd")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_closing_the_result_removes_the_nodes_created_for_viewing(done):
-    before = done.nodeIds()
-    done.ui.checkerboardCheckBox.checked = True
-    done.ui.warpSlider.value = 30.0
-    assert done.nodeIds() > before
-    done.panel.result.close()
-    assert done.nodeIds() == before
 
 
 def test_an_initial_transform_may_be_a_grid_or_a_composite(headless):

@@ -17,7 +17,7 @@ import time
 import types
 from pathlib import Path
 
-MODULE = Path(__file__).resolve().parents[2] / "WaveMorphRegistration"
+MODULE = Path(__file__).resolve().parents[3] / "WaveMorphRegistration"
 _BASE_CLASSES = ("", "Widget", "Logic", "Test")
 _POLL_SECONDS = 0.1  # of the panel
 _PREPARATION_SECONDS = 20.0  # a user takes so long to click after choosing the second volume
