@@ -298,8 +298,8 @@ def test_a_volume_too_large_for_the_memory_is_registered_on_a_coarser_grid_and_t
     assert opened.dialogs == []
     assert opened.ui.warningLabel.text == ""
     table = opened.logic.outcome.tableNode.GetTable()
-    first = [table.GetValue(0, column).ToString() for column in range(3)]
-    assert first[0] == "Note"
+    rows = [[table.GetValue(row, column).ToString() for column in range(3)] for row in range(3)]
+    first = next(row for row in rows if row[0] == "Note")
     assert "coarsened" in first[2]
     assert "at most 5000 voxels" in first[2]
 
@@ -312,5 +312,32 @@ def test_an_unrelated_moving_volume_gives_a_warning(opened, tiny_pair):
     opened.processEvents()
     opened.register()
     if not opened.dialogs:  # refused, or registered with a warning
-        assert opened.ui.warningLabel.text
-        assert "Read the warning" in opened.ui.statusLabel.text
+        assert "Good" not in opened.ui.verdictLabel.text
+        assert "Read the verdict" in opened.ui.statusLabel.text
+
+
+def test_doubtful_sizes_are_said_before_the_work(opened, tiny_pair):
+    nodes = opened.choose(*tiny_pair)
+    assert opened.ui.statusLabel.text == "Atlas will be aligned to Patient."
+    for factor, said in ((4, "the spacing of one of them is wrong"), (30, "The longest side of the fixed volume is")):
+        nodes[1].SetSpacing(*(factor * side for side in tiny_pair[1].GetSpacing()))
+        opened.ui.movingSelector.setCurrentNode(None)
+        opened.ui.movingSelector.setCurrentNode(nodes[1])
+        opened.processEvents()
+        assert said in opened.ui.statusLabel.text
+        assert opened.ui.registerButton.text == "Register"
+
+
+def test_the_check_box_stores_the_transform_at_2_mm(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    assert not opened.ui.storeCoarselyCheckBox.checked
+    opened.ui.storeCoarselyCheckBox.checked = True
+    opened.processEvents()
+    opened.register()
+    assert opened.dialogs == []
+    assert opened.worker.messages[-1]["store_spacing_mm"] == 2.0
+    opened.parameters.transformType = type(opened.parameters.transformType).Affine
+    opened.processEvents()
+    assert not opened.ui.storeCoarselyCheckBox.enabled
+    opened.register()
+    assert opened.worker.messages[-1]["store_spacing_mm"] is None

@@ -30,7 +30,8 @@ def linearRegistration(tiny_pair):
     affine.SetMatrix(phantoms.rotation((3.0, -7.0, 11.0)).ravel().tolist())
     affine.SetTranslation((4.0, 1.0, -2.0))
     jacobian = sitk.Image([8, 8, 8], sitk.sitkFloat32) + 1.0
-    report = {"transform_type": "rigid", "warnings": []}
+    verdict = {"level": "good", "reasons": [], "probability_wrong": 0.01}
+    report = {"transform_type": "rigid", "warnings": [], "verdict": verdict}
     return wavemorph.Registration(affine, None, None, None, jacobian, None, report, *tiny_pair)
 
 

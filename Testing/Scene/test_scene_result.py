@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import phantoms
 import pytest
@@ -182,6 +184,25 @@ def test_results_are_found_in_a_scene_that_is_read_again_and_added_to_itself(hea
         assert result.transform.GetNodeReference(MOVING_ROLE) is result.movingNode
 
 
+def test_the_verdict_is_on_the_transform_and_on_the_result_after_reopening(headless, random_registration, tmp_path):
+    registration = random_registration(1)
+    reason = "The outlines of the two subjects overlap by only 0.41 (Dice)."
+    verdict = {"level": "do not trust", "reasons": [reason], "probability_wrong": 0.93}
+    doubtful = dataclasses.replace(registration, report={**registration.report, "verdict": verdict})
+    addPatient(headless, doubtful, "Patient")
+    headless.saveBundle(tmp_path / "case.mrb")
+    headless.scene.Clear(0)
+    headless.loadBundle(tmp_path / "case.mrb")
+    (result,) = SceneResult.allIn(headless.scene)
+    assert result.node.GetAttribute("WaveMorph.Verdict") == "do not trust"
+    assert result.transform.GetAttribute("WaveMorph.Verdict") == "do not trust"
+    assert rowsOf(result.table("report"))[0] == ["Verdict", "Do not trust", reason]
+    into = {"transform": result.transform}
+    judged = dataclasses.replace(registration, report={**registration.report, "verdict": {**verdict, "level": "good"}})
+    again = addRegistrationToScene(judged, result.fixedNode, result.movingNode, ("transform",), into)
+    assert again.transform.GetAttribute("WaveMorph.Verdict") == "good"
+
+
 def test_the_name_of_the_transform_finds_the_transform(headless, patients):
     """Scripts look nodes up by name; the hidden node that holds a result together must not be found instead."""
     scene = headless.scene
@@ -273,7 +294,8 @@ def shifted(headless, tiny_pair):
 
     affine = sitk.AffineTransform(3)
     affine.SetTranslation((4.0, 0.0, 3.0))
-    report = {"transform_type": "affine", "warnings": []}
+    verdict = {"level": "good", "reasons": [], "probability_wrong": 0.01}
+    report = {"transform_type": "affine", "warnings": [], "verdict": verdict}
     jacobian = sitk.Image([8, 8, 8], sitk.sitkFloat32) + 1.0
     registration = wavemorph.Registration(affine, None, None, None, jacobian, None, report, *tiny_pair)
     pair = [addVolume(headless, image, name) for image, name in zip(tiny_pair, ("F", "M"))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import phantoms
 import pytest
@@ -88,7 +90,7 @@ def test_structures_landmarks_and_volumes_are_measured(done, tiny_pair):
     assert volumes[0][0] == "brain"
     assert abs(float(volumes[0][3])) < 8.0
     ui.tableSelector.setCurrentIndex(0)
-    assert rowsOf(ui.tableView.mrmlTableNode())[0][0] == "Subject"
+    assert rowsOf(ui.tableView.mrmlTableNode())[0][0] == "Verdict"
 
 
 def test_measuring_works_in_pieces_and_can_be_stopped(done, tiny_pair):
@@ -372,8 +374,61 @@ def test_an_initial_transform_may_be_a_grid_or_a_composite(headless):
             assert np.linalg.norm(np.subtract(made.TransformPoint(point.tolist()), expected)) < tolerance
 
 
-def test_the_table_tells_warnings_then_notes_then_what_was_taken_for_the_subject(done):
+def shownWith(done, level, reasons, warnings=()):
+    """The panel with a result of this verdict; what the verdict line shows as plain text, and its color."""
+    verdict = {"level": level, "reasons": reasons, "probability_wrong": 0.5}
+    report = {**done.outcome.report, "verdict": verdict, "warnings": [*warnings]}
+    done.outcome.nodes.node.SetParameter("report", json.dumps(report))
+    done.panel.result.open(done.outcome.nodes, show=False)
+    done.processEvents()
+    document = qt.QTextDocument()
+    document.setHtml(done.ui.verdictLabel.text)
+    color = document.begin().begin().fragment().charFormat().background().color()
+    return document.toPlainText().replace("\xa0", " ").strip(), color
+
+
+@pytest.mark.parametrize(
+    ("level", "title", "hues"),
+    [("good", "Good", (90, 150)), ("check", "Check", (25, 60)), ("do not trust", "Do not trust", (0, 20))],
+)
+def test_the_verdict_is_a_colored_line_with_its_first_reason(done, level, title, hues):
+    reasons = [] if level == "good" else ["A < B.", "The outlines overlap by only 0.41 (Dice)."]
+    text, color = shownWith(done, level, reasons)
+    assert text.startswith(title)
+    assert hues[0] <= color.hue() <= hues[1]
+    assert not done.ui.verdictLabel.isHidden()
+    if reasons:
+        assert text == f"{title}  A < B. (1 more in the tool tip)"
+        assert done.ui.verdictLabel.toolTip.splitlines() == reasons
+
+
+def test_a_warning_that_is_a_reason_of_the_verdict_is_said_once(done):
+    folded, unseen = "7 voxels are folded.", "40 % of the fixed subject is not in the moving volume."
+    text, _color = shownWith(done, "check", [folded], [folded, unseen])
+    assert folded in text
+    assert done.ui.warningLabel.text == unseen
+    shownWith(done, "check", [folded], [folded])
+    assert done.ui.warningLabel.isHidden()
+
+
+def test_without_a_result_there_is_no_verdict(done):
+    assert not done.ui.verdictLabel.isHidden()
+    for node in done.outcome.nodes.all():
+        done.scene.RemoveNode(node)
+    done.processEvents()
+    assert done.ui.verdictLabel.isHidden()
+
+
+def test_the_table_tells_the_error_of_a_transform_that_is_stored_coarsely(done):
+    stored = {"spacing_mm": 2.0, "error_mm": {"mean": 0.0123, "p99": 0.2, "max": 0.41}}
+    rows = {row[0]: row[1:] for row in reportRows({**done.outcome.report, "stored": stored})}
+    assert rows["Stored"][0] == "at 2 mm"
+    assert "0.012 mm on average" in rows["Stored"][1] and "0.410 mm at most" in rows["Stored"][1]
+
+
+def test_the_table_tells_the_verdict_then_warnings_then_notes_then_what_was_taken_for_the_subject(done):
     report = {**done.outcome.report, "warnings": ["Look."], "notes": ["Coarser."]}
+    report["verdict"] = {"level": "check", "reasons": ["Look.", "Twice."], "probability_wrong": 0.5}
     report["subject"] = {
         "kind": "body",
         "extent_mm": [311.2, 219.8, 7.25],
@@ -381,6 +436,7 @@ def test_the_table_tells_warnings_then_notes_then_what_was_taken_for_the_subject
         "unseen_percent": 4.4,
     }
     rows = reportRows(report)
+    assert rows.pop(0) == ("Verdict", "Check", "Look. Twice.")
     assert rows[:2] == [("Warning", "!", "Look."), ("Note", "", "Coarser.")]
     assert rows[2][:2] == ("Subject", "body, 311 x 220 x 7.2 mm")
     assert "worked at 2 mm" in rows[2][2]

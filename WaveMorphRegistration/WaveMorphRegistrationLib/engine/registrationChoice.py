@@ -15,7 +15,7 @@ from wavemorph.settings import Settings
 from ..results.sceneResult import SceneResult
 from ..scene.segmentations import maskFromNode
 from ..scene.transforms import transformFromNode
-from ..scene.volumes import imageFromVolumeNode
+from ..scene.volumes import imageFromVolumeNode, latticeOfVolumeNode
 from ..translation import _
 from .jobRequest import JobRequest
 
@@ -160,6 +160,15 @@ def missingInput(fixedNode, movingNode, outputs) -> str | None:
     if not outputs:
         return _("Select at least one output")
     return None
+
+
+def doubtsAboutSizes(fixedNode, movingNode) -> tuple[str, ...]:
+    """Sentences on sizes of two volumes that a user should check before the work; their voxels are not read."""
+    try:
+        lattices = latticeOfVolumeNode(fixedNode), latticeOfVolumeNode(movingNode)
+        return size_warnings(*lattices, (_("fixed volume"), _("moving volume")))
+    except InputError as error:
+        return (str(error),)
 
 
 def _isNodeOf(given, classes: tuple[str, ...]) -> bool:

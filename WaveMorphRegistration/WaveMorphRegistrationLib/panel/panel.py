@@ -11,7 +11,7 @@ from wavemorph.models.weights import list_models
 
 from ..engine.dependencies import ensureDependencies
 from ..engine.job import JobState
-from ..engine.registrationChoice import OUTPUTS, RegistrationChoice, missingInput
+from ..engine.registrationChoice import OUTPUTS, RegistrationChoice, doubtsAboutSizes, missingInput
 from ..results.sceneResult import FIXED_ROLE, MOVING_ROLE, OUTPUT_ATTRIBUTE
 from ..scene.segmentations import segments
 from ..translation import _
@@ -19,6 +19,7 @@ from .parameters import TransformType
 from .resultPanel import ResultPanel
 
 POLL_MS = 100
+_STORED_MM = 2.0
 _WIDGET_NAMES = {  # output: how the names of its widgets and parameters end
     "transform": "Transform",
     "warped": "Warped",
@@ -123,6 +124,7 @@ class Panel:
         for widget in (
             ui.alignedCheckBox,
             ui.smoothnessComboBox,
+            ui.storeCoarselyCheckBox,
             ui.wantJacobianCheckBox,
             ui.outputJacobianSelector,
         ):
@@ -285,7 +287,8 @@ class Panel:
             TransformType.Affine: _("{moving} will be rotated, shifted, scaled and sheared to {fixed}."),
             TransformType.Deformable: _("{moving} will be aligned to {fixed}."),
         }[p.transformType]
-        return sentence.format(moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName())
+        sentence = sentence.format(moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName())
+        return " ".join([sentence, *doubtsAboutSizes(p.fixedVolume, p.movingVolume)])
 
     def _choice(self) -> RegistrationChoice:
         p = self.parameters
@@ -308,6 +311,7 @@ class Panel:
             {output: getattr(p, f"output{_WIDGET_NAMES[output]}") for output in OUTPUTS},
             p.fixedMaskSegment,
             p.movingMaskSegment,
+            _STORED_MM if p.storeCoarsely and self._isDeformable() else None,
         )
 
     def _onTimer(self) -> None:
@@ -336,7 +340,9 @@ class Panel:
             self._message = _("Done in {seconds:.0f} s; similarity {before:.2f} -> {after:.2f}.").format(
                 seconds=seconds, before=report["similarity"]["before"], after=report["similarity"]["after"]
             )
-        if report["warnings"]:
+        if report["verdict"]["level"] != "good":
+            self._message += " " + _("Read the verdict above before you use the result.")
+        elif report["warnings"]:
             self._message += " " + _("Read the warning above before you use the result.")
 
     def _onCanceled(self) -> None:

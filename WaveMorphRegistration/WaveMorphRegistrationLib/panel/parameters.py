@@ -101,6 +101,7 @@ class WaveMorphParameters:
     fixedMaskSegment, movingMaskSegment - ID of the one segment that is the mask; empty for all.
     initialTransform - Transform that, applied to the moving volume, brings it near the fixed one.
     aligned - The pair is already aligned: skip the affine stage.
+    storeCoarsely - Store the transforms of a deformable registration at 2 mm.
     transformType, preset, contrast, device, model, smoothness - How to register.
     wantTransform, wantWarped, wantJacobian, wantInverse - Which outputs to create.
     outputTransform, outputWarped, outputJacobian, outputInverse - Nodes to fill; None creates new ones.
@@ -120,6 +121,7 @@ class WaveMorphParameters:
     device: Device = Device.Automatic
     model: str = "auto"
     smoothness: Smoothness = Smoothness.Medium
+    storeCoarsely: bool = False
     wantTransform: bool = True
     wantWarped: bool = True
     wantJacobian: bool = True

@@ -14,6 +14,7 @@ from .errorMessages import perform
 from .exportDialog import askForExportPath
 from .measureControls import MeasureControls
 from .nodeTree import NodeTree, idsInFolderOf
+from .verdictLine import showVerdict
 from .viewControls import ViewControls
 
 
@@ -168,7 +169,11 @@ class ResultPanel:
         if result is None:
             ui.resultSelector.clear()
             self._results = []
-        warnings = result.report.get("warnings", []) if result is not None else []
+        report = result.report if result is not None else None
+        ui.verdictLabel.visible = report is not None
+        if report is not None:
+            showVerdict(ui.verdictLabel, report["verdict"])
+        warnings = [] if report is None else [s for s in report["warnings"] if s not in report["verdict"]["reasons"]]
         ui.warningLabel.text = "\n".join(warnings)
         ui.warningLabel.visible = bool(warnings)
         noTransform = _("The transform was not requested, or was deleted.")

@@ -22,6 +22,7 @@ FIXED_ROLE = "spatialRegistrationFixed"
 MOVING_ROLE = "spatialRegistrationMoving"
 ALL_OUTPUTS = ("transform", "affine", "inverse", "warped", "jacobian", "folding")
 TABLES = ("report", "overlap", "landmarks", "volumes")
+VERDICT_ATTRIBUTE = "WaveMorph.Verdict"  # on the node of the result and on its transform: the level of the verdict
 OUTPUT_ATTRIBUTE = "WaveMorph.output"  # on every output node: which output it is
 _RESULT_ATTRIBUTE = "WaveMorph.result"  # on the hidden node that holds a result together
 _SAMPLED_VOXELS = 1_000_000
@@ -97,6 +98,9 @@ class SceneResult:
             node.SetNodeReferenceID(_tableRole(table), None)
         for output, outputNode in outputs.items():
             result.setOutput(output, outputNode)
+        for judged in (node, result.transform):
+            if judged is not None:
+                judged.SetAttribute(VERDICT_ATTRIBUTE, registration.report["verdict"]["level"])
         return result
 
     @property

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import SimpleITK as sitk
 import vtk
 from vtk.util import numpy_support
@@ -9,6 +12,30 @@ from wavemorph.errors import InputError
 
 from ..translation import _
 from .coordinates import ijkToRasOfImage, ijkToWorld, setGeometry, vtkMatrix
+
+
+class VolumeLattice(NamedTuple):
+    """Size and spacing (mm) along (i, j, k), with the methods of an image that tell them."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+    def GetSize(self) -> tuple[int, ...]:
+        """Voxels."""
+        return self.size
+
+    def GetSpacing(self) -> tuple[float, ...]:
+        """In mm."""
+        return self.spacing
+
+
+def latticeOfVolumeNode(volumeNode, name: str = "volume") -> VolumeLattice:
+    """Size and spacing of `imageFromVolumeNode`, without a copy of the voxels. Raises InputError as it does."""
+    imageData = volumeNode.GetImageData()
+    if imageData is None or imageData.GetNumberOfPoints() == 0:
+        raise InputError(_("The {name} has no voxels; choose another one.").format(name=name))
+    spacing = np.linalg.norm(ijkToWorld(volumeNode, name)[:3, :3], axis=0)
+    return VolumeLattice(imageData.GetDimensions(), tuple(spacing.tolist()))
 
 
 def imageFromVolumeNode(volumeNode, name: str = "volume") -> sitk.Image:
