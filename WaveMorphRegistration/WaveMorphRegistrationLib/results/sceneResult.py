@@ -36,7 +36,7 @@ class SceneResult:
     The properties `transform`, `affine`, `inverse`, `warped`, `jacobian` and `folding` are None where an output was not
     requested or where its node was deleted, `fixedNode` and `movingNode` where that volume was.
 
-    transform: vtkMRMLGridTransformNode, the whole map, affine included, on a grid that covers the fixed volume; or
+    transform: vtkMRMLGridTransformNode, the whole map, affine included (`scene.transforms.wholeTransform`); or
         vtkMRMLLinearTransformNode where the whole map is linear.
     affine: vtkMRMLLinearTransformNode, the affine part of a deformable map.
     inverse: vtkMRMLTransformNode or vtkMRMLLinearTransformNode, moving points -> fixed points.
