@@ -32,6 +32,7 @@ class WaveMorphRegistration(ScriptedLoadableModule):
             "The network follows Zhang et al., Wavelet-Guided Multi-Scale ConvNeXt for Unsupervised Medical Image "
             "Registration, Bioengineering 2025, 12(4), 406. Research software; not a medical device."
         )
+        slicer.app.connect("startupCompleted()", removeOldFolders)
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
@@ -40,6 +41,13 @@ def registerSampleData() -> None:
     from WaveMorphRegistrationLib.samples.sampleData import registerPairs
 
     registerPairs(os.path.join(os.path.dirname(__file__), "Resources", "Icons"))
+
+
+def removeOldFolders() -> None:
+    """Remove the volumes that an application which crashed left in the temporary folder."""
+    from WaveMorphRegistrationLib.engine.jobFolders import removeFoldersOfDeadProcesses
+
+    removeFoldersOfDeadProcesses()
 
 
 class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -53,14 +61,15 @@ class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def setup(self):
         """Called when the user opens the module for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
+        from WaveMorphRegistrationLib.engine.registrationLogic import RegistrationLogic
         from WaveMorphRegistrationLib.panel.panel import Panel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/WaveMorphRegistration.ui"))
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
-        self.logic = WaveMorphRegistrationLogic()
-        self.panel = Panel(self.ui, self.logic.registration, self.logic.getParameterNode)
+        self.logic = WaveMorphRegistrationLogic()  # for scripts (slicer.util.getModuleLogic); the panel has its own
+        self.panel = Panel(self.ui, RegistrationLogic(), self.logic.getParameterNode)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneChanged)
@@ -73,16 +82,17 @@ class WaveMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         if self.panel is not None:
             self.panel.close()
             self.panel = None
+            self.logic.close()
 
     def enter(self):
         """Called each time the user opens the module."""
         if self.panel is not None:
-            self.panel.bind()
+            self.panel.enter()
 
     def exit(self):
         """Called each time the user opens another module; a running registration continues."""
         if self.panel is not None:
-            self.panel.unbind()
+            self.panel.exit()
 
     def onReload(self):
         """Developer mode: reload the library beside this file, too."""

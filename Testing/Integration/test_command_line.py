@@ -46,3 +46,18 @@ def test_register_writes_all_that_is_asked_for(pair, pair_folder, tmp_path, caps
         image = sitk.ReadImage(str(out[name]))
         assert image.GetSize() == fixed.GetSize()
         assert np.allclose(image.GetOrigin(), fixed.GetOrigin(), atol=1e-4)
+
+
+def test_transforms_stored_at_a_coarser_spacing_are_small_and_the_error_is_printed(pair, tmp_path, capsys):
+    sizes = []
+    for spacing in (4, 8):
+        path = tmp_path / f"{spacing}.h5"
+        arguments = ["register", *pair, "--transform", str(path), "--report", str(tmp_path / f"{spacing}.json")]
+        assert main([*arguments, "--store-spacing", str(spacing)]) == 0
+        sizes.append(path.stat().st_size)
+    assert sizes[1] < 0.25 * sizes[0]
+    stored = json.loads((tmp_path / "8.json").read_text())["stored"]
+    assert f"off by {stored['error_mm']['mean']:.3f} mm on average" in capsys.readouterr().out
+    point = (5.0, -6.0, 3.0)
+    ends = [read_transform(tmp_path / f"{spacing}.h5").TransformPoint(point) for spacing in (4, 8)]
+    assert np.linalg.norm(np.subtract(*ends)) < stored["error_mm"]["max"] + 0.1

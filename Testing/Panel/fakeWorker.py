@@ -16,7 +16,7 @@ from wavemorph.worker import Worker
 
 
 class WorkerRecordings:
-    """The answers of the engine's worker, by the content of the input files and by the settings of a job."""
+    """The answers of the engine's worker, by the content of the input files and by what a job asks for."""
 
     def __init__(self, folder: Path):
         self._folder, self._events = folder, {}
@@ -94,7 +94,8 @@ class FakeWorker:
 
 
 def _key(job: dict) -> str:
-    digest = hashlib.sha256(json.dumps(job["settings"], sort_keys=True).encode())
+    asked = {name: value for name, value in job.items() if name not in ("job", "folder")}
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
     for path in sorted(Path(job["folder"]).iterdir()):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())

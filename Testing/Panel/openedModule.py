@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import traceback
 import types
 
 import pythonQt
@@ -27,8 +28,9 @@ class OpenedModule:
         self.headless, self.scene, self.dialogs = headless, headless.scene, dialogs
         self.widget = WaveMorphRegistration.WaveMorphRegistrationWidget()
         self.widget.setup()
+        self.widget.enter()
         self.ui, self.panel = self.widget.ui, self.widget.panel
-        self.logic, self.job = self.widget.logic.registration, self.widget.logic.registration.job
+        self.logic, self.job = self.panel.logic, self.panel.logic.job
 
     @property
     def parameters(self):
@@ -87,7 +89,7 @@ def openedModule(headless, monkeypatch):
     yield module
     module.widget.cleanup()
     module.widget.parent.setMRMLScene(None)
-    assert not errors
+    assert not errors, "".join("".join(traceback.format_exception(*error)) for error in errors)
 
 
 def _coarsely(monkeypatch):

@@ -7,6 +7,7 @@ signal's arguments as it takes. The behavior of the widgets was observed in Slic
 from __future__ import annotations
 
 import ctypes
+import gc
 import inspect
 import os
 import sys
@@ -55,8 +56,8 @@ class _BoundSignal:
         kinds = [parameter.kind for parameter in inspect.signature(slot).parameters.values()]
         if inspect.Parameter.VAR_POSITIONAL not in kinds:
             positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-            defaults = [p.default for p in inspect.signature(slot).parameters.values() if p.kind in positional]
-            most = min(most, sum(default is inspect.Parameter.empty for default in defaults))
+            parameters = [p for p in inspect.signature(slot).parameters.values() if p.kind in positional]
+            most = min(most, len(parameters))
         calls = (lambda: slot(), lambda a: slot(a), lambda a, b: slot(a, b))
         self._instance.connect(calls[most])
         return True
@@ -135,7 +136,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         layout.addWidget(self._box)
         self._values = {"nodeTypes": [], "hideChildNodeTypes": [], "noneDisplay": "None"}
         self._values.update(noneEnabled=False, addEnabled=True, removeEnabled=True, renameEnabled=False)
-        self._scene, self._observed, self._current, self._ids = None, [], "", []
+        self._scene, self._observed, self._current, self._ids, self._attributes = None, [], "", [], []
         self._box.activated.connect(lambda index: self.setCurrentNodeID(self._box.itemData(index)))
 
     def _set(self, name, value) -> None:
@@ -149,6 +150,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     noneEnabled, addEnabled = _made("noneEnabled", bool), _made("addEnabled", bool)
     removeEnabled, renameEnabled = _made("removeEnabled", bool), _made("renameEnabled", bool)
     noneDisplay = _made("noneDisplay", str)
+
+    def addAttribute(self, nodeType: str, name: str, value: str) -> None:
+        self._attributes.append((nodeType, name, value))
+        self._refresh()
 
     def setMRMLScene(self, scene) -> None:
         for observed, tag in self._observed:
@@ -168,6 +173,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             if any(node.IsA(kind) for kind in self._values["nodeTypes"])
             and not node.GetHideFromEditors()
             and not any(node.IsA(kind) for kind in hidden)
+            and all(not node.IsA(kind) or node.GetAttribute(name) == value for kind, name, value in self._attributes)
         ]
 
     def _refresh(self, first: bool = False) -> None:
@@ -266,6 +272,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._values = {"value": 0.0, "minimum": 0.0, "maximum": 99.0, "singleStep": 1.0, "decimals": 2, "suffix": ""}
+        self._values["tracking"] = True
         self._bar, self._number = QtWidgets.QSlider(QtCore.Qt.Horizontal, self), QtWidgets.QLabel(self)
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -292,6 +299,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
 
     value, minimum, maximum = _made("value", float), _made("minimum", float), _made("maximum", float)
     singleStep, decimals, suffix = _made("singleStep", float), _made("decimals", int), _made("suffix", str)
+    tracking = _made("tracking", bool)
 
 
 class qMRMLTableView(QtWidgets.QTableWidget):
@@ -307,6 +315,10 @@ class qMRMLTableView(QtWidgets.QTableWidget):
 
     def setMRMLTableNode(self, node) -> None:
         self._node = node
+        self.setRowCount(0)
+        self.setColumnCount(0)
+        if node is None:
+            return
         table = node.GetTable()
         columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
         self.setColumnCount(len(columns))
@@ -336,11 +348,21 @@ class _UiLoader(QtUiTools.QUiLoader):
         for cls in CUSTOM:
             self.registerCustomWidget(cls)
 
+    def createWidget(self, *arguments):
+        """Keep the Python side of every widget: one that is collected meanwhile would be a plain QWidget ever after."""
+        self._made.append(super().createWidget(*arguments))
+        return self._made[-1]
+
     def load(self, *arguments):
         _UiLoader.busy = True
+        self._made = []
+        gc.disable()
         try:
-            return super().load(*arguments)
+            loaded = super().load(*arguments)
+            loaded._kept = self._made
+            return loaded
         finally:
+            gc.enable()
             _UiLoader.busy = False
 
 

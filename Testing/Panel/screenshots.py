@@ -1,13 +1,15 @@
 """Draws Resources/Screenshots/panel.png and views.png: the demo's pair registered through the panel.
 
-    .venv/bin/python Testing/Panel/screenshots.py
+    .venv/bin/python Testing/Panel/screenshots.py [FOLDER]
 
 The panel is drawn by Qt with stand-ins for Slicer's widgets; the views by Slicer's own displayable managers.
+FOLDER gets the panel before and after the registration, 420 and 560 pixels wide and 700 pixels high, a small screen.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 import types
 from pathlib import Path
@@ -20,7 +22,7 @@ import slicer
 import slicer.util
 import slicerModules
 import vtk
-from PIL import Image, ImageChops
+from PIL import Image
 from sceneVolumes import addVolume
 from vtk.util import numpy_support
 from wavemorph.cli.demo import built_in_pair
@@ -81,12 +83,19 @@ class View3D:
         return scalars.reshape(height, width, 3)[::-1].copy()
 
 
-def crop(path: Path, margin: int = 16) -> None:
-    """Crop the empty part at the bottom."""
-    image = Image.open(path).convert("RGB")
-    empty = Image.new("RGB", image.size, image.getpixel((0, 0)))
-    bottom = ImageChops.difference(image, empty).getbbox()[3]
-    image.crop((0, 0, image.width, min(image.height, bottom + margin))).save(path, optimize=True)
+def panelPictures(parent, application, name: str, folder: Path | None) -> Image.Image:
+    """The panel 420 pixels wide; with a folder both widths are saved there."""
+    pictures = {}
+    for width in (560, 420):
+        parent.resize(width, 700)
+        parent.show()
+        for _ in range(20):
+            application.processEvents()
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(folder or temporary) / f"panel-{name}-{width}.png"
+            parent.grab().save(str(path))
+            pictures[width] = Image.open(path).convert("RGB")
+    return pictures[420]
 
 
 def main() -> None:
@@ -104,7 +113,8 @@ def main() -> None:
 
     widget = WaveMorphRegistration.WaveMorphRegistrationWidget()
     widget.setup()
-    ui, job = widget.ui, widget.logic.registration.job
+    widget.enter()
+    ui, job = widget.ui, widget.panel.logic.job
     pair = built_in_pair()
     fixed, moving = (
         addVolume(headless, image, name)
@@ -112,25 +122,22 @@ def main() -> None:
     )
     ui.fixedSelector.setCurrentNode(fixed)
     ui.movingSelector.setCurrentNode(moving)
-    ui.resultSection.collapsed = True
     application.processEvents()
+    parent, folder = widget.parent, Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    panels = [panelPictures(parent, application, "before", folder)]
     ui.registerButton.click()
     while job.active:
         application.processEvents()
         time.sleep(0.02)
-    ui.logSection.collapsed = True
-    ui.resultSection.collapsed = False
-    ui.grid3DCheckBox.checked = True
-    ui.gridSpacingSlider.value = 12.0
-    parent = widget.parent
-    parent.resize(480, 1180)
-    parent.show()
-    for _ in range(20):
-        application.processEvents()
+    panels.append(panelPictures(parent, application, "after", folder))
+    both = Image.new("RGB", (2 * 420 + 12, 700), "white")
+    for index, panel in enumerate(panels):
+        both.paste(panel, (index * 432, 0))
     folder = ROOT / "Resources" / "Screenshots"
-    parent.grab().save(str(folder / "panel.png"))
-    crop(folder / "panel.png")
-    outcome = widget.logic.registration.outcome
+    both.save(folder / "panel.png", optimize=True)
+    ui.gridCheckBox.checked = ui.grid3DCheckBox.checked = True
+    ui.gridSpacingSlider.value = 12.0
+    outcome = widget.panel.logic.outcome
     for view in views:
         view.lookAt(fixed, (0.0, -15.0, 10.0))
         view.composite.SetForegroundVolumeID(outcome.nodes.warped.GetID())

@@ -117,3 +117,14 @@ def test_a_reloaded_module_shows_the_choices_of_the_former_one(opened, tiny_pair
     assert reloaded.ui.registerButton.enabled
     reloaded.cleanup()
     reloaded.parent.setMRMLScene(None)
+
+
+def test_the_worker_starts_when_two_volumes_are_chosen(opened, fakeWorker, tiny_pair):
+    assert opened.worker is None
+    opened.choose(*tiny_pair)
+    assert opened.worker.running and opened.worker.messages == []
+    assert not opened.job.active
+    assert opened.ui.registerButton.text == "Register"
+    prepared = opened.job.workerProcessId
+    opened.register()
+    assert opened.job.workerProcessId == prepared

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import subprocess
 import sys
+import time
 import types
+from pathlib import Path
 
 import pytest
 import slicer
+from sceneVolumes import addVolume
 from wavemorph.errors import InputError, WaveMorphError
 from WaveMorphRegistrationLib.engine import dependencies
 from WaveMorphRegistrationLib.samples import sampleData
 
 
-def test_loading_the_module_imports_nothing_heavy(headless):
+def test_the_module_has_a_title_and_registers_its_sample_data_after_the_start(headless):
     import WaveMorphRegistration
 
     parent = types.SimpleNamespace()
@@ -23,17 +28,33 @@ def test_loading_the_module_imports_nothing_heavy(headless):
     assert slicer.app.connected["startupCompleted()"] is WaveMorphRegistration.registerSampleData
 
 
-def test_sample_data_are_registered_with_checksums_or_computed(headless, monkeypatch):
+def test_the_start_of_slicer_imports_neither_the_engine_nor_simpleitk_nor_numpy():
+    """In a process of its own, with the names that the module needs of Slicer's Python layer at the start."""
+    start = Path(__file__).resolve().parents[1] / "Benchmarks" / "extension" / "files_and_startup.py"
+    finished = subprocess.run(
+        [sys.executable, str(start), "start", "--json"], capture_output=True, text=True, check=True
+    )
+    measured = json.loads(finished.stdout)
+    assert measured["registered"] == 4
+    loaded = {name.split(".")[0] for name in measured["modules"]}
+    assert "WaveMorphRegistration" in loaded and "WaveMorphRegistrationLib" in loaded
+    assert not loaded & {"wavemorph", "SimpleITK", "numpy", "torch", "safetensors", "vtk", "vtkmodules", "qt"}
+
+
+@pytest.mark.parametrize("hasCategories", [True, False], ids=["5.10", "5.8"])
+def test_sample_data_are_registered_with_checksums_or_computed(headless, monkeypatch, hasCategories):
     import WaveMorphRegistration
 
-    sources = []
+    sources, categories = [], []
 
     class Logic:
-        registerCustomSampleDataCategory = staticmethod(lambda *arguments, **named: None)
         registerCustomSampleDataSource = staticmethod(lambda **source: sources.append(source))
 
+    if hasCategories:
+        Logic.registerCustomSampleDataCategory = staticmethod(lambda name, title: categories.append(name))
     monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=Logic))
     WaveMorphRegistration.registerSampleData()
+    assert categories == [sampleData.CATEGORY] * hasCategories
     assert {source["sampleName"] for source in sources} == {*sampleData.PAIRS, sampleData.SYNTHETIC}
     for source in sources:
         if "uris" in source:
@@ -46,8 +67,6 @@ def test_sample_data_are_registered_with_checksums_or_computed(headless, monkeyp
 
 
 def test_a_script_registers_without_a_panel(headless, fakeWorker, tiny_pair):
-    from sceneVolumes import addVolume
-
     import WaveMorphRegistration
 
     fixed, moving = (addVolume(headless, image, name) for image, name in zip(tiny_pair, "FM"))
@@ -63,6 +82,55 @@ def test_a_script_registers_without_a_panel(headless, fakeWorker, tiny_pair):
             logic.process(fixed, moving, speed="fast")
     finally:
         logic.close()
+
+
+@pytest.fixture
+def scriptLogic(headless, fakeWorker):
+    import WaveMorphRegistration
+
+    logic = WaveMorphRegistration.WaveMorphRegistrationLogic()
+    yield logic
+    logic.close()
+
+
+def test_a_script_that_does_not_wait_gets_the_outcome_from_the_event_loop(headless, scriptLogic, tiny_pair):
+    fixed, moving = (addVolume(headless, image, name) for image, name in zip(tiny_pair, "FM"))
+    finished = []
+    scriptLogic.registration.onFinished = finished.append
+    arguments = {"outputs": "warped", "spacing_mm": 4.0, "threads": 1}
+    assert scriptLogic.process(fixed, moving, waitForCompletion=False, **arguments) is None
+    deadline = time.monotonic() + 60
+    while not finished and time.monotonic() < deadline:
+        slicer.app.processEvents()
+    (outcome,) = finished
+    assert [node.GetName() for node in outcome.nodes.all()] == ["M registered"]
+    assert not scriptLogic.registration.job.active
+    assert scriptLogic.registration._timer is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "words"),
+    [
+        ("fixedVolume", "MRHead", "fixed volume must be a volume node, not str .MRHead"),
+        ("movingVolume", 7, "moving volume must be a volume node, not int .7"),
+        ("movingVolume", "vtkMRMLModelNode", "moving volume must be a volume node, not it .vtkMRMLModelNode"),
+        ("fixedMask", "vtkMRMLScalarVolumeNode", "fixed mask must be a segmentation or label map node, not it"),
+        ("movingMask", [1, 2], "moving mask must be a segmentation or label map node, not list"),
+        ("initialTransform", "vtkMRMLModelNode", "initial transform must be a transform node, not it"),
+        ("initialTransform", "a.h5", "initial transform must be a transform node, not str"),
+        ("storeSpacingMm", -2, "stored at a spacing above 0 mm, not -2 mm"),
+        ("storeSpacingMm", "fine", "stored at a spacing above 0 mm, not fine mm"),
+    ],
+)
+def test_a_script_that_passes_something_else_gets_a_sentence(headless, scriptLogic, tiny_pair, argument, value, words):
+    arguments = {
+        name: addVolume(headless, image, name) for image, name in zip(tiny_pair, ("fixedVolume", "movingVolume"))
+    }
+    isClass = str(value).startswith("vtkMRML")
+    arguments[argument] = headless.scene.AddNewNodeByClass(value, "it") if isClass else value
+    with pytest.raises(WaveMorphError, match=words):
+        scriptLogic.process(**arguments)
+    assert not scriptLogic.registration.job.active
 
 
 class PyTorchUtils(types.ModuleType):

@@ -47,6 +47,50 @@ def test_the_button_says_what_is_missing(opened, tiny_pair):
     assert (ui.registerButton.text, ui.registerButton.enabled) == ("Select at least one output", False)
 
 
+def test_after_a_result_the_inputs_are_folded_and_after_a_failure_they_are_not(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    sections = opened.ui.inputsSection, opened.ui.methodSection, opened.ui.outputsSection
+    opened.parameters.model = "none"
+    opened.parameters.preset = type(opened.parameters.preset).Instant
+    opened.register()
+    assert len(opened.dialogs) == 1
+    assert not any(section.collapsed for section in sections)
+    assert opened.ui.resultSection.collapsed
+    opened.parameters.model = "auto"
+    opened.parameters.preset = type(opened.parameters.preset).Balanced
+    opened.register()
+    assert all(section.collapsed for section in sections)
+    assert not opened.ui.resultSection.collapsed
+
+
+def test_one_segment_of_a_mask_can_be_chosen_and_comes_back_with_the_scene(opened, tiny_pair, tmp_path):
+    opened.choose(*tiny_pair)
+    ui, box = opened.ui, opened.ui.fixedMaskSegmentComboBox
+    assert box.isHidden()
+    labels = addVolume(opened.headless, sitk.Cast(tiny_pair[0] > 300, sitk.sitkUInt8), "L", "vtkMRMLLabelMapVolumeNode")
+    ui.fixedMaskSelector.setCurrentNode(labels)
+    assert box.isHidden()
+    segmentation = opened.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Structures")
+    for name in ("brain", "lesion"):
+        slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, segmentation)
+        count = segmentation.GetSegmentation().GetNumberOfSegments()
+        segmentation.GetSegmentation().GetNthSegment(count - 1).SetName(name)
+    ui.fixedMaskSelector.setCurrentNode(segmentation)
+    assert not box.isHidden()
+    assert [box.itemText(index) for index in range(box.count)] == ["All segments, united", "brain", "lesion"]
+    assert opened.panel._choice().fixedMaskSegment == ""
+    box.setCurrentIndex(2)
+    lesion = segmentation.GetSegmentation().GetNthSegmentID(1)
+    assert opened.panel._choice().fixedMaskSegment == lesion
+    opened.headless.saveBundle(tmp_path / "case.mrb")
+    opened.scene.Clear(0)
+    opened.processEvents()
+    opened.headless.loadBundle(tmp_path / "case.mrb")
+    opened.processEvents()
+    assert box.currentText == "lesion"
+    assert opened.panel._choice().fixedMaskSegment == lesion
+
+
 def test_a_click_registers_and_shows_nodes_table_and_layers(withSlice, tiny_pair):
     opened = withSlice
     fixed, moving = opened.choose(*tiny_pair)
@@ -61,7 +105,7 @@ def test_a_click_registers_and_shows_nodes_table_and_layers(withSlice, tiny_pair
     assert np.linalg.norm(point - (-4.0, 0.0, 3.0)) < 1.0  # RAS of 4 mm to the left and 3 mm up
     assert composite(opened).GetBackgroundVolumeID() == fixed.GetID()
     assert composite(opened).GetForegroundVolumeID() == made.warped.GetID()
-    assert made.transform.GetDisplayNode().GetVisibility2D()
+    assert made.transform.GetDisplayNode() is None or not made.transform.GetDisplayNode().GetVisibility()
     table = opened.ui.tableView.mrmlTableNode().GetTable()
     rows = [[table.GetValue(row, column).ToString() for column in (0, 1)] for row in range(table.GetNumberOfRows())]
     assert ["Folded voxels", "0 / 0"] in rows
@@ -254,8 +298,8 @@ def test_a_volume_too_large_for_the_memory_is_registered_on_a_coarser_grid_and_t
     assert opened.dialogs == []
     assert opened.ui.warningLabel.text == ""
     table = opened.logic.outcome.tableNode.GetTable()
-    first = [table.GetValue(0, column).ToString() for column in range(3)]
-    assert first[0] == "Note"
+    rows = [[table.GetValue(row, column).ToString() for column in range(3)] for row in range(3)]
+    first = next(row for row in rows if row[0] == "Note")
     assert "coarsened" in first[2]
     assert "at most 5000 voxels" in first[2]
 
@@ -268,5 +312,32 @@ def test_an_unrelated_moving_volume_gives_a_warning(opened, tiny_pair):
     opened.processEvents()
     opened.register()
     if not opened.dialogs:  # refused, or registered with a warning
-        assert opened.ui.warningLabel.text
-        assert "Read the warning" in opened.ui.statusLabel.text
+        assert "Good" not in opened.ui.verdictLabel.text
+        assert "Read the verdict" in opened.ui.statusLabel.text
+
+
+def test_doubtful_sizes_are_said_before_the_work(opened, tiny_pair):
+    nodes = opened.choose(*tiny_pair)
+    assert opened.ui.statusLabel.text == "Atlas will be aligned to Patient."
+    for factor, said in ((4, "the spacing of one of them is wrong"), (30, "The longest side of the fixed volume is")):
+        nodes[1].SetSpacing(*(factor * side for side in tiny_pair[1].GetSpacing()))
+        opened.ui.movingSelector.setCurrentNode(None)
+        opened.ui.movingSelector.setCurrentNode(nodes[1])
+        opened.processEvents()
+        assert said in opened.ui.statusLabel.text
+        assert opened.ui.registerButton.text == "Register"
+
+
+def test_the_check_box_stores_the_transform_at_2_mm(opened, tiny_pair):
+    opened.choose(*tiny_pair)
+    assert not opened.ui.storeCoarselyCheckBox.checked
+    opened.ui.storeCoarselyCheckBox.checked = True
+    opened.processEvents()
+    opened.register()
+    assert opened.dialogs == []
+    assert opened.worker.messages[-1]["store_spacing_mm"] == 2.0
+    opened.parameters.transformType = type(opened.parameters.transformType).Affine
+    opened.processEvents()
+    assert not opened.ui.storeCoarselyCheckBox.enabled
+    opened.register()
+    assert opened.worker.messages[-1]["store_spacing_mm"] is None

@@ -40,10 +40,10 @@ def test_the_result_section_offers_no_grid_and_no_jacobian_of_a_linear_transform
     chooseType(chosen, "Rigid (rotation and translation)")
     chosen.register()
     ui = chosen.ui
-    for widget in (ui.gridCheckBox, ui.grid3DCheckBox, ui.gridSpacingSlider, ui.jacobianCheckBox):
+    for widget in (ui.gridCheckBox, ui.grid3DCheckBox, ui.gridSpacingSlider, ui.viewJacobianButton):
         assert not widget.enabled
     assert not ui.gridCheckBox.checked
-    for widget in (ui.warpSlider, ui.flickerButton, ui.applyButton, ui.exportTransformButton):
+    for widget in (ui.warpSlider, ui.viewFlickerButton, ui.applyButton, ui.exportTransformButton):
         assert widget.enabled
 
 
@@ -58,7 +58,7 @@ def test_the_warp_slider_moves_the_volume_part_of_the_way(chosen):
         preview = chosen.scene.GetNodeByID(composite.GetForegroundVolumeID())
         shown = np.array(preview.GetParentTransformNode().GetTransformFromParent().TransformPoint(start))
         assert np.allclose(shown, start + percent / 100 * (whole - start), atol=1e-6)
-    chosen.ui.warpSlider.value = 100.0
+    chosen.ui.viewAfterButton.click()
     assert composite.GetForegroundVolumeID() == chosen.logic.outcome.nodes.warped.GetID()
 
 

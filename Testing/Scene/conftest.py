@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from sceneVolumes import addVolume
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
-from WaveMorphRegistrationLib.results.resultNodes import ALL_OUTPUTS, addRegistrationToScene
+from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
+from WaveMorphRegistrationLib.results.sceneResult import ALL_OUTPUTS
 
 
 @pytest.fixture

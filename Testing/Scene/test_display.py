@@ -12,8 +12,10 @@ from sceneVolumes import addVolume
 from WaveMorphRegistrationLib.headless.offscreenSliceView import OffscreenSliceView
 from WaveMorphRegistrationLib.headless.resultPicture import ResultPicture
 from WaveMorphRegistrationLib.results import display
-from WaveMorphRegistrationLib.results.resultNodes import FIXED_ROLE, ResultNodes, addRegistrationToScene
-from WaveMorphRegistrationLib.scene.segmentations import labelsFromNode
+from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
+from WaveMorphRegistrationLib.results.resultView import ResultView, ViewMode
+from WaveMorphRegistrationLib.results.sceneResult import FIXED_ROLE
+from WaveMorphRegistrationLib.scene.segmentations import maskFromNode
 from WaveMorphRegistrationLib.scene.volumes import imageFromVolumeNode
 
 
@@ -51,25 +53,6 @@ def test_two_results_share_one_color_node(headless, registered):
     assert display.jacobianColors(headless.scene) is first
 
 
-def test_slices_show_the_registered_volume_over_the_fixed_one_and_the_grid(registered, view):
-    _registration, result, fixedNode, _movingNode = registered
-    display.showResult(result, fixedNode)
-    assert view.composite.GetBackgroundVolumeID() == fixedNode.GetID()
-    assert view.composite.GetForegroundVolumeID() == result.warped.GetID()
-    assert view.composite.GetForegroundOpacity() == 0.5
-    grid = result.transform.GetDisplayNode()
-    assert grid.GetVisibility() and grid.GetVisibility2D() and not grid.GetVisibility3D()
-    assert grid.GetVisualizationMode() == grid.VIS_MODE_GRID
-    assert grid.GetRegionNode() is fixedNode
-
-
-def test_a_result_without_a_warped_volume_shows_the_fixed_one_alone(registered, view):
-    fixedNode = registered[2]
-    display.showResult(ResultNodes(), fixedNode)
-    assert view.composite.GetBackgroundVolumeID() == fixedNode.GetID()
-    assert view.composite.GetForegroundVolumeID() is None
-
-
 def test_the_grid_is_drawn_and_can_be_hidden(registered, view):
     _registration, result, fixedNode, _movingNode = registered
     view.lookAt(fixedNode, (0.0, 0.0, 0.0))
@@ -97,7 +80,8 @@ def test_a_slice_view_shows_right_on_the_left_and_anterior_at_the_top(headless, 
 def picture(headless, registered):
     _registration, result, fixedNode, movingNode = registered
     picture = ResultPicture(headless, result, fixedNode, movingNode)
-    display.showResult(result, fixedNode)
+    ResultView(result).show(ViewMode.After)
+    display.showGrid(result.transform, fixedNode)
     yield picture
     picture.close()
 
@@ -140,8 +124,9 @@ def test_folded_voxels_are_marked_in_the_folding_map(headless, random_registrati
     marked = sitk.GetArrayFromImage(imageFromVolumeNode(result.folding))
     assert marked.any()
     assert np.array_equal(marked != 0, jacobian <= 0)
-    segmentation = display.foldingSegmentation(result.folding)
+    labels = result.folding
+    segmentation = display.foldingSegmentation(labels)
     assert segmentation.GetNodeReference(FIXED_ROLE) is fixedNode
-    assert result.folding.GetScene() is None
-    drawn = sitk.GetArrayFromImage(labelsFromNode(segmentation, fixedNode))
+    assert labels.GetScene() is None
+    drawn = sitk.GetArrayFromImage(maskFromNode(segmentation, fixedNode))
     assert np.array_equal(drawn != 0, jacobian <= 0)

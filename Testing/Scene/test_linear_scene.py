@@ -16,7 +16,8 @@ from wavemorph.cli.main import main
 from wavemorph.io.outputs import write_image
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 from WaveMorphRegistrationLib.results.reportTable import reportRows
-from WaveMorphRegistrationLib.results.resultNodes import ALL_OUTPUTS, addRegistrationToScene
+from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
+from WaveMorphRegistrationLib.results.sceneResult import ALL_OUTPUTS
 from WaveMorphRegistrationLib.results.transformExport import exportTransform
 
 FLIP = np.array([-1.0, -1.0, 1.0])  # RAS <-> LPS
@@ -29,7 +30,8 @@ def linearRegistration(tiny_pair):
     affine.SetMatrix(phantoms.rotation((3.0, -7.0, 11.0)).ravel().tolist())
     affine.SetTranslation((4.0, 1.0, -2.0))
     jacobian = sitk.Image([8, 8, 8], sitk.sitkFloat32) + 1.0
-    report = {"transform_type": "rigid", "warnings": []}
+    verdict = {"level": "good", "reasons": [], "probability_wrong": 0.01}
+    report = {"transform_type": "rigid", "warnings": [], "verdict": verdict}
     return wavemorph.Registration(affine, None, None, None, jacobian, None, report, *tiny_pair)
 
 

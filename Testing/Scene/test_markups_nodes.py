@@ -7,7 +7,7 @@ import pytest
 import slicer
 import vtk
 from wavemorph.io.points import read_points, write_points
-from WaveMorphRegistrationLib.results.qualityTable import addLandmarkTable
+from WaveMorphRegistrationLib.results.qualityTable import finish, landmarkTable
 from WaveMorphRegistrationLib.scene.landmarks import landmarksFromNode
 
 RAS = np.array([[10.0, -20.5, 30.25], [-1.0, 2.0, -3.0], [4.0, 5.0, 6.0], [7.0, -8.0, 9.0], [1.0, 1.0, 2.0]])
@@ -75,11 +75,11 @@ def test_files_that_are_written_are_read_by_slicer_with_the_same_points(markupsN
 
 
 def test_the_table_pairs_by_label_and_lists_what_has_no_position(headless, registered, markupsNode):
-    _, result, fixedNode, movingNode = registered
+    result = registered[1]
     moving = headless.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Other")
     for index in (4, 2, 0, 1, 3):
         moving.AddControlPoint(RAS[index], NAMES[index])
-    table = addLandmarkTable(result.transform, fixedNode, movingNode, markupsNode, moving).GetTable()
+    table = finish(landmarkTable(result, markupsNode, moving)).GetTable()
     rows = [[table.GetValue(row, column).ToString() for column in range(3)] for row in range(table.GetNumberOfRows())]
     assert [row[:2] for row in rows[:2]] == [["AC", "0.00"], ["left, deep", "0.00"]]
     assert [row[0] for row in rows[2:5]] == ["undefined", "missing", "preview"]

@@ -16,7 +16,8 @@ from wavemorph.errors import InputError
 from wavemorph.io.outputs import write_image
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 from WaveMorphRegistrationLib.results import resultNodes
-from WaveMorphRegistrationLib.results.resultNodes import ALL_OUTPUTS, FIXED_ROLE, MOVING_ROLE, addRegistrationToScene
+from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
+from WaveMorphRegistrationLib.results.sceneResult import ALL_OUTPUTS, FIXED_ROLE, MOVING_ROLE, SceneResult
 from WaveMorphRegistrationLib.scene.coordinates import vtkMatrix
 from WaveMorphRegistrationLib.scene.transforms import interpolateLinearly
 from WaveMorphRegistrationLib.scene.volumes import imageFromVolumeNode
@@ -155,12 +156,15 @@ def test_given_nodes_are_filled_again(headless, random_registration, registered)
     count = headless.scene.GetNumberOfNodes()
     into = {"transform": first.transform, "warped": first.warped}
     second = addRegistrationToScene(again, fixedNode, movingNode, ("transform", "warped"), into)
-    assert (second.transform, second.warped) == (first.transform, first.warped)
-    assert headless.scene.GetNumberOfNodes() == count
+    assert (second.transform, second.warped) == (into["transform"], into["warped"])
+    assert (first.transform, first.warped) == (None, None)  # the first result has kept what is of its own map
+    assert [result.all() for result in SceneResult.allIn(headless.scene)] == [first.all(), second.all()]
+    assert first.jacobian is not None and second.jacobian is None
+    assert headless.scene.GetNumberOfNodes() == count + 1  # the node that holds the second result together
     points = pointsOf(again.fixed, 100)
-    forward = movedByNode(first.transform.GetTransformFromParent(), points)
+    forward = movedByNode(second.transform.GetTransformFromParent(), points)
     assert np.linalg.norm(forward - moved(again.transform, points), axis=1).max() < 0.01
-    held = sitk.GetArrayFromImage(imageFromVolumeNode(first.warped))
+    held = sitk.GetArrayFromImage(imageFromVolumeNode(second.warped))
     assert np.array_equal(held, sitk.GetArrayFromImage(again.warped))
 
 
@@ -241,11 +245,7 @@ def test_volumes_without_voxels_or_with_color_are_refused(headless):
 
 
 def test_a_bundle_read_again_contains_the_whole_result(headless, registered, tmp_path):
-    registration, result, fixedNode, _movingNode = registered
-    from WaveMorphRegistrationLib.results.display import showResult
-
-    headless.applicationLogic.GetSliceLogics()
-    showResult(result, fixedNode)
+    registration, result, _fixedNode, _movingNode = registered
     names = [node.GetName() for node in result.all()]
     headless.saveBundle(tmp_path / "case.mrb")
     points = pointsOf(registration.fixed, 300)

@@ -1,18 +1,21 @@
 """The process that Slicer talks to: one JSON job per line on standard input, one JSON event per line on its output.
 
 Job:    {"job": ID, "folder": FOLDER, "settings": {...}}, with fixed.nrrd and moving.nrrd in the folder, and where they
-        exist fixed_mask.nrrd, moving_mask.nrrd and initial_transform.h5. {"cancel": ID} stops it.
+        exist fixed_mask.nrrd, moving_mask.nrrd and initial_transform.h5. Optional: "volumes": [...], which of "warped",
+        "jacobian" and "field" (the whole map as one field) are wanted, by default the first two; "store_spacing_mm": of
+        the transforms. {"cancel": ID} stops it.
 Events: {"event": "ready", "device": NAME, "torch": VERSION} once;
         "progress" (job, stage, fraction, message), "log" (message),
         "result" (job, folder: a `Registration` saved into FOLDER/result), "cancelled" (job),
         "error" (job or null, kind, message: one sentence, details: the traceback, or "").
 
-It keeps running between jobs. It ends when standard input closes, when its parent process has ended, or after ten
-minutes without a job.
+It loads the default models before the first job, and keeps running between jobs. It ends when standard input closes,
+when its parent process has ended, or after ten minutes without a job.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -20,10 +23,15 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .system.process import set_passive_wait
+
+if TYPE_CHECKING:
+    from .io.result import Registration
 
 IDLE_SECONDS = 600.0
 _POLL_SECONDS = 1.0
@@ -50,6 +58,8 @@ class Worker:
                 "error", job=None, kind="TorchError", message=_short_reason(error), details=traceback.format_exc()
             )
             return 1
+        if self._jobs.empty():
+            load_default_models()
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < idle_seconds and os.getppid() == self._parent:
             try:
@@ -96,7 +106,9 @@ class Worker:
     def _register(self, job: dict[str, Any]) -> Path:
         import SimpleITK as sitk
 
-        from .errors import Cancelled
+        from .errors import Cancelled, OutputError
+        from .io.files import short_reason
+        from .io.result import VOLUMES
         from .registration.pipeline import register
         from .settings import Settings
 
@@ -122,9 +134,16 @@ class Worker:
             **extra,
         )
         progress("Writing", 1.0, "")
+        if job.get("store_spacing_mm") is not None:
+            registration = registration.stored_at(job["store_spacing_mm"])
         result = folder / "result"
-        result.mkdir(exist_ok=True)
-        registration.save(result)
+        try:
+            _save(registration, result, job.get("volumes", VOLUMES))
+        except (OSError, RuntimeError) as error:
+            raise OutputError(
+                f'The result could not be written to the temporary folder "{folder.parent}" ({short_reason(error)}); '
+                "is the disk full? Free some space, or choose another temporary folder in the application settings."
+            ) from error
         return result
 
     def _send(self, event: str, **content: Any) -> None:
@@ -142,6 +161,38 @@ def _describe_engine() -> dict[str, Any]:
     device = choose_device("auto")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple GPU"}.get(device.type, "CPU")
     return {"device": name, "device_type": device.type, "torch": torch.__version__}
+
+
+def _save(registration: Registration, folder: Path, volumes: Iterable[str]) -> None:
+    """`Registration.save`, and at the same time the field, which needs one core."""
+    import SimpleITK as sitk
+
+    from .io.fields import registration_field
+
+    folder.mkdir(exist_ok=True)
+    with ThreadPoolExecutor(1) as pool:
+        field = None
+        if "field" in volumes and not registration.is_linear:
+            field = pool.submit(registration_field, registration)
+        registration.save(folder, volumes)
+        if field is not None:
+            sitk.WriteImage(field.result(), str(folder / "field.nrrd"), False)
+
+
+def load_default_models() -> None:
+    """Import the engine and load the default models, so that the first job does not wait for them.
+
+    Errors are left to the job that needs a model.
+    """
+    from .errors import WaveMorphError
+    from .models.weights import resolve, resolve_segmentation_model
+    from .registration import pipeline  # noqa: F401
+    from .system.machine import choose_device
+
+    with contextlib.suppress(WaveMorphError):
+        device = choose_device("auto")
+        resolve_segmentation_model(device)
+        resolve("auto", device)
 
 
 def _short_reason(error: BaseException) -> str:

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 from processes import isRunning
-from wavemorph.worker import Worker
+from wavemorph.models import weights
+from wavemorph.system.machine import choose_device
+from wavemorph.worker import Worker, load_default_models
 from WaveMorphRegistrationLib.engine.job import JobState, RegistrationJob
 from WaveMorphRegistrationLib.engine.jobRequest import JobRequest
 from WaveMorphRegistrationLib.engine.workerProcess import WorkerProcess
@@ -147,6 +149,15 @@ def test_an_idle_worker_ends(monkeypatch):
     assert worker.exitCode == 0
     assert not worker.send({"job": 1})
     worker.close()
+
+
+def test_the_default_models_are_loaded_before_the_first_job():
+    weights._load_cached.cache_clear()
+    load_default_models()
+    assert weights._load_cached.cache_info().misses == 2
+    weights.resolve("auto", choose_device("auto"))
+    weights.resolve_segmentation_model(choose_device("auto"))
+    assert weights._load_cached.cache_info().misses == 2
 
 
 def test_a_line_that_cannot_be_read_is_logged_and_the_worker_continues():

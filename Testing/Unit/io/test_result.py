@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import wavemorph
 from pointsets import brain_points, moved
 from wavemorph.errors import InputError
+from wavemorph.evaluation.metrics import folding
 from wavemorph.io import result as io_result
 from wavemorph.io.result import warp_image
 from wavemorph.spatial import inversion
@@ -200,3 +201,51 @@ def test_a_report_of_an_earlier_version_has_the_keys_of_today_after_loading(resu
     assert "anatomy" not in loaded
     assert loaded["segmentation"] == {"before": 0.7, "after": 0.75, "rotation_deg": {"fixed": 4, "moving": 35}}
     assert {**loaded, "segmentation": None} == result.report
+
+
+@pytest.fixture(scope="module")
+def finer(tiny_pair):
+    """Registered on the fixed voxels of 1.8 mm, with the inverse."""
+    return wavemorph.register(
+        *tiny_pair, wavemorph.Settings(spacing_mm=2.0, weights="none", affine=False, inverse=True)
+    )
+
+
+@pytest.mark.parametrize(("spacing_mm", "step"), [(4.0, 2), (5.5, 3)])
+def test_stored_at_a_coarser_spacing_it_says_how_far_points_are_off(finer, spacing_mm, step):
+    stored = finer.stored_at(spacing_mm)
+    assert np.allclose(stored.displacement.GetSpacing(), np.array(finer.displacement.GetSpacing()) * step)
+    assert stored.report["stored"]["spacing_mm"] == pytest.approx(1.8 * step)
+    edges = [np.array(image.GetPixel(0, 0, 0)) for image in (stored.displacement, stored.inverse_displacement)]
+    assert not np.any(edges)
+    points = brain_points()
+    off = np.linalg.norm(moved(stored.transform, points) - moved(finer.transform, points), axis=1)
+    said = stored.report["stored"]["error_mm"]
+    assert 0 < said["mean"] < said["p99"] <= said["max"] < 2.0
+    assert off.mean() < 2 * said["mean"] + 0.02 and off.max() < said["max"] + 0.1
+    back = moved(stored.inverse, moved(stored.transform, points))
+    assert np.linalg.norm(back - points, axis=1).max() < 0.1 * 1.8 * step
+    assert folding(stored.displacement)["strict_voxels"] == 0
+    assert "stored" not in finer.report
+
+
+def test_stored_at_a_spacing_it_has_already_nothing_changes(finer):
+    assert finer.stored_at(2.0) is finer
+    assert finer.stored_at(1.0) is finer
+    with pytest.raises(wavemorph.WaveMorphError, match="above 0 mm, not -1 mm"):
+        finer.stored_at(-1)
+
+
+def test_only_the_volumes_that_are_asked_for_are_saved(finer, tmp_path):
+    finer.save(tmp_path, ["jacobian"])
+    assert (tmp_path / "jacobian.nrrd").exists() and not (tmp_path / "warped.nrrd").exists()
+
+
+def test_jacobians_are_rounded_but_their_signs_and_small_values_stay(finer):
+    raw = sitk.GetArrayFromImage(
+        sitk.Resample(finer.working_jacobian, finer.fixed, sitk.Transform(), sitk.sitkLinear, 1.0)
+    )
+    rounded = sitk.GetArrayFromImage(finer.jacobian)
+    assert np.all(np.abs(rounded - raw) <= 5e-4 * np.abs(raw))
+    assert not np.array_equal(rounded, raw)
+    assert np.array_equal(np.sign(rounded), np.sign(raw))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Callable
 
 from wavemorph.cli.progress import format_duration
+from wavemorph.errors import OutputError
 from wavemorph.io.result import Registration
 
 from ..translation import _
+from .jobFolders import createJobFolder
 from .jobRequest import JobRequest
 from .workerProcess import WorkerProcess
 
@@ -78,6 +80,15 @@ class RegistrationJob:
             parts.append(_("{time} left").format(time=format_duration(elapsed / self.fraction - elapsed)))
         return ", ".join(parts)
 
+    def prepareWorker(self) -> None:
+        """Start the worker, if none runs, so that it loads torch and the models while the user decides.
+
+        What fails is in the log; the next job reports it.
+        """
+        if not self.active:
+            with contextlib.suppress(OSError):
+                self._startWorker()
+
     def start(self, request: JobRequest) -> None:
         """Write the inputs into a private folder and send the job. Raises RuntimeError while another job runs."""
         if self.active:
@@ -88,18 +99,26 @@ class RegistrationJob:
         self._startTime = time.monotonic()
         self.onChanged()
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix="wavemorph-", dir=self._temporaryPath))
+            self._folder = createJobFolder(self._temporaryPath)
+            self._startWorker()
             request.write(self._folder)
-            if self._worker is None or not self._worker.running:
-                self._addToLog(_("Starting the registration process"))
-                self._worker = self._makeWorker()
-                self._worker.start()
+        except OutputError as error:
+            self._fail(str(error))
+            return
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             self._fail(_("The registration process could not be started: {reason}").format(reason=reason))
             return
         self.state, self.stage = JobState.Running, _("Starting the registration process")
-        self._worker.send({"job": self._jobId, "folder": str(self._folder), "settings": request.settings})
+        self._worker.send(
+            {
+                "job": self._jobId,
+                "folder": str(self._folder),
+                "settings": request.settings,
+                "volumes": list(request.volumes),
+                "store_spacing_mm": request.storeSpacingMm,
+            }
+        )
         self.onChanged()
 
     def cancel(self) -> None:
@@ -135,6 +154,12 @@ class RegistrationJob:
             self._worker = None
         self._removeFolder()
 
+    def _startWorker(self) -> None:
+        if self._worker is None or not self._worker.running:
+            self._addToLog(_("Starting the registration process"))
+            self._worker = self._makeWorker()
+            self._worker.start()
+
     def _handle(self, event: dict) -> None:
         kind = event.get("event")
         if kind == "ready":
@@ -145,7 +170,8 @@ class RegistrationJob:
             self._addToLog(event.get("message", ""))
         elif kind == "error" and event.get("job") is None:
             self._addToLog(event.get("details", ""))
-            self._fail(_torchErrorMessage(event.get("message", "")))
+            if self.active:
+                self._fail(_torchErrorMessage(event.get("message", "")))
         elif event.get("job") != self._jobId or not self.active:
             return  # an event of an earlier job
         elif kind == "progress":

@@ -12,7 +12,8 @@ from wavemorph.io.result import Registration
 
 from ..results.display import foldingSegmentation
 from ..results.reportTable import addReportTable
-from ..results.resultNodes import ResultNodes, addRegistrationToScene
+from ..results.resultNodes import addRegistrationToScene
+from ..results.sceneResult import SceneResult
 from ..translation import _
 from .job import RegistrationJob
 from .registrationChoice import RegistrationChoice
@@ -24,7 +25,7 @@ _POLL_SECONDS = 0.05
 class Outcome:
     """What a finished job added to the scene, and its report."""
 
-    nodes: ResultNodes
+    nodes: SceneResult
     tableNode: Any
     report: dict
     fixedNode: Any
@@ -46,6 +47,7 @@ class RegistrationLogic:
         self.onFinished = self.onFailed = self.onCanceled = self.onChanged = lambda *arguments: None
         self.outcome: Outcome | None = None
         self._sceneObserver: tuple[Any, int] | None = None
+        self._timer: Any = None
 
     def process(
         self,
@@ -56,6 +58,10 @@ class RegistrationLogic:
         movingMask=None,
         initialTransform=None,
         outputs=None,
+        into=None,
+        fixedMaskSegment: str = "",
+        movingMaskSegment: str = "",
+        storeSpacingMm: float | None = None,
         waitForCompletion: bool = True,
         **settings,
     ) -> Outcome | None:
@@ -65,20 +71,37 @@ class RegistrationLogic:
         initialTransform: transform node that, applied to the moving volume, brings it near the fixed one.
         outputs: names of `registrationChoice.OUTPUTS`; None stands for the transform and the registered volume, and for
             the Jacobian too where transform_type is deformable.
-        waitForCompletion: False returns None at once; `poll` must then be called until the job is not active.
+        into: output name -> existing node to fill instead of a new one.
+        fixedMaskSegment, movingMaskSegment: ID of the one segment of a segmentation that is the mask; all by default.
+        storeSpacingMm: store the transforms at this spacing; 2 mm take an eighth of the space, and the error is in
+            report["stored"].
+        waitForCompletion: False returns None at once. Where the application runs its event loop, onFinished, onFailed
+            or onCanceled is called later; elsewhere `poll` must be called until the job is not active.
         settings: those of `wavemorph.Settings`, such as preset, transform_type and smoothness.
         Raises InputError, SettingsError or WaveMorphError.
 
         >>> outcome = logic.process(fixedNode, movingNode, preset="Precise")
         >>> print(outcome.report["folding"], outcome.nodes.transform.GetName())
         """
-        choice = RegistrationChoice(fixedVolume, movingVolume, settings, fixedMask, movingMask, initialTransform)
+        choice = RegistrationChoice(
+            fixedVolume,
+            movingVolume,
+            settings,
+            fixedMask,
+            movingMask,
+            initialTransform,
+            into=dict(into or {}),
+            fixedMaskSegment=fixedMaskSegment,
+            movingMaskSegment=movingMaskSegment,
+            storeSpacingMm=storeSpacingMm,
+        )
         if outputs is not None:
-            choice.outputs = tuple(outputs)
+            choice.outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         elif not choice.deformable:
             choice.outputs = ("transform", "warped")
         self.start(choice)
         if not waitForCompletion:
+            self._pollByTimer()
             return None
         while self.job.active:
             self.job.poll()
@@ -97,6 +120,10 @@ class RegistrationLogic:
         self._observeScene(choice.fixedNode.GetScene())
         self.job.start(request)
 
+    def prepare(self) -> None:
+        """Start the worker, so that it is ready when a job is started."""
+        self.job.prepareWorker()
+
     def poll(self) -> None:
         """Handle what has arrived from the worker."""
         self.job.poll()
@@ -107,8 +134,31 @@ class RegistrationLogic:
 
     def close(self) -> None:
         """Stop the job and the worker, and stop observing the scene."""
+        self._stopTimer()
         self._observeScene(None)
         self.job.close()
+
+    def _pollByTimer(self) -> None:
+        """Poll in the event loop of the application until the job has ended."""
+        try:
+            import qt
+        except ImportError:  # no application
+            return
+        self._stopTimer()
+        self._timer = qt.QTimer()
+        self._timer.interval = round(1000 * _POLL_SECONDS)
+        self._timer.timeout.connect(self._onTimer)
+        self._timer.start()
+
+    def _onTimer(self) -> None:
+        self.poll()
+        if not self.job.active:
+            self._stopTimer()
+
+    def _stopTimer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
 
     def _observeScene(self, scene) -> None:
         """Cancel the job when the scene closes: the inputs are removed, and their IDs are given to other nodes."""
@@ -134,6 +184,6 @@ class RegistrationLogic:
         nodes = addRegistrationToScene(registration, choice.fixedNode, choice.movingNode, outputs, into)
         if nodes.folding is not None:
             nodes.folding = foldingSegmentation(nodes.folding)
-        tableNode = addReportTable(registration.report, choice.fixedNode, choice.movingNode)
+        tableNode = addReportTable(nodes)
         self.outcome = Outcome(nodes, tableNode, registration.report, choice.fixedNode, choice.movingNode)
         self.onFinished(self.outcome)

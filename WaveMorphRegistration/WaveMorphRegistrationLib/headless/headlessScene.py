@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import colorsys
 import os
+import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import SimpleITK as sitk
 import slicer
 import vtk
 from wavemorph.errors import InputError, OutputError
+from wavemorph.io.files import short_reason
 
 from ..scene.transforms import interpolateLinearly
 from ..scene.volumes import updateVolumeNodeFromImage
@@ -74,7 +77,7 @@ class HeadlessScene:
         return node
 
     def saveBundle(self, path: str | os.PathLike, name: str = "") -> None:
-        """Write the scene as .mrb. Raises OutputError.
+        """Write the scene as .mrb, with compressed transforms, which Slicer leaves as they are. Raises OutputError.
 
         name: of the folder in the archive; by default that of the file.
         """
@@ -82,7 +85,10 @@ class HeadlessScene:
             bundle = Path(folder) / f"{name or Path(path).stem}.mrb"
             if not self.scene.WriteToMRB(str(bundle)) or not bundle.is_file():
                 raise OutputError(f'The scene "{path}" could not be written; check the free space of the disk.')
-            os.replace(bundle, path)
+            try:
+                _compressTransforms(bundle, path)
+            except OSError as error:
+                raise OutputError(f'The scene "{path}" could not be written: {short_reason(error)}.') from error
 
     def loadBundle(self, path: str | os.PathLike) -> None:
         """Replace the scene by that of a .mrb file. Raises InputError."""
@@ -126,6 +132,21 @@ class HeadlessScene:
         data.SetAndObserveDataIOManager(remote.GetDataIOManager())
         remote.AddDataIOToScene()
         self._dataInput = (remote, data)
+
+
+def _compressTransforms(bundle: Path, path: str | os.PathLike) -> None:
+    """Copy an archive, and compress its transform files; the others are compressed in themselves."""
+    with zipfile.ZipFile(bundle) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in source.infolist():
+            copied = zipfile.ZipInfo(entry.filename, entry.date_time)
+            copied.external_attr = entry.external_attr
+            if entry.filename.endswith(".h5"):
+                copied.compress_type = zipfile.ZIP_DEFLATED
+            if entry.is_dir():
+                target.writestr(copied, b"")
+                continue
+            with source.open(entry) as content, target.open(copied, "w", force_zip64=True) as copy:
+                shutil.copyfileobj(content, copy, 1 << 20)
 
 
 def _writeShare(home: Path) -> str:

@@ -12,7 +12,8 @@ import slicer
 from PIL import Image, ImageDraw, ImageFont
 from vtk.util import numpy_support
 
-from ..results.display import showJacobian, showLegend
+from ..results.display import shadesOf, showGrid, showLegend
+from ..results.resultView import GREEN, MAGENTA
 from ..scene.coordinates import ijkToWorld
 from ..translation import _
 from .offscreenSliceView import OffscreenSliceView
@@ -21,8 +22,6 @@ _VIEWS = (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal"))  # nam
 _TILE_PIXELS = 300
 _MARGIN_PIXELS = 6
 _HEADING_PIXELS = 44
-_FIXED_COLOR = (0.0, 1.0, 0.0)
-_MOVING_COLOR = (1.0, 0.0, 1.0)
 
 
 class ResultPicture:
@@ -36,8 +35,9 @@ class ResultPicture:
             OffscreenSliceView(self._scene, headlessScene.applicationLogic, name, plane, size) for name, plane in _VIEWS
         ]
         self._legend = None
+        if nodes.grid is not None:
+            showGrid(nodes.grid, fixedNode, visible=False)
         if nodes.jacobian is not None:
-            showJacobian(nodes.jacobian)
             self._legend = showLegend(nodes.jacobian, headlessScene.logics["Colors"])
 
     def write(self, path: str) -> None:
@@ -79,8 +79,8 @@ class ResultPicture:
     def _drawOverlay(self, node) -> list:
         """Sum of the fixed volume in green and the other in magenta: gray where they agree."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_shadesOf(_FIXED_COLOR, self._fixedNode))
-            stack.enter_context(_shadesOf(_MOVING_COLOR, node))
+            stack.enter_context(_shadesOf(GREEN, self._fixedNode))
+            stack.enter_context(_shadesOf(MAGENTA, node))
             stack.enter_context(_compositing(self._views, slicer.vtkMRMLSliceCompositeNode.Add))
             return self._draw(self._fixedNode, node, 1.0)
 
@@ -90,13 +90,7 @@ def _shadesOf(rgb, volumeNode):
     """Inside, the volume is displayed in shades of one color."""
     scene, displayNode = volumeNode.GetScene(), volumeNode.GetDisplayNode()
     before = displayNode.GetColorNodeID()
-    colors = slicer.vtkMRMLProceduralColorNode()
-    colors.SetSaveWithScene(False)
-    function = colors.GetColorTransferFunction()
-    function.RemoveAllPoints()
-    function.AddRGBPoint(0.0, 0.0, 0.0, 0.0)
-    function.AddRGBPoint(255.0, *rgb)
-    colors = scene.AddNode(colors)
+    colors = scene.AddNode(shadesOf(rgb))
     displayNode.SetAndObserveColorNodeID(colors.GetID())
     try:
         yield
@@ -122,12 +116,14 @@ def _compositing(views, mode: int):
 def _gridVisibility(transformNode, visible: bool):
     """Inside, the deformation grid is visible or hidden."""
     displayNode = transformNode.GetDisplayNode()
-    before = displayNode.GetVisibility2D()
+    before = displayNode.GetVisibility(), displayNode.GetVisibility2D()
+    displayNode.SetVisibility(visible)
     displayNode.SetVisibility2D(visible)
     try:
         yield
     finally:
-        displayNode.SetVisibility2D(before)
+        displayNode.SetVisibility(before[0])
+        displayNode.SetVisibility2D(before[1])
 
 
 def _centerOfMass(volumeNode) -> np.ndarray:

@@ -7,8 +7,10 @@ import os
 import SimpleITK as sitk
 from wavemorph.io.result import Registration
 
-from ..results.display import showResult
-from ..results.resultNodes import ALL_OUTPUTS, addRegistrationToScene
+from ..results.reportTable import addReportTable
+from ..results.resultNodes import addRegistrationToScene
+from ..results.resultView import ResultView, ViewMode
+from ..results.sceneResult import ALL_OUTPUTS
 from .headlessScene import HeadlessScene
 from .resultPicture import ResultPicture
 
@@ -33,7 +35,8 @@ class SceneCommand:
         outputs = [output for output in ALL_OUTPUTS if output not in omitted]
         nodes = addRegistrationToScene(registration, self._fixedNode, self._movingNode, outputs)
         self._picture = ResultPicture(self._scene, nodes, self._fixedNode, self._movingNode)
-        showResult(nodes, self._fixedNode)
+        ResultView(nodes).show(ViewMode.After)
+        addReportTable(nodes)
 
     def writeBundle(self, path: str, name: str) -> None:
         """Write the scene as .mrb whose folder is called `name`. Raises OutputError."""

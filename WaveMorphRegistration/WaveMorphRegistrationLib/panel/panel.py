@@ -11,13 +11,15 @@ from wavemorph.models.weights import list_models
 
 from ..engine.dependencies import ensureDependencies
 from ..engine.job import JobState
-from ..engine.registrationChoice import OUTPUTS, RegistrationChoice, missingInput
-from ..results.resultNodes import FIXED_ROLE, MOVING_ROLE
+from ..engine.registrationChoice import OUTPUTS, RegistrationChoice, doubtsAboutSizes, missingInput
+from ..results.sceneResult import FIXED_ROLE, MOVING_ROLE, OUTPUT_ATTRIBUTE
+from ..scene.segmentations import segments
 from ..translation import _
 from .parameters import TransformType
 from .resultPanel import ResultPanel
 
 POLL_MS = 100
+_STORED_MM = 2.0
 _WIDGET_NAMES = {  # output: how the names of its widgets and parameters end
     "transform": "Transform",
     "warped": "Warped",
@@ -58,9 +60,22 @@ class Panel:
         }
         self._guiTag = self.parameters.connectParametersToGui(widgets)
         for selector, name in self._maskSelectors():
-            selector.setCurrentNode(getattr(self.parameters, name))
+            node = getattr(self.parameters, name)
+            selector.setCurrentNode(node)
+            self._fillSegments(name, node)
         self._fillModels()
+        self.result.bind(slicer.mrmlScene)
         self.update()
+
+    def enter(self) -> None:
+        """The module is opened: from now on its result may be shown in the views."""
+        self.bind()
+        self.result.view.enter()
+
+    def exit(self) -> None:
+        """Another module is opened: leave the views to it; a running registration continues."""
+        self.result.view.exit()
+        self.unbind()
 
     def bindAfterSceneChange(self) -> None:
         """Bind now, and again when the selectors, which are the last to be notified, know the nodes of the scene."""
@@ -78,12 +93,14 @@ class Panel:
         self._closed = True
         self._timer.stop()
         self.result.close()
+        self.result.unbind()
         self.unbind()
         self.logic.close()
 
     def onSceneClosing(self) -> None:
         """Stop what uses the nodes of the scene: they are about to be removed."""
         self.result.close()
+        self.result.unbind()
         self.logic.cancel()
         self.unbind()
 
@@ -107,6 +124,7 @@ class Panel:
         for widget in (
             ui.alignedCheckBox,
             ui.smoothnessComboBox,
+            ui.storeCoarselyCheckBox,
             ui.wantJacobianCheckBox,
             ui.outputJacobianSelector,
         ):
@@ -146,9 +164,11 @@ class Panel:
         """Exchange the fixed and the moving volume, with their masks."""
         p = self.parameters
         p.fixedVolume, p.movingVolume = p.movingVolume, p.fixedVolume
-        masks = p.movingMask, p.fixedMask
-        for (selector, _name), mask in zip(self._maskSelectors(), masks):
+        masks = (p.movingMask, p.movingMaskSegment), (p.fixedMask, p.fixedMaskSegment)
+        for (selector, name), (mask, segment) in zip(self._maskSelectors(), masks):
+            setattr(p, f"{name}Segment", segment)
             selector.setCurrentNode(mask)
+            self._fillSegments(name, mask)
         self.update()
 
     def _connect(self) -> None:
@@ -158,9 +178,15 @@ class Panel:
         ui.modelComboBox.currentIndexChanged.connect(lambda index: self._onModel(index))
         for selector, name in self._maskSelectors():
             selector.currentNodeChanged.connect(lambda node, name=name: self._onMask(name, node))
+            box = getattr(ui, f"{name}SegmentComboBox")
+            box.currentIndexChanged.connect(lambda index, name=name: self._onSegment(name))
         for selector in (ui.fixedSelector, ui.movingSelector):
             selector.currentNodeChanged.connect(lambda node: self._onChoice())
         ui.transformTypeComboBox.currentIndexChanged.connect(lambda index: self._onChoice())
+        for output, name in _WIDGET_NAMES.items():
+            selector = getattr(ui, f"output{name}Selector")
+            for className in ("vtkMRMLTransformNode", "vtkMRMLScalarVolumeNode"):
+                selector.addAttribute(className, OUTPUT_ATTRIBUTE, output)  # no input is offered to be overwritten
         for output in OUTPUTS:
             getattr(ui, f"want{_WIDGET_NAMES[output]}CheckBox").toggled.connect(lambda on: self._onChoice())
 
@@ -177,6 +203,8 @@ class Panel:
             return
         self._message = ""
         self._clearOutputsOfOtherPairs()
+        if not self._missingInput():
+            self.logic.prepare()
         self.update()
 
     def _clearOutputsOfOtherPairs(self) -> None:
@@ -199,6 +227,27 @@ class Panel:
     def _onMask(self, name: str, node) -> None:
         if self.parameters is not None:
             setattr(self.parameters, name, node)
+        self._fillSegments(name, node)
+
+    def _fillSegments(self, name: str, node) -> None:
+        """Offer the segments of a mask: all united, or one; hidden for a label map."""
+        box = getattr(self.ui, f"{name}SegmentComboBox")
+        listed = segments(node) if node is not None and node.IsA("vtkMRMLSegmentationNode") else []
+        box.blockSignals(True)
+        box.clear()
+        box.addItem(_("All segments, united"), "")
+        for segmentId, segmentName in listed:
+            box.addItem(segmentName, segmentId)
+        chosen = getattr(self.parameters, f"{name}Segment") if self.parameters is not None else ""
+        box.setCurrentIndex(max(0, box.findData(chosen)))
+        box.blockSignals(False)
+        box.visible = bool(listed)
+        self._onSegment(name)
+
+    def _onSegment(self, name: str) -> None:
+        box = getattr(self.ui, f"{name}SegmentComboBox")
+        if self.parameters is not None:
+            setattr(self.parameters, f"{name}Segment", str(box.itemData(box.currentIndex) or ""))
 
     def _onModel(self, index: int) -> None:
         if self.parameters is not None and index >= 0:
@@ -238,7 +287,8 @@ class Panel:
             TransformType.Affine: _("{moving} will be rotated, shifted, scaled and sheared to {fixed}."),
             TransformType.Deformable: _("{moving} will be aligned to {fixed}."),
         }[p.transformType]
-        return sentence.format(moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName())
+        sentence = sentence.format(moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName())
+        return " ".join([sentence, *doubtsAboutSizes(p.fixedVolume, p.movingVolume)])
 
     def _choice(self) -> RegistrationChoice:
         p = self.parameters
@@ -259,6 +309,9 @@ class Panel:
             p.initialTransform,
             self._outputs(),
             {output: getattr(p, f"output{_WIDGET_NAMES[output]}") for output in OUTPUTS},
+            p.fixedMaskSegment,
+            p.movingMaskSegment,
+            _STORED_MM if p.storeCoarsely and self._isDeformable() else None,
         )
 
     def _onTimer(self) -> None:
@@ -269,12 +322,15 @@ class Panel:
             self._timer.stop()
 
     def _onFinished(self, outcome) -> None:
-        if self.parameters is not None:
-            for output, name in _WIDGET_NAMES.items():
-                node = getattr(outcome.nodes, output)
-                if node is not None:
-                    setattr(self.parameters, f"output{name}", node)
-        self.result.show(outcome)
+        parameters = self.parameters if self.parameters is not None else self._getParameterNode()
+        for output, name in _WIDGET_NAMES.items():
+            node = outcome.nodes.output(output)
+            if node is not None:
+                setattr(parameters, f"output{name}", node)
+        self.result.show(outcome.nodes)
+        for section in (self.ui.inputsSection, self.ui.methodSection, self.ui.outputsSection):
+            section.collapsed = True
+        self.ui.scrollArea.ensureWidgetVisible(self.ui.resultSection)
         report = outcome.report
         seconds = report["seconds"]["total"]
         if report["transform_type"] == "deformable":
@@ -284,8 +340,10 @@ class Panel:
             self._message = _("Done in {seconds:.0f} s; similarity {before:.2f} -> {after:.2f}.").format(
                 seconds=seconds, before=report["similarity"]["before"], after=report["similarity"]["after"]
             )
-        if report["warnings"]:
-            self._message += " " + _("Read the warning below before you use the result.")
+        if report["verdict"]["level"] != "good":
+            self._message += " " + _("Read the verdict above before you use the result.")
+        elif report["warnings"]:
+            self._message += " " + _("Read the warning above before you use the result.")
 
     def _onCanceled(self) -> None:
         self._message = _("Canceled; the scene was not changed.")

@@ -98,8 +98,10 @@ class WaveMorphParameters:
     fixedVolume - The volume that is not moved.
     movingVolume - The volume that is aligned to it.
     fixedMask, movingMask - Segmentation or label map; only voxels inside are compared.
+    fixedMaskSegment, movingMaskSegment - ID of the one segment that is the mask; empty for all.
     initialTransform - Transform that, applied to the moving volume, brings it near the fixed one.
     aligned - The pair is already aligned: skip the affine stage.
+    storeCoarsely - Store the transforms of a deformable registration at 2 mm.
     transformType, preset, contrast, device, model, smoothness - How to register.
     wantTransform, wantWarped, wantJacobian, wantInverse - Which outputs to create.
     outputTransform, outputWarped, outputJacobian, outputInverse - Nodes to fill; None creates new ones.
@@ -109,6 +111,8 @@ class WaveMorphParameters:
     movingVolume: vtkMRMLScalarVolumeNode
     fixedMask: vtkMRMLDisplayableNode
     movingMask: vtkMRMLDisplayableNode
+    fixedMaskSegment: str = ""
+    movingMaskSegment: str = ""
     initialTransform: vtkMRMLTransformNode
     aligned: bool = False
     transformType: TransformType = TransformType.Deformable
@@ -117,6 +121,7 @@ class WaveMorphParameters:
     device: Device = Device.Automatic
     model: str = "auto"
     smoothness: Smoothness = Smoothness.Medium
+    storeCoarsely: bool = False
     wantTransform: bool = True
     wantWarped: bool = True
     wantJacobian: bool = True

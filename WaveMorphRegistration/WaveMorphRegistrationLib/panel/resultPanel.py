@@ -1,245 +1,211 @@
-"""The controls below Register: view, measure, apply and export a result."""
+"""The controls below Register: choose, view, measure, apply and export a result."""
 
 from __future__ import annotations
-
-import logging
 
 import qt
 import slicer
 from wavemorph.errors import WaveMorphError
 
-from ..results.display import showGrid, showJacobian, showLegend, showResult
-from ..results.qualityTable import addLandmarkTable, addOverlapTable, addVolumeTable
-from ..results.transformApplication import applyTransform, transformForFixedNodes
-from ..results.transformExport import FILE_FILTER, exportTransform, fileConventions
+from ..results.sceneResult import SceneResult, updateFixedSpaceTransform
+from ..results.transformApplication import applyTransform
+from ..results.transformExport import exportTransform, fileConventions
 from ..translation import _
-from .resultView import ResultView
-
-FLICKER_MS = 600
-_TRANSFORMABLE = tuple(f"vtkMRML{kind}Node" for kind in ("Volume", "Segmentation", "Model", "Markups", "Transform"))
+from .errorMessages import perform
+from .exportDialog import askForExportPath
+from .measureControls import MeasureControls
+from .nodeTree import NodeTree, idsInFolderOf
+from .verdictLine import showVerdict
+from .viewControls import ViewControls
 
 
 class ResultPanel:
-    """Connects the result widgets of the .ui file with one outcome; they are disabled without one."""
+    """Connects the result widgets of the .ui file with one result of the scene; they are disabled without one."""
 
     def __init__(self, ui):
         self.ui = ui
-        self._outcome = self._view = None
-        self._showsBefore = False
-        self._flickerTimer = qt.QTimer()
-        self._flickerTimer.interval = FLICKER_MS
-        self._flickerTimer.timeout.connect(self._onFlicker)
+        self.result: SceneResult | None = None
+        self.view, self.measure, self._nodes = ViewControls(ui), MeasureControls(ui), NodeTree(ui.nodeTree)
+        self._results: list[SceneResult] = []
+        self._observed: list[tuple] = []
+        self._transforms: list[tuple] = []
+        self._refreshPending = self._treePending = False
         ui.conventionsLabel.text = fileConventions()
-        ui.resultSection.enabled = False
         self._connect()
+        self._update()
 
-    def show(self, outcome) -> None:
-        """Show the layers, grid, table and warnings of a new outcome."""
-        self.close()
-        nodes = outcome.nodes
-        self._outcome = outcome
-        self._view = ResultView(outcome.fixedNode, outcome.movingNode, nodes.transform, nodes.warped)
-        showResult(nodes, outcome.fixedNode)
-        ui = self.ui
-        ui.resultSection.enabled = True
-        ui.resultSection.collapsed = False
-        warnings = outcome.report["warnings"]
-        ui.warningLabel.text = "\n".join(warnings)
-        ui.warningLabel.visible = bool(warnings)
-        ui.tableView.setMRMLTableNode(outcome.tableNode)
-        for widget, needed in (
-            (ui.flickerButton, nodes.warped),
-            (ui.checkerboardCheckBox, nodes.warped),
-            (ui.opacitySlider, nodes.warped),
-            (ui.warpSlider, nodes.transform),
-            (ui.gridCheckBox, nodes.grid),
-            (ui.grid3DCheckBox, nodes.grid),
-            (ui.gridSpacingSlider, nodes.grid),
-            (ui.jacobianCheckBox, nodes.jacobian),
-            (ui.jacobianOpacitySlider, nodes.jacobian),
-            (ui.applyButton, nodes.transform),
-            (ui.exportTransformButton, nodes.transform),
-            (ui.exportInverseButton, nodes.inverse),
-        ):
-            widget.enabled = needed is not None
-        self._resetControls()
-        self._listNodes()
-        if slicer.app.layoutManager() is not None:
-            slicer.util.resetSliceViews()
+    def bind(self, scene) -> None:
+        """Follow the scene, and open the last of its results where none of them is open."""
+        self.unbind()
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent):
+            self._observed.append((scene, scene.AddObserver(event, lambda *_: self._onSceneChanged())))
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+        if hierarchy is not None:
+            for event in (hierarchy.SubjectHierarchyItemModifiedEvent, hierarchy.SubjectHierarchyItemReparentedEvent):
+                self._observed.append((hierarchy, hierarchy.AddObserver(event, lambda *_: self._onFoldersChanged())))
+        self.refresh(scene)
+
+    def unbind(self) -> None:
+        """Follow no scene."""
+        for observed, tag in (*self._observed, *self._transforms):
+            observed.RemoveObserver(tag)
+        self._observed, self._transforms = [], []
+
+    def show(self, result: SceneResult) -> None:
+        """Open a result that was just registered, and show it in the views while the module is entered."""
+        self.open(result, show=True)
+        self.ui.resultSection.collapsed = False
+
+    def open(self, result: SceneResult, show: bool) -> None:
+        """Make a result the one that all controls act on. show: show it in the views.
+
+        What was chosen for another pair is not kept: it would be measured with, or moved by, the wrong transform.
+        """
+        if self.result is not None and not result.isOf(self.result.fixedNode, self.result.movingNode):
+            self._forgetChoices()
+        self.result = result
+        self._listResults()
+        self.measure.open(result)
+        self.view.open(result, show)
+        self._nodes.refresh(result)
+        self._update()
+
+    def refresh(self, scene) -> None:
+        """Take over what was added to the scene or removed from it."""
+        results = SceneResult.allIn(scene)
+        known = [result.node for result in results]
+        self._observeTransforms(results)
+        if self.result is not None and self.result.node not in known:
+            self.close()
+        if self.result is None and results:
+            self.open(results[-1], show=False)
+        elif known != [result.node for result in self._results]:
+            self._listResults()
+        if self.result is not None:
+            self.view.refresh()
+            self.measure.refresh()
+            self._nodes.refresh(self.result)
+        self._update()
 
     def close(self) -> None:
-        """Stop the flicker, remove the nodes created for viewing, and disable the controls."""
-        self._flickerTimer.stop()
-        if self._view is not None:
-            self._view.close()
-        self._outcome = self._view = None
-        self.ui.resultSection.enabled = False
-        self.ui.flickerButton.checked = False
+        """Close the result: stop what runs, and remove the nodes created for viewing."""
+        self.view.close()
+        self.measure.close()
+        self._forgetChoices()
+        self.result = None
+        self._nodes.refresh(None)
+        self._update()
+
+    def _forgetChoices(self) -> None:
+        ui = self.ui
+        self._nodes.uncheckAll()
+        for box in (ui.studyCheckBox, ui.fixedSpaceCheckBox, ui.hardenCheckBox):
+            box.checked = False
+        for name in ("fixedSegmentation", "movingSegmentation", "fixedLandmarks", "movingLandmarks"):
+            getattr(ui, f"{name}Selector").setCurrentNode(None)
 
     def _connect(self) -> None:
         ui = self.ui
-        ui.flickerButton.toggled.connect(lambda on: self._perform(self._setFlicker, on))
-        ui.opacitySlider.valueChanged.connect(lambda value: self._perform(self._setOpacity, value))
-        ui.checkerboardCheckBox.toggled.connect(lambda on: self._perform(self._setCheckerboard, on))
-        ui.warpSlider.valueChanged.connect(lambda value: self._perform(self._setWarp, value))
-        ui.gridCheckBox.toggled.connect(lambda on: self._perform(self._setGrid))
-        ui.grid3DCheckBox.toggled.connect(lambda on: self._perform(self._setGrid))
-        ui.gridSpacingSlider.valueChanged.connect(lambda value: self._perform(self._setGrid))
-        ui.jacobianCheckBox.toggled.connect(lambda on: self._perform(self._setJacobian))
-        ui.jacobianOpacitySlider.valueChanged.connect(lambda value: self._perform(self._setJacobian))
-        ui.measureButton.clicked.connect(lambda: self._perform(self._measure))
-        ui.refreshNodesButton.clicked.connect(lambda: self._perform(self._listNodes))
-        ui.applyButton.clicked.connect(lambda: self._perform(self._apply))
-        ui.exportTransformButton.clicked.connect(lambda: self._perform(self._export, False))
-        ui.exportInverseButton.clicked.connect(lambda: self._perform(self._export, True))
+        ui.resultSelector.currentIndexChanged.connect(lambda index: perform(self._onSelected, index))
+        ui.studyCheckBox.toggled.connect(lambda on: perform(self._checkStudy, on))
+        ui.applyButton.clicked.connect(lambda: perform(self._apply))
+        ui.exportTransformButton.clicked.connect(lambda: perform(self._export, False))
+        ui.exportInverseButton.clicked.connect(lambda: perform(self._export, True))
 
-    def _perform(self, action, *arguments) -> None:
-        """Run an action on the outcome, if there is one, and show its exception as one message."""
-        if self._outcome is None:
-            return
-        try:
-            action(*arguments)
-        except WaveMorphError as error:
-            slicer.util.errorDisplay(str(error))
-        except Exception as error:
-            logging.exception("WaveMorph")
-            slicer.util.errorDisplay(
-                _("The action failed ({reason}); the application log has the details.").format(
-                    reason=f"{type(error).__name__}: {error}"
-                )
-            )
+    def _onSceneChanged(self) -> None:
+        """Continue once when the events of all nodes are over."""
+        if not self._refreshPending:
+            self._refreshPending = True
+            qt.QTimer.singleShot(0, self._refreshLater)
 
-    def _resetControls(self) -> None:
-        ui = self.ui
-        for widget, name, value in (
-            (ui.opacitySlider, "value", 0.5),
-            (ui.checkerboardCheckBox, "checked", False),
-            (ui.warpSlider, "value", 100.0),
-            (ui.gridCheckBox, "checked", self._outcome.nodes.grid is not None),
-            (ui.grid3DCheckBox, "checked", False),
-            (ui.jacobianCheckBox, "checked", False),
+    def _onFoldersChanged(self) -> None:
+        """A node was renamed, or moved to another folder."""
+        if not self._treePending:
+            self._treePending = True
+            qt.QTimer.singleShot(0, self._refreshTree)
+
+    def _refreshTree(self) -> None:
+        self._treePending = False
+        if self._observed and self.result is not None:
+            perform(self._nodes.refresh, self.result)
+
+    def _refreshLater(self) -> None:
+        self._refreshPending = False
+        if self._observed and not self._observed[0][0].IsBatchProcessing():
+            perform(self.refresh, self._observed[0][0])
+
+    def _observeTransforms(self, results: list[SceneResult]) -> None:
+        """What is in the fixed space follows a transform that is changed in another module, too."""
+        for observed, tag in self._transforms:
+            observed.RemoveObserver(tag)
+        event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+        transforms = [result.transform for result in results if result.transform is not None]
+        self._transforms = [
+            (node, node.AddObserver(event, lambda caller, event: updateFixedSpaceTransform(caller)))
+            for node in transforms
+        ]
+
+    def _listResults(self) -> None:
+        box = self.ui.resultSelector
+        self._results = SceneResult.allIn(self.result.scene) if self.result is not None else []
+        box.blockSignals(True)
+        box.clear()
+        names: list[str] = []
+        for result in self._results:
+            names.append(result.name)
+            count = names.count(result.name)
+            box.addItem(result.name if count == 1 else f"{result.name} ({count})")
+        nodes = [result.node for result in self._results]
+        box.setCurrentIndex(nodes.index(self.result.node) if self.result is not None else -1)
+        box.blockSignals(False)
+
+    def _onSelected(self, index: int) -> None:
+        if 0 <= index < len(self._results):
+            self.open(self._results[index], show=True)
+
+    def _update(self) -> None:
+        """Set the state of the controls; those that cannot be used say why."""
+        ui, result = self.ui, self.result
+        ui.resultSection.enabled = result is not None
+        if result is None:
+            ui.resultSelector.clear()
+            self._results = []
+        report = result.report if result is not None else None
+        ui.verdictLabel.visible = report is not None
+        if report is not None:
+            showVerdict(ui.verdictLabel, report["verdict"])
+        warnings = [] if report is None else [s for s in report["warnings"] if s not in report["verdict"]["reasons"]]
+        ui.warningLabel.text = "\n".join(warnings)
+        ui.warningLabel.visible = bool(warnings)
+        noTransform = _("The transform was not requested, or was deleted.")
+        noInverse = _("The inverse was not requested, or was deleted.")
+        for button, node, reason in (
+            (ui.applyButton, result and result.transform, noTransform),
+            (ui.exportTransformButton, result and result.transform, noTransform),
+            (ui.exportInverseButton, result and result.inverse, noInverse),
         ):
-            widget.blockSignals(True)
-            setattr(widget, name, value)
-            widget.blockSignals(False)
+            button.enabled = node is not None
+            button.toolTip = "" if node is not None else reason
 
-    def _setFlicker(self, on: bool) -> None:
-        if on:
-            self._flickerTimer.start()
-        else:
-            self._flickerTimer.stop()
-            self._showsBefore = False
-            self._view.showAfter()
-        self._updateFlickerText()
-
-    def _onFlicker(self) -> None:
-        self._showsBefore = not self._showsBefore
-        if self._showsBefore:
-            self._view.showBefore()
-        else:
-            self._view.showAfter()
-        self._updateFlickerText()
-
-    def _updateFlickerText(self) -> None:
-        button, shown = self.ui.flickerButton, _("before") if self._showsBefore else _("after")
-        button.text = _("Before / after: {shown}").format(shown=shown) if button.checked else _("Before / after")
-
-    def _setOpacity(self, value: float) -> None:
-        self._view.setOpacity(value)
-
-    def _setCheckerboard(self, on: bool) -> None:
-        if on:
-            self._view.showCheckerboard()
-        else:
-            self._view.close()
-            self._view.showAfter()
-
-    def _setWarp(self, percent: float) -> None:
-        if percent >= 100 and self._outcome.nodes.warped is not None:
-            self._view.showAfter()
-        else:
-            self._view.showWarpPreview(percent / 100)
-
-    def _setGrid(self) -> None:
-        ui = self.ui
-        showGrid(
-            self._outcome.nodes.transform,
-            self._outcome.fixedNode,
-            ui.gridSpacingSlider.value,
-            ui.gridCheckBox.checked,
-            ui.grid3DCheckBox.checked,
-        )
-
-    def _setJacobian(self) -> None:
-        """Show the Jacobian as foreground instead of the registered volume, or the registered volume again."""
-        on, jacobian = self.ui.jacobianCheckBox.checked, self._outcome.nodes.jacobian
-        colorLogic = slicer.modules.colors.logic()
-        if not on:
-            showLegend(jacobian, colorLogic, False)
-            self._view.showAfter()
-            return
-        showJacobian(jacobian)
-        showLegend(jacobian, colorLogic, True)
-        self._view.showForeground(jacobian, self.ui.jacobianOpacitySlider.value)
-
-    def _measure(self) -> None:
-        """Create every table whose inputs are selected, and show the last one."""
-        ui, outcome = self.ui, self._outcome
-        fixedSegmentation = ui.fixedSegmentationSelector.currentNode()
-        movingSegmentation = ui.movingSegmentationSelector.currentNode()
-        fixedPoints, movingPoints = ui.fixedLandmarksSelector.currentNode(), ui.movingLandmarksSelector.currentNode()
-        pair = outcome.fixedNode, outcome.movingNode
-        transform, jacobian = outcome.nodes.transform, outcome.nodes.jacobian
-        tables = []
-        if fixedSegmentation is not None and jacobian is not None:
-            tables.append(addVolumeTable(jacobian, *pair, fixedSegmentation))
-        if fixedPoints is not None and movingPoints is not None and transform is not None:
-            tables.append(addLandmarkTable(transform, *pair, fixedPoints, movingPoints))
-        if fixedSegmentation is not None and movingSegmentation is not None and transform is not None:
-            tables.append(addOverlapTable(transform, *pair, fixedSegmentation, movingSegmentation))
-        if not tables:
-            raise WaveMorphError(
-                _("Choose a segmentation of the fixed volume, or segmentations or landmark lists of both volumes.")
-            )
-        ui.tableView.setMRMLTableNode(tables[-1])
-
-    def _listNodes(self) -> None:
-        """List the nodes that the transform can be applied to, except the fixed volume and the result itself."""
-        scene, resultNodes = self._outcome.fixedNode.GetScene(), self._outcome.nodes.all()
-        self.ui.nodeList.clear()
-        for index in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformableNode")):
-            node = scene.GetNthNodeByClass(index, "vtkMRMLTransformableNode")
-            if node.GetHideFromEditors() or node in resultNodes or node is self._outcome.fixedNode:
-                continue
-            if not any(node.IsA(className) for className in _TRANSFORMABLE):
-                continue
-            self.ui.nodeList.addItem(node.GetName())
-            item = self.ui.nodeList.item(self.ui.nodeList.count - 1)
-            item.setData(qt.Qt.UserRole, node.GetID())
-            item.setCheckState(qt.Qt.Unchecked)
+    def _checkStudy(self, on: bool) -> None:
+        if self.result is not None:
+            self._nodes.check(idsInFolderOf(self.result), on)
 
     def _apply(self) -> None:
-        scene = self._outcome.fixedNode.GetScene()
-        nodes = []
-        for row in range(self.ui.nodeList.count):
-            item = self.ui.nodeList.item(row)
-            if item.checkState() == qt.Qt.Checked:
-                node = scene.GetNodeByID(item.data(qt.Qt.UserRole))
-                if node is not None:
-                    nodes.append(node)
+        result = self.result
+        nodes = [result.scene.GetNodeByID(nodeId) for nodeId in self._nodes.checkedIds()]
+        nodes = [node for node in nodes if node is not None]
         if not nodes:
             raise WaveMorphError(_("Check the nodes that the transform is to be applied to."))
-        transformNode = self._outcome.nodes.transform
-        if self.ui.fixedSpaceCheckBox.checked:
-            transformNode = transformForFixedNodes(transformNode)
-        applyTransform(transformNode, nodes, self.ui.hardenCheckBox.checked)
+        isInFixedSpace = self.ui.fixedSpaceCheckBox.checked
+        transformNode = result.transformForFixedNodes() if isInFixedSpace else result.transform
+        try:
+            applyTransform(transformNode, nodes, self.ui.hardenCheckBox.checked)
+        finally:
+            self.view.refresh()
 
     def _export(self, inverse: bool) -> None:
-        nodes, outcome = self._outcome.nodes, self._outcome
-        node, overNode = (nodes.inverse, outcome.movingNode) if inverse else (nodes.transform, outcome.fixedNode)
-        path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(), _("Export transform"), node.GetName() + ".h5", FILE_FILTER
-        )
-        path = path[0] if isinstance(path, tuple) else path
+        result = self.result
+        node, overNode = (result.inverse, result.movingNode) if inverse else (result.transform, result.fixedNode)
+        path = askForExportPath(node.GetName() + ".h5")
         if path:
             exportTransform(node, path, overNode)

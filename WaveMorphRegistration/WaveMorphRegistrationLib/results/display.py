@@ -1,15 +1,21 @@
-"""Display of a result: slice layers, Jacobian colors and legend, deformation grid, folding; views are optional."""
+"""Display of single nodes: window and level, Jacobian colors and legend, deformation grid, folding."""
 
 from __future__ import annotations
 
+import numpy as np
 import slicer
+import vtk
+from vtk.util import numpy_support
 
+from ..scene.coordinates import ijkToWorld
 from ..translation import _
-from .resultNodes import FIXED_ROLE, MOVING_ROLE
+from .sceneResult import FIXED_ROLE, MOVING_ROLE
 
 JACOBIAN_WINDOW = (0.25, 1.75)
 GRID_SPACING_MM = 10.0
-_COLORS_NAME = "WaveMorph Jacobian"
+GRID_SPACING_3D_MM = 10.0  # at 5 mm, drawing a head takes half a minute
+_GRID_MARGIN_MM = 10.0
+_COLORS_ATTRIBUTE = "WaveMorph.jacobianColors"
 _COLORS = (  # Jacobian, red, green, blue: moving tissue smaller, equal, larger than the fixed tissue
     (0.25, 0.02, 0.19, 0.58),
     (0.65, 0.26, 0.58, 0.86),
@@ -19,23 +25,15 @@ _COLORS = (  # Jacobian, red, green, blue: moving tissue smaller, equal, larger 
 )
 
 
-def showResult(nodes, fixedNode) -> None:
-    """Layers, colors and grid for the `ResultNodes` of one registration."""
-    if nodes.jacobian is not None:
-        showJacobian(nodes.jacobian)
-    if nodes.grid is not None:
-        showGrid(nodes.grid, fixedNode)
-    showOverlay(fixedNode, nodes.warped)
-
-
-def showOverlay(fixedNode, warpedNode, opacity: float = 0.5) -> None:
-    """In all slice views: the fixed volume as background, the warped one as foreground (None: no foreground)."""
-    scene = fixedNode.GetScene()
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
-        composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
-        composite.SetBackgroundVolumeID(fixedNode.GetID())
-        composite.SetForegroundVolumeID(warpedNode.GetID() if warpedNode is not None else None)
-        composite.SetForegroundOpacity(opacity)
+def displayAs(sourceNode, volumeNode) -> None:
+    """Display a volume with the window, level and colors of another one."""
+    sourceNode.CreateDefaultDisplayNodes()
+    volumeNode.CreateDefaultDisplayNodes()
+    source, shown = sourceNode.GetDisplayNode(), volumeNode.GetDisplayNode()
+    shown.SetAndObserveColorNodeID(source.GetColorNodeID())
+    shown.AutoWindowLevelOff()
+    shown.SetWindowLevel(source.GetWindow(), source.GetLevel())
+    shown.SetInterpolate(source.GetInterpolate())
 
 
 def showJacobian(jacobianNode) -> None:
@@ -50,10 +48,13 @@ def showJacobian(jacobianNode) -> None:
 
 def jacobianColors(scene):
     """The color node for Jacobians; created at the first call, and stored with the scene."""
-    node = scene.GetFirstNode(_COLORS_NAME, "vtkMRMLProceduralColorNode")
+    className = "vtkMRMLProceduralColorNode"
+    known = (scene.GetNthNodeByClass(index, className) for index in range(scene.GetNumberOfNodesByClass(className)))
+    node = next((node for node in known if node.GetAttribute(_COLORS_ATTRIBUTE)), None)
     if node is None:
         node = slicer.vtkMRMLProceduralColorNode()
-        node.SetName(_COLORS_NAME)
+        node.SetName(_("WaveMorph Jacobian"))
+        node.SetAttribute(_COLORS_ATTRIBUTE, "1")
         node.SetDescription(_("Blue where the moving tissue is smaller than the fixed tissue, red where it is larger."))
         function = node.GetColorTransferFunction()
         function.RemoveAllPoints()
@@ -75,7 +76,20 @@ def showLegend(jacobianNode, colorLogic, visible: bool = True):
         legend.SetSize(0.12, 0.5)
     legend.SetVisibility(visible)
     legend.SetVisibility2D(visible)
+    legend.Modified()  # it is drawn only after a change at which its volume is a layer
     return legend
+
+
+def shadesOf(rgb):
+    """A color node, not in a scene and not saved with it, from black to one color."""
+    colors = slicer.vtkMRMLProceduralColorNode()
+    colors.SetHideFromEditors(True)
+    colors.SetSaveWithScene(False)
+    function = colors.GetColorTransferFunction()
+    function.RemoveAllPoints()
+    function.AddRGBPoint(0.0, 0.0, 0.0, 0.0)
+    function.AddRGBPoint(255.0, *rgb)
+    return colors
 
 
 def showGrid(
@@ -83,19 +97,42 @@ def showGrid(
 ) -> None:
     """Show or hide the deformation grid, which is drawn from the moving side, as for all transforms in Slicer.
 
-    regionNode: bounds the grid in 3D views; drawing it there is slow, so it is off by default.
+    regionNode: bounds the grid in 3D views. Drawing it there inverts the transform at every point of its lines, which
+    is slow: the lines are at least GRID_SPACING_3D_MM apart then, and have fewer points.
     spacingMm: distance between the lines of the grid.
     """
+    spacingMm = max(spacingMm, GRID_SPACING_3D_MM) if visible3D else spacingMm
     transformNode.CreateDefaultDisplayNodes()
     displayNode = transformNode.GetDisplayNode()
+    modified = displayNode.StartModify()
     displayNode.SetVisualizationMode(displayNode.VIS_MODE_GRID)
     displayNode.SetAndObserveRegionNode(regionNode)
     displayNode.SetGridSpacingMm(spacingMm)
-    displayNode.SetGridResolutionMm(spacingMm / 5)
+    displayNode.SetGridResolutionMm(spacingMm / (2 if visible3D else 5))
     displayNode.SetGridLineDiameterMm(spacingMm / 20)
     displayNode.SetVisibility(visible or visible3D)
     displayNode.SetVisibility2D(visible)
     displayNode.SetVisibility3D(visible3D)
+    displayNode.EndModify(modified)
+
+
+def gridRegion(volumeNode):
+    """A model node, not in a scene, whose bounds are the box around the subject in a volume, RAS mm."""
+    imageData = volumeNode.GetImageData()
+    array = numpy_support.vtk_to_numpy(imageData.GetPointData().GetScalars()).reshape(imageData.GetDimensions()[::-1])
+    step = max(1, min(array.shape) // 64)
+    sampled = array[::step, ::step, ::step]
+    kji = step * np.argwhere(sampled > sampled.mean())
+    low, high = np.percentile(kji, (1, 99), axis=0)[:, ::-1] if len(kji) else (np.zeros(3), np.array(array.shape)[::-1])
+    corners = np.array([[i, j, k, 1] for i in (low[0], high[0]) for j in (low[1], high[1]) for k in (low[2], high[2])])
+    points = (ijkToWorld(volumeNode) @ corners.T)[:3]
+    box = vtk.vtkCubeSource()
+    low, high = points.min(axis=1) - _GRID_MARGIN_MM, points.max(axis=1) + _GRID_MARGIN_MM
+    box.SetBounds(*[bound for pair in zip(low, high) for bound in pair])
+    box.Update()
+    node = slicer.vtkMRMLModelNode()
+    node.SetAndObservePolyData(box.GetOutput())
+    return node
 
 
 def foldingSegmentation(labelNode):

@@ -5,18 +5,13 @@ from __future__ import annotations
 import vtk
 
 from ..translation import _
-from .resultNodes import FIXED_ROLE, MOVING_ROLE, placeInFolderOf
+from .sceneResult import SceneResult
 
 
-def addReportTable(report: dict, fixedNode, movingNode):
-    """The vtkMRMLTableNode of a report, in the folder of the fixed volume; one of the same name is filled again."""
-    scene = fixedNode.GetScene()
-    name = _("{moving} to {fixed} report").format(moving=movingNode.GetName(), fixed=fixedNode.GetName())
-    node = scene.GetFirstNode(name, "vtkMRMLTableNode") or scene.AddNewNodeByClass("vtkMRMLTableNode", name)
-    fillTable(node, (_("Measure"), _("Value"), _("Meaning")), reportRows(report))
-    node.SetNodeReferenceID(FIXED_ROLE, fixedNode.GetID())
-    node.SetNodeReferenceID(MOVING_ROLE, movingNode.GetID())
-    placeInFolderOf(fixedNode, node)
+def addReportTable(result: SceneResult):
+    """The vtkMRMLTableNode of the report of a result, created or filled again."""
+    node = result.addTable("report", _("report"))
+    fillTable(node, (_("Measure"), _("Value"), _("Meaning")), reportRows(result.report))
     return node
 
 
@@ -35,17 +30,42 @@ def fillTable(node, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Non
 
 
 def reportRows(report: dict) -> list[tuple[str, str, str]]:
-    """(measure, value, meaning) of a report; first its warnings, then its notes."""
-    rows = [(_("Warning"), "!", sentence) for sentence in report["warnings"]]
+    """(measure, value, meaning) of a report; first the verdict, then warnings, then notes."""
+    rows = [_verdictRow(report["verdict"])]
+    rows += [(_("Warning"), "!", sentence) for sentence in report["warnings"]]
     rows += [(_("Note"), "", sentence) for sentence in report["notes"]]
     rows.append(_subjectRow(report["subject"]))
     rows += _linearRows(report) if report["transform_type"] != "deformable" else _deformableRows(report)
+    rows += _storedRow(report.get("stored"))
     memory = f"{report['peak_memory_mb']['process']:.0f} MB"
     return [
         *rows,
         (_("Time"), f"{report['seconds']['total']:.1f} s", report["device"]["name"] or report["device"]["type"]),
         (_("Peak memory"), memory, _("Of the registration process.")),
     ]
+
+
+def verdictTitle(level: str) -> str:
+    """What the user reads for the level of a verdict."""
+    return {"good": _("Good"), "check": _("Check"), "do not trust": _("Do not trust")}[level]
+
+
+def _verdictRow(verdict: dict) -> tuple[str, str, str]:
+    return (
+        _("Verdict"),
+        verdictTitle(verdict["level"]),
+        " ".join(verdict["reasons"]) or _("Nothing points to a wrong result."),
+    )
+
+
+def _storedRow(stored: dict | None) -> list[tuple[str, str, str]]:
+    if stored is None:
+        return []
+    value = _("at {spacing:.2g} mm").format(spacing=stored["spacing_mm"])
+    meaning = _(
+        "The stored transform is off by {mean:.3f} mm on average, 99 % below {p99:.3f} mm, {max:.3f} mm at most."
+    )
+    return [(_("Stored"), value, meaning.format(**stored["error_mm"]))]
 
 
 def _linearRows(report: dict) -> list[tuple[str, str, str]]:

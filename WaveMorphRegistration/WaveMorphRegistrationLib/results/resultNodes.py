@@ -1,52 +1,17 @@
-"""The nodes of one registration, and how they are created in the scene."""
+"""The nodes of a registration, created in the scene or filled again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
-import numpy as np
 import SimpleITK as sitk
 import slicer
-import vtk
-from wavemorph.io.outputs import field_lattice, flattened_field
 from wavemorph.io.result import Registration
 
 from ..scene.coordinates import vtkMatrix
-from ..scene.transforms import affineMatrix, gridTransform, linearTransform
+from ..scene.transforms import affineMatrix, inverseTransform, setTransformFromParent, wholeTransform
 from ..scene.volumes import updateVolumeNodeFromImage
 from ..translation import _
-
-FIXED_ROLE = "spatialRegistrationFixed"
-MOVING_ROLE = "spatialRegistrationMoving"
-ALL_OUTPUTS = ("transform", "affine", "inverse", "warped", "jacobian", "folding")
-
-
-@dataclass
-class ResultNodes:
-    """The nodes of one registration; None where an output was not requested.
-
-    transform: vtkMRMLGridTransformNode, the whole map, affine included, on a grid that covers the fixed volume; or
-        vtkMRMLLinearTransformNode where the whole map is linear.
-    affine: vtkMRMLLinearTransformNode, the affine part of a deformable map.
-    inverse: vtkMRMLTransformNode or vtkMRMLLinearTransformNode, moving points -> fixed points.
-    warped, jacobian: scalar volumes on the voxels of the fixed one. folding: label map, 1 where the Jacobian is <= 0.
-    """
-
-    transform: object = None
-    affine: object = None
-    inverse: object = None
-    warped: object = None
-    jacobian: object = None
-    folding: object = None
-
-    @property
-    def grid(self):
-        """The transform where it is a grid of displacements, else None."""
-        return self.transform if self.transform is not None and not self.transform.IsLinear() else None
-
-    def all(self) -> list:
-        """The nodes that exist, in the order of the fields."""
-        return [node for f in fields(self) if (node := getattr(self, f.name)) is not None]
+from .display import displayAs, showJacobian
+from .sceneResult import ALL_OUTPUTS, OUTPUT_ATTRIBUTE, SceneResult, placeInFolderOf, updateFixedSpaceTransform
 
 
 def addRegistrationToScene(
@@ -55,7 +20,7 @@ def addRegistrationToScene(
     movingNode,
     outputs=("transform", "affine", "warped", "jacobian", "folding"),
     into: dict | None = None,
-) -> ResultNodes:
+) -> SceneResult:
     """Create the nodes of a registration in the scene of the fixed node, or none at all where anything fails.
 
     outputs: which nodes, names of ALL_OUTPUTS. A linear map has neither "affine", as it is one, nor "folding".
@@ -72,34 +37,35 @@ def addRegistrationToScene(
         raise
 
 
-def placeInFolderOf(referenceNode, node) -> None:
-    """Move the node into the subject hierarchy folder of the reference node."""
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(referenceNode.GetScene())
-    if hierarchy is None:
-        return
-    referenceItem = hierarchy.GetItemByDataNode(referenceNode)
-    parent = hierarchy.GetItemParent(referenceItem) if referenceItem else hierarchy.GetSceneItemID()
-    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(parent, node)
-    hierarchy.SetItemParent(item, parent)
-
-
-def _createNodes(registration, fixedNode, movingNode, outputs, into, scene) -> ResultNodes:
+def _createNodes(registration, fixedNode, movingNode, outputs, into, scene) -> SceneResult:
     made = [output for output in outputs if not registration.is_linear or output in _OUTPUTS_OF_LINEAR_MAPS]
     contents = {output: _CONTENTS[output](registration) for output in ALL_OUTPUTS if output in made}
     names = {"fixed": fixedNode.GetName(), "moving": movingNode.GetName()}
     names["kind"] = _kindName(registration)
-    nodes = ResultNodes()
+    filled = {}
     for output, content in contents.items():
         node = into.get(output)
-        if node is None or not _canHold(node, output, registration.is_linear):
+        new = node is None or not _canHold(node, output, registration.is_linear)
+        if new:
             className = _LINEAR_CLASSES.get(output) if registration.is_linear else None
-            node = scene.AddNewNodeByClass(className or _CLASSES[output], _nodeName(output, names))
+            node = _addNode(scene, className or _CLASSES[output], _nodeName(output, names), output)
         _FILL[output](node, content)
-        node.SetNodeReferenceID(FIXED_ROLE, fixedNode.GetID())
-        node.SetNodeReferenceID(MOVING_ROLE, movingNode.GetID())
+        if new and output == "warped":
+            displayAs(movingNode, node)
+        elif new and output == "jacobian":
+            showJacobian(node)
         placeInFolderOf(fixedNode, node)
-        setattr(nodes, output, node)
-    return nodes
+        filled[output] = node
+    return SceneResult.create(fixedNode, movingNode, registration, filled)
+
+
+def _addNode(scene, className: str, name: str, output: str):
+    """A new node that carries its attribute before the scene, and so the selectors of the panel, know it."""
+    node = slicer.vtkMRMLScene.CreateNodeByClass(scene, className)
+    node.UnRegister(None)
+    node.SetName(name)
+    node.SetAttribute(OUTPUT_ATTRIBUTE, output)
+    return scene.AddNode(node)
 
 
 def _canHold(node, output: str, linear: bool) -> bool:
@@ -126,26 +92,9 @@ def _nodeName(output: str, names: dict) -> str:
     }[output].format(**names)
 
 
-def _wholeTransform(registration: Registration):
-    if registration.is_linear:
-        return linearTransform(affineMatrix(registration.affine))
-    return gridTransform(flattened_field(registration.transform, field_lattice(registration)))
-
-
-def _inverseTransform(registration: Registration):
-    """Moving points -> fixed points: the affine's inverse, then both fields, as in `Registration.inverse`."""
-    if registration.is_linear:
-        return linearTransform(np.linalg.inv(affineMatrix(registration.affine)))
-    transform = vtk.vtkGeneralTransform()
-    transform.PostMultiply()
-    transform.Concatenate(vtkMatrix(np.linalg.inv(affineMatrix(registration.affine))))
-    transform.Concatenate(gridTransform(registration.inverse_displacement))
-    transform.Concatenate(gridTransform(registration.inverse_correction))
-    return transform
-
-
 def _setTransform(node, transform) -> None:
-    node.SetAndObserveTransformFromParent(transform)
+    setTransformFromParent(node, transform)
+    updateFixedSpaceTransform(node)
 
 
 def _setVolume(node, image: sitk.Image) -> None:
@@ -154,9 +103,9 @@ def _setVolume(node, image: sitk.Image) -> None:
 
 
 _CONTENTS = {
-    "transform": _wholeTransform,
+    "transform": wholeTransform,
     "affine": lambda registration: vtkMatrix(affineMatrix(registration.affine)),
-    "inverse": _inverseTransform,
+    "inverse": inverseTransform,
     "warped": lambda registration: registration.warped,
     "jacobian": lambda registration: registration.jacobian,
     "folding": lambda registration: sitk.Cast(registration.jacobian <= 0, sitk.sitkUInt8),

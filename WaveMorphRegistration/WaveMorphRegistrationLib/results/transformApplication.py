@@ -27,12 +27,3 @@ def applyTransform(transformNode, nodes, harden: bool = False) -> None:
         node.SetAndObserveTransformNodeID(transformNode.GetID())
         if harden:
             node.HardenTransform()
-
-
-def transformForFixedNodes(transformNode):
-    """A transform node that moves nodes from the space of the fixed volume to that of the moving one."""
-    scene = transformNode.GetScene()
-    name = _("{name}, for nodes in the fixed space").format(name=transformNode.GetName())
-    node = scene.GetFirstNode(name, "vtkMRMLTransformNode") or scene.AddNewNodeByClass("vtkMRMLTransformNode", name)
-    node.SetAndObserveTransformToParent(transformNode.GetTransformFromParent())
-    return node

@@ -1,4 +1,7 @@
-"""Pairs in the module Sample Data: volumes that Slicer hosts, and a synthetic pair."""
+"""Pairs in the module Sample Data: volumes that Slicer hosts, and a synthetic pair.
+
+Imported at each start of Slicer: what takes time or memory is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,7 @@ import os
 
 import slicer
 
-from ..scene.volumes import updateVolumeNodeFromImage
 from ..translation import _
-from .syntheticPair import SyntheticPair
 
 CATEGORY = "WaveMorph"
 _HOSTED = "https://github.com/Slicer/SlicerTestingData/releases/download/SHA256/"
@@ -34,7 +35,8 @@ def registerPairs(iconsPath: str) -> None:
     """
     from SampleData import SampleDataLogic
 
-    SampleDataLogic.registerCustomSampleDataCategory(CATEGORY, title=_("WaveMorph"))
+    if hasattr(SampleDataLogic, "registerCustomSampleDataCategory"):  # not in Slicer 5.8, where the name is the title
+        SampleDataLogic.registerCustomSampleDataCategory(CATEGORY, title=_("WaveMorph"))
     icon = os.path.join(iconsPath, "WaveMorphRegistration.png")
     for sample, names in PAIRS.items():
         SampleDataLogic.registerCustomSampleDataSource(
@@ -56,6 +58,9 @@ def registerPairs(iconsPath: str) -> None:
 
 def addSyntheticPair(oblique: bool = True) -> list:
     """Create a `SyntheticPair` in the scene, and return its volume nodes, fixed and moving."""
+    from ..scene.volumes import updateVolumeNodeFromImage
+    from .syntheticPair import SyntheticPair
+
     pair, nodes = SyntheticPair(oblique=oblique), []
     for name, image in ((_("Synthetic fixed"), pair.fixed), (_("Synthetic moving"), pair.moving)):
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)

@@ -9,7 +9,7 @@ import slicer
 from wavemorph.errors import WaveMorphError
 
 from ..engine.dependencies import ensureDependencies
-from ..results.resultNodes import FIXED_ROLE
+from ..results.sceneResult import FIXED_ROLE
 from ..scene.coordinates import FLIP_XY
 from ..translation import _
 from .sampleData import addSyntheticPair

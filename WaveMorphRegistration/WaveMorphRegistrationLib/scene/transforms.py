@@ -6,32 +6,55 @@ moving volume under such a node is aligned with the fixed one.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
 from vtk.util import numpy_support
+from wavemorph.io.fields import registration_field, round_vectors
+from wavemorph.io.result import Registration
 
 from .coordinates import FLIP_XY, LPS_TO_RAS, arrayFromMatrix, ijkToRasOfImage, setGeometry, vtkMatrix
+
+_LPS_TO_RAS_VECTOR = np.array([-1, -1, 1], np.float32)
+_MIN_JACOBIAN_BEYOND_GRID = 0.3  # at less VTK's iteration for the inverse may not converge
 
 
 def transformFromNode(transformNode, image: sitk.Image, minSpacingMm: float = 2.0) -> sitk.Transform:
     """The map from world points to points of what is under the node, LPS mm: fixed -> moving on a moving volume.
 
-    Linear and grid transforms are exact. Any other one is sampled over the image, every minSpacingMm or coarser.
+    Linear and grid transforms, and what is composed of them, are exact, and go on beyond the image. Any other transform
+    is sampled over the image, every minSpacingMm or coarser.
     """
-    if transformNode.IsTransformToWorldLinear():
-        matrix = vtk.vtkMatrix4x4()
-        transformNode.GetMatrixTransformToWorld(matrix)
-        lps = LPS_TO_RAS @ np.linalg.inv(arrayFromMatrix(matrix)) @ LPS_TO_RAS
+    parts = vtk.vtkCollection()
+    fromWorld = vtk.vtkGeneralTransform()
+    transformNode.GetTransformFromWorld(fromWorld)
+    slicer.vtkMRMLTransformNode.FlattenGeneralTransform(parts, fromWorld)
+    converted = [_partAsItk(parts.GetItemAsObject(index)) for index in range(parts.GetNumberOfItems())]
+    if None in converted:
+        displacement = sampledDisplacement(transformNode, image, minSpacingMm)
+        return sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
+    if not converted:
+        return sitk.AffineTransform(3)
+    return (
+        converted[0] if len(converted) == 1 else sitk.CompositeTransform(converted[::-1])
+    )  # ITK applies the last first
+
+
+def _partAsItk(part) -> sitk.Transform | None:
+    """A linear or a grid transform in LPS mm; None for any other, and for the inverse of a grid."""
+    part.Update()
+    if part.IsA("vtkLinearTransform"):
+        lps = LPS_TO_RAS @ arrayFromMatrix(part.GetMatrix()) @ LPS_TO_RAS
         affine = sitk.AffineTransform(3)
         affine.SetMatrix(lps[:3, :3].ravel().tolist())
         affine.SetTranslation(lps[:3, 3].tolist())
         return affine
-    displacement = storedDisplacement(transformNode)
-    if displacement is None:
-        displacement = sampledDisplacement(transformNode, image, minSpacingMm)
-    return sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
+    if part.IsA("vtkOrientedGridTransform") and not part.GetInverseFlag():
+        return sitk.DisplacementFieldTransform(sitk.Cast(_displacementOfGrid(part), sitk.sitkVectorFloat64))
+    return None
 
 
 def storedDisplacement(transformNode) -> sitk.Image | None:
@@ -65,22 +88,91 @@ def sampledDisplacement(transformNode, image: sitk.Image, minSpacingMm: float) -
     return displacement
 
 
+def wholeTransform(registration: Registration):
+    """The transform of a registration in RAS mm, fixed -> moving: linear, or one grid with the whole map.
+
+    VTK continues the edge of a grid. Where the affine turns so far that the map could then not be inverted, the affine
+    is beside a grid of the deformation alone.
+    """
+    if registration.is_linear:
+        return linearTransform(affineMatrix(registration.affine))
+    if not _isInvertibleBeyondGrid(registration):
+        transform = vtk.vtkGeneralTransform()
+        transform.PostMultiply()
+        transform.Concatenate(gridTransform(registration.displacement))
+        transform.Concatenate(vtkMatrix(affineMatrix(registration.affine)))
+        return transform
+    field = registration_field(registration)
+    grid, vectors = _emptyGrid(field)
+    np.multiply(sitk.GetArrayViewFromImage(field), _LPS_TO_RAS_VECTOR, out=vectors)
+    return _gridOf(grid, _directionMatrix(field))
+
+
+def inverseTransform(registration: Registration):
+    """Moving points -> fixed points, RAS mm: the affine's inverse, then both fields, as in `Registration.inverse`."""
+    inverseMatrix = np.linalg.inv(affineMatrix(registration.affine))
+    if registration.is_linear:
+        return linearTransform(inverseMatrix)
+    transform = vtk.vtkGeneralTransform()
+    transform.PostMultiply()
+    transform.Concatenate(vtkMatrix(inverseMatrix))
+    transform.Concatenate(gridTransform(registration.inverse_displacement))
+    transform.Concatenate(gridTransform(registration.inverse_correction))
+    return transform
+
+
 def gridTransform(displacement: sitk.Image):
-    """A vtkOrientedGridTransform x -> x + u(x) in RAS mm from a displacement image in LPS mm."""
-    ijkToRas = ijkToRasOfImage(displacement)
-    spacing = np.linalg.norm(ijkToRas[:3, :3], axis=0)
-    vectors = sitk.GetArrayFromImage(displacement).astype(np.float32, copy=False)
-    vectors[..., :2] *= -1
+    """A vtkOrientedGridTransform x -> x + u(x) in RAS mm from a displacement image in LPS mm, rounded to compress."""
+    grid, vectors = _emptyGrid(displacement)
+    vectors[...] = sitk.GetArrayViewFromImage(displacement)
+    round_vectors(vectors, displacement, np.eye(3))
+    vectors *= _LPS_TO_RAS_VECTOR
+    return _gridOf(grid, _directionMatrix(displacement))
+
+
+def setTransformFromParent(transformNode, transform) -> None:
+    """Let a node hold a transform, and choose the smallest file that can hold it: compressed where it is one grid."""
+    transformNode.SetAndObserveTransformFromParent(transform)
+    transformNode.AddDefaultStorageNode()
+    isGrid = transform.IsA("vtkOrientedGridTransform")
+    transformNode.GetStorageNode().SetDefaultWriteFileExtension("nii.gz" if isGrid else "h5")
+
+
+def _isInvertibleBeyondGrid(registration: Registration) -> bool:
+    """Whether the map is one-to-one where the edge of its grid is continued.
+
+    Beyond some faces of the grid, displacements change along the other axes only: the Jacobian is then the minor of the
+    affine for these axes. A map is one-to-one where all of these are positive (Gale and Nikaido, 1965).
+    """
+    axes = np.reshape(registration.displacement.GetDirection(), (3, 3))
+    matrix = axes.T @ np.reshape(registration.affine.GetMatrix(), (3, 3)) @ axes
+    axesKept = [kept for count in (1, 2, 3) for kept in itertools.combinations(range(3), count)]
+    minors = [np.linalg.det(matrix[np.ix_(kept, kept)]) for kept in axesKept]
+    return min(minors) > _MIN_JACOBIAN_BEYOND_GRID
+
+
+def _emptyGrid(lattice: sitk.Image):
+    """(vtkImageData with the geometry of the lattice, the memory of its vectors as an array (D, H, W, 3))."""
+    ijkToRas = ijkToRasOfImage(lattice)
     grid = vtk.vtkImageData()
-    grid.SetDimensions(displacement.GetSize())
-    grid.SetSpacing(spacing)
+    grid.SetDimensions(lattice.GetSize())
+    grid.SetSpacing(np.linalg.norm(ijkToRas[:3, :3], axis=0))
     grid.SetOrigin(ijkToRas[:3, 3])
-    grid.GetPointData().SetScalars(numpy_support.numpy_to_vtk(vectors.reshape(-1, 3), deep=True))
+    grid.AllocateScalars(vtk.VTK_FLOAT, 3)
+    scalars = numpy_support.vtk_to_numpy(grid.GetPointData().GetScalars())
+    return grid, scalars.reshape(*lattice.GetSize()[::-1], 3)
+
+
+def _directionMatrix(lattice: sitk.Image):
     axes = np.eye(4)
-    axes[:3, :3] = ijkToRas[:3, :3] / spacing
+    axes[:3, :3] = ijkToRasOfImage(lattice)[:3, :3] / np.array(lattice.GetSpacing())
+    return vtkMatrix(axes)
+
+
+def _gridOf(grid, directionMatrix):
     transform = slicer.vtkOrientedGridTransform()
     transform.SetDisplacementGridData(grid)
-    transform.SetGridDirectionMatrix(vtkMatrix(axes))
+    transform.SetGridDirectionMatrix(directionMatrix)
     transform.SetInterpolationModeToLinear()
     return transform
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import SimpleITK as sitk
 import vtk
 from vtk.util import numpy_support
@@ -9,6 +12,30 @@ from wavemorph.errors import InputError
 
 from ..translation import _
 from .coordinates import ijkToRasOfImage, ijkToWorld, setGeometry, vtkMatrix
+
+
+class VolumeLattice(NamedTuple):
+    """Size and spacing (mm) along (i, j, k), with the methods of an image that tell them."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+    def GetSize(self) -> tuple[int, ...]:
+        """Voxels."""
+        return self.size
+
+    def GetSpacing(self) -> tuple[float, ...]:
+        """In mm."""
+        return self.spacing
+
+
+def latticeOfVolumeNode(volumeNode, name: str = "volume") -> VolumeLattice:
+    """Size and spacing of `imageFromVolumeNode`, without a copy of the voxels. Raises InputError as it does."""
+    imageData = volumeNode.GetImageData()
+    if imageData is None or imageData.GetNumberOfPoints() == 0:
+        raise InputError(_("The {name} has no voxels; choose another one.").format(name=name))
+    spacing = np.linalg.norm(ijkToWorld(volumeNode, name)[:3, :3], axis=0)
+    return VolumeLattice(imageData.GetDimensions(), tuple(spacing.tolist()))
 
 
 def imageFromVolumeNode(volumeNode, name: str = "volume") -> sitk.Image:
@@ -36,9 +63,10 @@ def imageFromVolumeNode(volumeNode, name: str = "volume") -> sitk.Image:
 
 def updateVolumeNodeFromImage(image: sitk.Image, volumeNode) -> None:
     """Replace voxels and geometry of the node by a copy of those of the image (LPS mm)."""
-    array = sitk.GetArrayFromImage(image)
+    array = sitk.GetArrayViewFromImage(image)
     imageData = vtk.vtkImageData()
     imageData.SetDimensions(image.GetSize())
-    imageData.GetPointData().SetScalars(numpy_support.numpy_to_vtk(array.ravel(), deep=True))
+    imageData.AllocateScalars(numpy_support.get_vtk_array_type(array.dtype), 1)
+    numpy_support.vtk_to_numpy(imageData.GetPointData().GetScalars())[:] = array.ravel()
     volumeNode.SetIJKToRASMatrix(vtkMatrix(ijkToRasOfImage(image)))
     volumeNode.SetAndObserveImageData(imageData)

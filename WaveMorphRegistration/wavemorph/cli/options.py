@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..io import outputs
-from ..io.result import Registration
+from ..io.result import Registration, check_store_spacing
 from ..settings import CONTRASTS, DEVICES, PRESETS, SIMILARITIES, SMOOTHNESS, TRANSFORM_TYPES, Settings
 
 EPILOG = """\
@@ -60,6 +60,8 @@ def add_outputs(parser: argparse.ArgumentParser, transform_required: bool) -> No
     parser.add_argument("--transform", required=transform_required, metavar="T", help=forms)
     inverse = "the inverse: moving points -> fixed points; takes about as long as all other stages"
     parser.add_argument("--inverse", metavar="I", help=inverse)
+    coarser = "store the transforms at this spacing: 2 takes an eighth of the space, and the error is printed"
+    parser.add_argument("--store-spacing", type=float, metavar="MM", help=coarser)
     parser.add_argument("--warped", metavar="W", help="the moving volume on the fixed lattice")
     parser.add_argument("--jacobian", metavar="J", help="the Jacobian determinant on the fixed lattice")
     parser.add_argument("--report", metavar="R", help="all numbers, settings and versions, .json")
@@ -83,7 +85,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def output_files(options: argparse.Namespace) -> outputs.Outputs:
-    """The requested files that `register` and `scene` write from a Registration. Raises OutputError."""
+    """The requested files that `register` and `scene` write from a Registration.
+
+    Raises OutputError, or SettingsError where the store spacing is not positive.
+    """
+    if options.store_spacing is not None:
+        check_store_spacing(options.store_spacing)
     files = outputs.Outputs(inputs=given(options, *_INPUTS))
     for path, writer, extensions, name in (
         (options.transform, outputs.write_transform, outputs.TRANSFORM_EXTENSIONS, "transform"),

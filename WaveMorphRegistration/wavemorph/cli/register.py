@@ -72,7 +72,7 @@ def register_volumes(
     settings: Settings,
     progress: TerminalProgress | None,
 ) -> Registration:
-    """`register` on two volumes, with the masks and the initial transform that `options` names."""
+    """`register` on two volumes, with the masks, the initial transform and the store spacing that `options` names."""
     from ..registration.pipeline import register  # imports torch
 
     notes, masks = [*fixed.remarks, *moving.remarks], {}
@@ -82,7 +82,7 @@ def register_volumes(
             masks[f"{which}_mask"] = images.validate_mask(mask.image, volume.image, mask.name)
             notes += mask.remarks
     initial = options.initial_transform
-    return register(
+    registration = register(
         fixed.image,
         moving.image,
         settings,
@@ -91,3 +91,4 @@ def register_volumes(
         notes=notes,
         initial_transform=transforms.read_transform(initial, "initial transform") if initial else None,
     )
+    return registration.stored_at(options.store_spacing) if options.store_spacing is not None else registration

@@ -19,6 +19,7 @@ def summary(report: dict[str, Any]) -> str:
         f"similarity           {similarity['before']:.3f} -> {similarity['after']:.3f} ({similarity['measure']})",
         *_segmentation_line(report["segmentation"]),
         *_map_lines(report),
+        *_stored_line(report.get("stored")),
         f"time                 {format_duration(seconds['total'])} on {report['device']['type']} (s: {stages})",
         f"peak memory          {report['peak_memory_mb']['process']:.0f} MB",
     ]
@@ -39,6 +40,16 @@ def _map_lines(report: dict[str, Any]) -> list[str]:
         f"max {report['displacement_mm']['max']:.2f} mm",
         f"inverse consistency  mean {inverse['mean']:.3f} mm, 99 % below {inverse['p99']:.3f} mm, "
         f"max {inverse['max']:.3f} mm" + (" (inverted point by point)" if inverse["inverse"] == "iteration" else ""),
+    ]
+
+
+def _stored_line(stored: dict[str, Any] | None) -> list[str]:
+    if stored is None:
+        return []
+    error = stored["error_mm"]
+    return [
+        f"stored at            {stored['spacing_mm']:.2g} mm, off by {error['mean']:.3f} mm on average, 99 % below "
+        f"{error['p99']:.3f} mm, max {error['max']:.3f} mm"
     ]
 
 

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..io.images import same_lattice
 from ..io.labels import LabelMap, label_map_of
 from ..io.points import transform_points
-from .structures import StructurePair, pair_structures, uncropped_layers
+from .structures import StructurePair, StructurePairs, pair_structures, uncropped_layers
 
 _SLAB_PLANES = 32
 
@@ -225,7 +225,7 @@ def label_report(
     fixed, moving = _as_label_map(fixed_labels, "fixed label map"), _as_label_map(moving_labels, "moving label map")
     pairs = pair_structures(fixed, moving)
     layers = uncropped_layers(fixed, moving, pairs, transform)
-    measures: dict[int, dict[str, Any]] = {number: _described(pair) for number, pair in pairs.numbered.items()}
+    measures = structure_entries(pairs)
     for when, through in (("before", sitk.Transform()), ("after", transform)):
         warped = [sitk.GetArrayFromImage(warp_labels(layer, layers[0], through)) for layer in moving.layers]
         for numbers, fixed_array, moving_array in pairs.arrays(layers, warped):
@@ -235,13 +235,24 @@ def label_report(
                     distance = hausdorff95_mm(fixed_array, moving_array, number, layers[0].GetSpacing())
                 measures[number][f"dice_{when}"] = overlap
                 measures[number][f"hd95_{when}_mm"] = None if math.isnan(distance) else distance
-    common = [measures[number] for number in pairs.common]
+    return finished_label_report(measures, pairs, (*fixed.remarks, *moving.remarks))
+
+
+def structure_entries(pairs: StructurePairs) -> dict[int, dict[str, Any]]:
+    """The entries "labels" of a label report before the common structures are measured."""
+    return {number: _described(pair) for number, pair in pairs.numbered.items()}
+
+
+def finished_label_report(
+    measures: dict[int, dict[str, Any]], pairs: StructurePairs, remarks: Iterable[str] = ()
+) -> dict[str, Any]:
+    """A label report, as of `label_report`, from its measured entries. remarks: on the files of the maps."""
     return {
         "labels": measures,
         "mean": _means(list(measures.values())),
-        "mean_common": _means(common),
+        "mean_common": _means([measures[number] for number in pairs.common]),
         "paired_by": pairs.paired_by,
-        "remarks": [*fixed.remarks, *moving.remarks, *pairs.remarks],
+        "remarks": [*remarks, *pairs.remarks],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,6 +19,14 @@ _MIN_SPACING_MM = 0.005  # finer than optical sections; a head in meters has 0.0
 _MAX_RATIO = 20.0  # of the longest sides of a pair: no part of a subject is registered to one so much larger
 _UNUSUAL_RATIO = 3.0
 _MAX_ELONGATION = 4.0  # a scan of the legs is 3.3 times as long as it is wide
+
+
+class Lattice(Protocol):
+    """Size and spacing along (i, j, k): a SimpleITK image, or what knows them without its voxels."""
+
+    def GetSize(self) -> Sequence[int]: ...
+
+    def GetSpacing(self) -> Sequence[float]: ...
 
 
 def check_kind(size: Sequence[int], components: int, pixel: int, name: str) -> None:
@@ -78,7 +87,7 @@ def check_size(image: sitk.Image, name: str) -> None:
 
 
 def size_warnings(
-    fixed: sitk.Image, moving: sitk.Image, names: tuple[str, str] = ("fixed image", "moving image")
+    fixed: Lattice, moving: Lattice, names: tuple[str, str] = ("fixed image", "moving image")
 ) -> tuple[str, ...]:
     """Sentences on sizes of a pair that a user must check; none where they are plausible.
 
@@ -131,7 +140,7 @@ def _ratio(a: float, b: float) -> float:
     return max(a, b) / min(a, b)
 
 
-def sides_mm(image: sitk.Image) -> np.ndarray:
+def sides_mm(image: Lattice) -> np.ndarray:
     """(3,), the sides of the volume in mm along (i, j, k)."""
     return np.multiply(image.GetSize(), image.GetSpacing())
 
@@ -140,7 +149,7 @@ def _sides(sides: np.ndarray) -> str:
     return " x ".join(f"{side:.4g}" for side in sides)
 
 
-def _spacing(image: sitk.Image) -> str:
+def _spacing(image: Lattice) -> str:
     return " x ".join(f"{value:.3g}" for value in image.GetSpacing())
 
 

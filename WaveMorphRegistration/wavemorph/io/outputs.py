@@ -14,14 +14,35 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import SimpleITK as sitk
 
 from ..errors import OutputError
+from .fields import (
+    field_lattice,
+    flattened_field,
+    inverse_lattice,
+    registration_field,
+    rounded_field,
+    write_nifti_field,
+)
 from .files import quiet_itk, short_reason, stored_length
 from .labels import LabelMap
 from .result import Registration
 
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "TRANSFORM_EXTENSIONS",
+    "Outputs",
+    "field_lattice",
+    "flattened_field",
+    "holds_names",
+    "write_field",
+    "write_image",
+    "write_inverse",
+    "write_json",
+    "write_label_map",
+    "write_transform",
+]
 IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 TRANSFORM_EXTENSIONS = (".h5", ".tfm", ".txt", *IMAGE_EXTENSIONS)
 _NIFTI_HEADER = 352
@@ -162,9 +183,9 @@ def write_transform(
 ) -> None:
     """Write a transform, fixed points -> moving points, LPS mm.
 
-    A displacement field is a vector image of LPS mm, as ITK, ANTs and Slicer read it. In NIfTI it has the intent
-    "vector" (1007), as ITK writes it: Slicer warns of it and reads it correctly. The intent 1006 is not used, because
-    newer versions of ITK convert such vectors to RAS.
+    A displacement field is a vector image, rounded so that it compresses (`fields.round_vectors`). Its vectors are LPS
+    mm, as ITK, ANTs and Slicer read them; a NIfTI file holds RAS mm with the intent "displacement vector" (1006), which
+    these programs convert (`fields.write_nifti_field`). A transform file is exact everywhere, a field on its lattice.
 
     Parameters:
         transform: a Registration, or any 3D SimpleITK transform.
@@ -176,8 +197,10 @@ def write_transform(
     """
     extension = _extension(path, TRANSFORM_EXTENSIONS, "transform")
     if isinstance(transform, Registration):
-        lattice = lattice if lattice is not None else field_lattice(transform)
-        _write_transform(transform.transform, path, extension, lattice)
+        if extension in IMAGE_EXTENSIONS and lattice is None:
+            write_field(registration_field(transform), path)
+        else:
+            _write_transform(transform.transform, path, extension, lattice)
     else:
         _write_transform(transform, path, extension, lattice, nested=True)
 
@@ -189,71 +212,24 @@ def write_inverse(registration: Registration, path: str | os.PathLike) -> None:
     """
     extension = _extension(path, TRANSFORM_EXTENSIONS, "inverse transform")
     is_field = extension in IMAGE_EXTENSIONS
-    _write_transform(registration.inverse, path, extension, _inverse_lattice(registration) if is_field else None)
+    _write_transform(registration.inverse, path, extension, inverse_lattice(registration) if is_field else None)
+
+
+def write_field(field: sitk.Image, path: str | os.PathLike) -> None:
+    """Write a displacement field, a vector image of LPS mm, rounded already. Raises OutputError."""
+    if not _extension(path, IMAGE_EXTENSIONS, "displacement field").startswith(".nii"):
+        write_image(field, path)
+        return
+    try:
+        write_nifti_field(field, path)
+    except OSError as error:
+        raise OutputError(f'"{path}" could not be written: {short_reason(error)}; is the disk full?') from error
 
 
 def write_json(content: Any, path: str | os.PathLike) -> None:
     """Write numbers and text as indented JSON in UTF-8. Raises OSError."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     Path(path).write_text(text + "\n", encoding="utf-8")
-
-
-def flattened_field(transform: sitk.Transform, lattice: sitk.Image) -> sitk.Image:
-    """A transform as one displacement field, transform(x) - x at each voxel of `lattice`: float32, LPS mm."""
-    with quiet_itk():
-        return sitk.TransformToDisplacementField(
-            transform,
-            sitk.sitkVectorFloat32,
-            lattice.GetSize(),
-            lattice.GetOrigin(),
-            lattice.GetSpacing(),
-            lattice.GetDirection(),
-        )
-
-
-def field_lattice(registration: Registration) -> sitk.Image:
-    """The lattice on which one displacement field equals the registration's transform; an image of zeros.
-
-    Its voxels are those of the working grid, extended until they cover the fixed image and one more voxel on each side.
-    The affine is applied after the displacement, so linear interpolation between these voxels is exact.
-    """
-    displacement = _on_working_grid(registration)
-    fixed = registration.fixed if registration.fixed is not None else registration.jacobian
-    size = np.array(fixed.GetSize())
-    corners = [
-        displacement.TransformPhysicalPointToContinuousIndex(
-            fixed.TransformContinuousIndexToPhysicalPoint((np.array(corner) * (size + 1) - 1.0).tolist())
-        )
-        for corner in np.ndindex(2, 2, 2)
-    ]
-    first = np.minimum(np.floor(np.min(corners, axis=0)), 0)
-    last = np.maximum(np.ceil(np.max(corners, axis=0)), np.array(displacement.GetSize()) - 1)
-    lattice = sitk.Image((last - first + 1).astype(int).tolist(), sitk.sitkUInt8)
-    lattice.SetOrigin(displacement.TransformContinuousIndexToPhysicalPoint(first.tolist()))
-    lattice.SetSpacing(displacement.GetSpacing())
-    lattice.SetDirection(displacement.GetDirection())
-    return lattice
-
-
-def _inverse_lattice(registration: Registration) -> sitk.Image:
-    """The axes of the moving image, the spacing of the working grid, one voxel more than the moving image each side."""
-    moving = registration.moving
-    if moving is None:
-        raise OutputError("The inverse field needs the moving volume, which this result does not hold; write .h5.")
-    spacing = np.array(_on_working_grid(registration).GetSpacing())
-    extent = np.array(moving.GetSize()) * np.array(moving.GetSpacing())
-    axes = np.reshape(moving.GetDirection(), (3, 3))
-    origin = np.array(moving.TransformContinuousIndexToPhysicalPoint([-0.5] * 3)) - axes @ (0.5 * spacing)
-    lattice = sitk.Image((np.ceil(extent / spacing) + 2).astype(int).tolist(), sitk.sitkUInt8)
-    lattice.SetOrigin(origin.tolist())
-    lattice.SetSpacing(spacing.tolist())
-    lattice.SetDirection(moving.GetDirection())
-    return lattice
-
-
-def _on_working_grid(registration: Registration) -> sitk.Image:
-    """An image whose voxels are those of the working grid."""
-    return registration.displacement if registration.displacement is not None else registration.working_jacobian
 
 
 def _write_transform(
@@ -266,7 +242,8 @@ def _write_transform(
     if extension in IMAGE_EXTENSIONS:
         if lattice is None:
             raise OutputError(f'A displacement field "{path}" needs a lattice; write .h5, or give a lattice.')
-        write_image(flattened_field(transform, lattice), path)
+        field = flattened_field(transform, lattice)
+        write_field(field if transform.IsLinear() else rounded_field(field), path)
         return
     transform, parts = transform.Downcast(), 1
     if isinstance(transform, sitk.CompositeTransform):

@@ -1,0 +1,263 @@
+"""The whole map as one displacement field, affine included: its lattice, its vectors, their rounding, NIfTI files.
+
+Does not import torch: Slicer's own process uses it. A lattice is an image whose voxels are the nodes of a field; a
+field is a float32 vector image, T(x) - x in LPS mm. Beyond its lattice ITK takes a field as zero, and VTK continues
+its edge.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import OutputError
+from .files import quiet_itk
+from .result import Registration, box_corners
+
+_MAX_GROWTH = 3.0  # voxels of a lattice that covers the other volume too, relative to one that does not
+# A vector is off by 0.87 of this at most, which is 0.007 mm, or 0.9 % of a voxel where voxels are smaller than 0.8 mm
+_MAX_QUANTUM_MM = 2.0**-7
+_QUANTA_A_VOXEL = 100
+_FINER_WHERE_STEEP = 4  # so that rounding makes no fold
+_STEEP = 0.32  # change of a component of the displacement from node to node, in voxels
+_HEADER_BYTES, _DATA_OFFSET = 348, 352
+_DIMENSIONS_AT, _INTENT_AT = 42, 68  # bytes in a NIfTI-1 header
+_DISPLACEMENT_VECTOR = 1006
+_COMPRESSION = 6  # of zlib; higher levels take longer for a percent
+
+
+def field_lattice(registration: Registration) -> sitk.Image:
+    """The lattice on which one field equals the registration's transform; an image of zeros.
+
+    Its voxels are those of the working grid, continued over the fixed image and over what the affine maps to the moving
+    image, so that the map can be inverted all over the moving image. The affine is applied after the displacement, so
+    linear interpolation between these voxels is exact.
+    """
+    grid = on_working_grid(registration)
+    fixed = registration.fixed if registration.fixed is not None else registration.jacobian
+    to_fixed = registration.affine.GetInverse()
+    moving = registration.moving_corners
+    reached = [] if moving is None else [to_fixed.TransformPoint(corner) for corner in moving]
+    return extended_lattice(grid, box_corners(fixed), reached)
+
+
+def inverse_lattice(registration: Registration) -> sitk.Image:
+    """The lattice of the inverse field: the axes of the moving image, the spacing of the working grid.
+
+    It covers the moving image and what the affine maps the fixed one to. Raises OutputError where the result does not
+    hold the moving image.
+    """
+    moving = registration.moving
+    if moving is None:
+        raise OutputError("The inverse field needs the moving volume, which this result does not hold; write .h5.")
+    start = sitk.Image([1, 1, 1], sitk.sitkUInt8)
+    start.SetOrigin(moving.TransformContinuousIndexToPhysicalPoint((np.array(moving.GetSize()) / 2 - 0.5).tolist()))
+    start.SetSpacing(on_working_grid(registration).GetSpacing())
+    start.SetDirection(moving.GetDirection())
+    fixed = registration.fixed if registration.fixed is not None else registration.jacobian
+    reached = [registration.affine.TransformPoint(corner) for corner in box_corners(fixed)]
+    return extended_lattice(start, box_corners(moving), reached)
+
+
+def extended_lattice(
+    lattice: sitk.Image, points: Iterable[Sequence[float]], reached: Iterable[Sequence[float]]
+) -> sitk.Image:
+    """The lattice continued until it covers `points`, and `reached` as far as this does not make it too large.
+
+    lattice: an image; the result is an image of zeros. points, reached: LPS mm.
+    """
+    needed = _extent(lattice, points)
+    wanted = [*needed, *_extent(lattice, reached)] if reached else needed
+    first, last = np.min(needed, axis=0), np.max(needed, axis=0)
+    beyond = np.minimum(np.min(wanted, axis=0) - first, 0), np.maximum(np.max(wanted, axis=0) - last, 0)
+    for share in (1.0, 0.75, 0.5, 0.25, 0.0):
+        start, end = first + np.ceil(share * beyond[0]), last + np.floor(share * beyond[1])
+        if np.prod(end - start + 1) <= _MAX_GROWTH * np.prod(last - first + 1):
+            break
+    extended = sitk.Image((end - start + 1).astype(int).tolist(), sitk.sitkUInt8)
+    extended.SetOrigin(lattice.TransformContinuousIndexToPhysicalPoint(start.tolist()))
+    extended.SetSpacing(lattice.GetSpacing())
+    extended.SetDirection(lattice.GetDirection())
+    return extended
+
+
+def on_working_grid(registration: Registration) -> sitk.Image:
+    """An image whose voxels are those of the working grid."""
+    return registration.displacement if registration.displacement is not None else registration.working_jacobian
+
+
+def flattened_field(transform: sitk.Transform, lattice: sitk.Image) -> sitk.Image:
+    """Any transform as one field: transform(x) - x at each voxel of `lattice`, float32, LPS mm."""
+    with quiet_itk():
+        return sitk.TransformToDisplacementField(
+            transform,
+            sitk.sitkVectorFloat32,
+            lattice.GetSize(),
+            lattice.GetOrigin(),
+            lattice.GetSpacing(),
+            lattice.GetDirection(),
+        )
+
+
+def whole_field(registration: Registration, lattice: sitk.Image) -> np.ndarray:
+    """The field of a registration on `field_lattice`: vectors (D, H, W, 3), float32, LPS mm.
+
+    As `flattened_field`, in a third of the time: the nodes are those of the displacement, and elsewhere it is affine.
+    """
+    affine = registration.affine
+    matrix = np.reshape(affine.GetMatrix(), (3, 3))
+    size = lattice.GetSize()
+    steps = (matrix - np.eye(3)) @ (np.reshape(lattice.GetDirection(), (3, 3)) * np.array(lattice.GetSpacing()))
+    start = np.subtract(affine.TransformPoint(lattice.GetOrigin()), lattice.GetOrigin())
+    vectors = np.empty((*size[::-1], 3), np.float32)
+    for component in range(3):
+        along_i, along_j, along_k = (steps[component, axis] * np.arange(size[axis]) for axis in range(3))
+        plane = (start[component] + along_j[:, None] + along_i[None, :]).astype(np.float32)
+        vectors[..., component] = plane[None] + along_k.astype(np.float32)[:, None, None]
+    if registration.displacement is not None:
+        displacement = sitk.GetArrayViewFromImage(registration.displacement)
+        first = lattice.TransformPhysicalPointToIndex(registration.displacement.GetOrigin())[::-1]
+        for plane, moved in zip(vectors[first[0] :], displacement):
+            within = plane[first[1] : first[1] + moved.shape[0], first[2] : first[2] + moved.shape[1]]
+            within += moved @ matrix.T.astype(np.float32)
+    return vectors
+
+
+def registration_field(registration: Registration) -> sitk.Image:
+    """The whole map of a registration as one field on `field_lattice`, rounded where it is not linear."""
+    if registration.field is not None:
+        return registration.field
+    lattice = field_lattice(registration)
+    vectors = whole_field(registration, lattice)
+    if not registration.is_linear:
+        round_vectors(vectors, lattice, np.reshape(registration.affine.GetMatrix(), (3, 3)))
+    return field_image(vectors, lattice)
+
+
+def field_image(vectors: np.ndarray, lattice: sitk.Image) -> sitk.Image:
+    """Vectors (D, H, W, 3) on a lattice as an image."""
+    image = sitk.GetImageFromArray(vectors, isVector=True)
+    image.CopyInformation(lattice)
+    return image
+
+
+def quantum_mm(spacing: Sequence[float]) -> float:
+    """What displacements are rounded to multiples of: a power of two, for voxels of `spacing` mm."""
+    return min(_MAX_QUANTUM_MM, 2.0 ** math.floor(math.log2(min(spacing) / _QUANTA_A_VOXEL)))
+
+
+def round_vectors(vectors: np.ndarray, lattice: sitk.Image, affine: np.ndarray | None = None) -> None:
+    """Round vectors (D, H, W, 3), float32, in place, so that they compress about threefold.
+
+    Vectors are off by 0.87 of `quantum_mm` at most. Where the deformation is steep the quantum is four times finer, so
+    that a map without folds has none afterwards: elsewhere no component changes by more than 0.32 voxels from node to
+    node, and the matrix of these changes has a norm below 1.
+
+    Parameters:
+        vectors: the map minus the identity, LPS mm.
+        lattice: the image on whose voxels they are.
+        affine: 3x3, the linear part of the map, which is no deformation; by default it is fitted.
+    """
+    if affine is None:
+        affine = _fitted_linear_part(vectors, lattice)
+    axes = np.reshape(lattice.GetDirection(), (3, 3)) * np.array(lattice.GetSpacing())
+    # changes from node to node, in voxels before the affine: (A axes)^-1 (change of the map) - unit vector
+    to_voxels = np.linalg.inv(affine @ axes).astype(np.float32)
+    of_identity = to_voxels @ axes.astype(np.float32) - np.eye(3, dtype=np.float32)
+    factor = np.float32(1 / quantum_mm(lattice.GetSpacing()))
+    plane = vectors[0] @ to_voxels.T
+    steep_ahead = np.zeros(vectors.shape[1:3], bool)
+    for k, rounded in enumerate(vectors):
+        steep = steep_ahead
+        along_i = _is_steep(plane[:, 1:] - plane[:, :-1], of_identity[:, 0])
+        along_j = _is_steep(plane[1:] - plane[:-1], of_identity[:, 1])
+        for nodes, marked in (
+            (steep[:, 1:], along_i),
+            (steep[:, :-1], along_i),
+            (steep[1:], along_j),
+            (steep[:-1], along_j),
+        ):
+            nodes |= marked
+        if k + 1 < len(vectors):
+            ahead = vectors[k + 1] @ to_voxels.T
+            steep_ahead = _is_steep(ahead - plane, of_identity[:, 2])
+            steep |= steep_ahead
+            plane = ahead
+        finely = np.rint(rounded[steep] * (_FINER_WHERE_STEEP * factor)) / np.float32(_FINER_WHERE_STEEP)
+        rounded *= factor
+        np.rint(rounded, out=rounded)
+        rounded[steep] = finely
+        rounded *= 1 / factor
+
+
+def _is_steep(change: np.ndarray, of_identity: np.ndarray) -> np.ndarray:
+    """(.., .., 3) -> (.., ..): whether a component of change + of_identity exceeds `_STEEP`."""
+    change += of_identity
+    np.abs(change, out=change)
+    large = change > _STEEP
+    return large[..., 0] | large[..., 1] | large[..., 2]
+
+
+def rounded_field(field: sitk.Image) -> sitk.Image:
+    """`round_vectors` of a field, as another image."""
+    vectors = sitk.GetArrayFromImage(field).astype(np.float32, copy=False)
+    round_vectors(vectors, field)
+    return field_image(vectors, field)
+
+
+def write_nifti_field(field: sitk.Image, path: str | os.PathLike) -> None:
+    """Write a field as .nii or .nii.gz with the intent "displacement vector" (1006), as Slicer expects it.
+
+    The file holds vectors of RAS mm, as NIfTI defines them. ITK 5.4 and later (Slicer, SimpleITK, ANTs) converts
+    them to LPS mm when it reads this intent; SimpleITK cannot write it. Raises OSError.
+    """
+    vectors = sitk.GetArrayViewFromImage(field)
+    is_compressed = str(path).lower().endswith(".gz")
+    with gzip.open(path, "wb", _COMPRESSION) if is_compressed else Path(path).open("wb") as stream:
+        stream.write(_nifti_header(field))
+        for component, sign in enumerate((-1, -1, 1)):  # NIfTI stores one component after the other
+            values = vectors[..., component] * np.float32(sign)
+            values += np.float32(0)  # -0 is stored as 0
+            stream.write(values.astype("<f4", copy=False).tobytes())
+
+
+def _nifti_header(field: sitk.Image) -> bytes:
+    """ITK's header for the geometry of the field, with the field's size and intent."""
+    small = sitk.Image([1, 1, 1], sitk.sitkVectorFloat32, 3)
+    for setter, value in (("SetOrigin", "GetOrigin"), ("SetSpacing", "GetSpacing"), ("SetDirection", "GetDirection")):
+        getattr(small, setter)(getattr(field, value)())
+    with tempfile.TemporaryDirectory(prefix="wavemorph-") as folder, quiet_itk():
+        path = Path(folder) / "header.nii"
+        sitk.WriteImage(small, str(path))
+        header = bytearray(path.read_bytes()[:_DATA_OFFSET])
+    struct.pack_into("<3h", header, _DIMENSIONS_AT, *field.GetSize())
+    struct.pack_into("<h", header, _INTENT_AT, _DISPLACEMENT_VECTOR)
+    return bytes(header)
+
+
+def _extent(lattice: sitk.Image, points: Iterable[Sequence[float]]) -> list[np.ndarray]:
+    """The first and the last index (i, j, k) that cover the lattice and the points."""
+    indices = [lattice.TransformPhysicalPointToContinuousIndex(point) for point in points]
+    first = np.minimum(np.floor(np.min(indices, axis=0)), 0)
+    last = np.maximum(np.ceil(np.max(indices, axis=0)), np.array(lattice.GetSize()) - 1)
+    return [first, last]
+
+
+def _fitted_linear_part(vectors: np.ndarray, lattice: sitk.Image) -> np.ndarray:
+    """The 3x3 linear part of the affine map nearest to identity + vectors, by least squares at every eighth node."""
+    steps = tuple(max(1, n // 8) for n in vectors.shape[:3])
+    index = np.stack(np.meshgrid(*[np.arange(0, n, s) for n, s in zip(vectors.shape, steps)], indexing="ij"), -1)
+    axes = np.reshape(lattice.GetDirection(), (3, 3)) * np.array(lattice.GetSpacing())
+    points = index[..., ::-1].reshape(-1, 3) @ axes.T
+    ends = points + vectors[tuple(slice(None, None, s) for s in steps)].reshape(-1, 3)
+    fitted = np.linalg.lstsq(np.column_stack([points, np.ones(len(points))]), ends, rcond=None)[0]
+    matrix = fitted[:3].T
+    return matrix if abs(np.linalg.det(matrix)) > 1e-3 else np.eye(3)
