@@ -26,6 +26,7 @@ EVIDENCE = Path(__file__).with_name("evidence.jsonl")
 _ENTRIES = ("evidence", "subject", "segmentation", "contrast", "warnings", "verdict")
 _RIGHT_BELOW, _WRONG_ABOVE = 0.02, 0.04  # mean error relative to the subject's extent
 _RIDGE = 1.0
+_RAISES = ("stretch", "displacement", "rigid part", "rotation", "unseen")  # others lower the odds
 
 
 def measure(pair: CalibrationPair) -> dict:
@@ -58,7 +59,10 @@ def rows() -> list[dict]:
 
 
 def fit(measured: list[dict]) -> tuple[float, dict[str, tuple[float, float]]]:
-    """(bias, weight and mean of the right pairs by feature), by ridge regression on the half for tuning."""
+    """(bias, weight and mean of the right pairs by feature), by ridge regression on the half for tuning.
+
+    Each weight has the sign that its feature must have, so that no better number makes a verdict worse.
+    """
     values = np.array([list(verdict.features(row).values()) for row in measured])
     wrong = np.array([not is_right(row) for row in measured])
     tuning = np.array([row["tuning"] for row in measured])
@@ -70,8 +74,9 @@ def fit(measured: list[dict]) -> tuple[float, dict[str, tuple[float, float]]]:
         misfit = balance * np.logaddexp(0, sign * (design @ w[1:] + w[0]))
         return float(misfit.sum() + _RIDGE * (w[1:] ** 2).sum() / 2)
 
-    weights = minimize(loss, np.zeros(values.shape[1] + 1)).x
-    names = verdict.features(measured[0])
+    names = list(verdict.features(measured[0]))
+    bounds = [(None, None), *((0.0, None) if name in _RAISES else (None, 0.0) for name in names)]
+    weights = minimize(loss, np.zeros(len(names) + 1), method="L-BFGS-B", bounds=bounds).x
     return float(weights[0]), {
         name: (round(float(w / s), 3), round(float(u), 3)) for name, w, s, u in zip(names, weights[1:], scale, usual)
     }

@@ -10,23 +10,21 @@ import math
 
 LEVELS = GOOD, CHECK, DO_NOT_TRUST = ("good", "check", "do not trust")
 # Probability that the pair or its alignment is wrong, up to which a result is good, and up to which it is to be checked
-_MAX_OF_GOOD, _MAX_OF_CHECK = 0.4, 0.7
+_MAX_OF_GOOD, _MAX_OF_CHECK = 0.28, 0.7
 _MIN_CONTRIBUTION = 0.5  # log-odds against the usual right pair, from which a number is a reason
-_BIAS = -2.627
+_BIAS = -2.433
 # (weight in the log-odds, mean of the right pairs) of each of `features`
 _WEIGHTS: dict[str, tuple[float, float]] = {
-    "similarity": (-0.514, 0.958),
-    "margin": (-1.04, 0.498),
-    "information": (-0.174, 2.149),
-    "outlines": (-3.856, 0.871),
-    "stretch": (8.813, 0.05),
-    "displacement": (2.893, 0.402),
-    "rigid part": (1.938, 0.201),
-    "different contrast": (0.501, 0.135),
-    "segmented": (-0.078, 0.649),
-    "structures": (1.651, 0.034),
-    "rotation": (2.789, 0.0),
-    "unseen": (4.204, 0.007),
+    "similarity": (-0.217, 0.973),
+    "margin": (-1.826, 0.512),
+    "information": (-0.496, 2.144),
+    "outlines": (-2.722, 0.891),
+    "stretch": (8.555, 0.046),
+    "displacement": (4.265, 0.415),
+    "rigid part": (0.725, 0.211),
+    "segmented": (-1.111, 0.6),
+    "rotation": (1.804, 0.0),
+    "unseen": (3.366, 0.01),
 }
 _NOT_ALIGNED = (
     "The volumes hardly agree more than misaligned copies of them do (local correlation {similarity:.2f}, misaligned "
@@ -41,8 +39,6 @@ _REASONS = {
     "that both files state.",
     "displacement": "The displacement is {displacement_mm:.3g} mm on average, more than between two such subjects.",
     "rigid part": "The deformation holds a rigid motion of {rigid_mm:.3g} mm, so that the affine is doubtful.",
-    "different contrast": "The contrasts differ, so that the similarity says little about the alignment.",
-    "structures": "The segmented structures of the brain overlap by only {structures:.2f} (mean Dice).",
     "rotation": "One volume is rotated by {rotation:.0f} degrees against the other.",
     "unseen": "{unseen:.0f} % of the fixed subject is not in the moving volume.",
 }
@@ -50,7 +46,7 @@ _REASONS = {
 
 def features(report: dict) -> dict[str, float]:
     """The numbers of a report that decide the verdict, each bounded. "segmented": whether both brains were."""
-    found, subject, segmentation = report["evidence"], report["subject"], report["segmentation"]
+    found, subject = report["evidence"], report["subject"]
     similarity = _clip(found["similarity"], 0.02, 0.98)
     ratio = max(found["information"], 1e-3) / max(found["information_shifted"], 1e-3)
     return {
@@ -61,9 +57,7 @@ def features(report: dict) -> dict[str, float]:
         "stretch": min(found["stretch"], 0.7),
         "displacement": min(found["displacement"], 30) / 10,
         "rigid part": min(found["rigid_part"], 15) / 10,
-        "different contrast": float(not report["contrast"]["same"]),
-        "segmented": float(segmentation is not None),
-        "structures": segmentation["after"] - 0.6 if segmentation is not None else 0.0,
+        "segmented": float(report["segmentation"] is not None),
         "rotation": float(subject["rotation_deg"] > 45),
         "unseen": max(0.0, subject["unseen_percent"] - 30) / 70,
     }
@@ -91,13 +85,12 @@ def judge(report: dict, length_scale: float = 1.0) -> dict:
 
 
 def _sentences(report: dict, log_odds: dict[str, float], length_scale: float) -> list[str]:
-    found, subject, segmentation = report["evidence"], report["subject"], report["segmentation"]
+    found, subject = report["evidence"], report["subject"]
     numbers = {
         **found,
         "stretch_percent": 100 * (math.exp(found["stretch"]) - 1),
         "displacement_mm": found["displacement"] * length_scale,
         "rigid_mm": found["rigid_part"] * length_scale,
-        "structures": segmentation["after"] if segmentation is not None else 0.0,
         "rotation": subject["rotation_deg"],
         "unseen": subject["unseen_percent"],
     }
