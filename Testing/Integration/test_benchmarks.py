@@ -251,11 +251,11 @@ def test_a_tilted_series_is_registered_as_well_as_the_volume_and_one_without_pos
 ):
     rows = {}
     for name in ("I.nii.gz", "tilt20", "noipp"):
-        monkeypatch.setattr(sys, "argv", ["reliability.py", str(tilted_series), "--only", name])
+        monkeypatch.setattr(sys, "argv", ["reliability.py", str(tilted_series), "--table", "dicom", "--only", name])
         reliability.main()
         *_, row = capsys.readouterr().out.strip().splitlines()
         rows[name] = [cell.strip() for cell in row.strip("|").split("|")]
     assert float(rows["I.nii.gz"][1]) < 0.5
     assert float(rows["tilt20"][1]) < 0.8
-    assert "tilted by 20.0 degrees" in rows["tilt20"][5] and "warning" not in rows["tilt20"][5]
-    assert rows["noipp"][1] == "" and "do not say where they lie" in rows["noipp"][5]
+    assert "tilted by 20.0 degrees" in rows["tilt20"][6] and "warning" not in rows["tilt20"][6]
+    assert rows["noipp"][1] == "" and "do not say where they lie" in rows["noipp"][6]
