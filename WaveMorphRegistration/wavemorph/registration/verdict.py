@@ -39,8 +39,6 @@ _REASONS = {
     "that both files state.",
     "displacement": "The displacement is {displacement_mm:.3g} mm on average, more than between two such subjects.",
     "rigid part": "The deformation holds a rigid motion of {rigid_mm:.3g} mm, so that the affine is doubtful.",
-    "rotation": "One volume is rotated by {rotation:.0f} degrees against the other.",
-    "unseen": "{unseen:.0f} % of the fixed subject is not in the moving volume.",
 }
 
 
@@ -74,9 +72,12 @@ def judge(report: dict, length_scale: float = 1.0) -> dict:
     log_odds = {name: weight * (values[name] - usual) for name, (weight, usual) in _WEIGHTS.items()}
     probability = 1 / (1 + math.exp(-_clip(_BIAS + sum(log_odds.values()), -30, 30)))
     level = GOOD if probability <= _MAX_OF_GOOD else CHECK if probability <= _MAX_OF_CHECK else DO_NOT_TRUST
-    if level == GOOD and report["warnings"]:
+    reasons: list[str] = []
+    if level != GOOD:
+        reasons = _sentences(report["evidence"], log_odds, length_scale)
+    elif report["warnings"]:
         level = CHECK
-    reasons = [] if level == GOOD else [*_sentences(report, log_odds, length_scale), *report["warnings"]]
+    reasons += report["warnings"]
     return {
         "level": level,
         "reasons": list(dict.fromkeys(reasons)),
@@ -84,19 +85,17 @@ def judge(report: dict, length_scale: float = 1.0) -> dict:
     }
 
 
-def _sentences(report: dict, log_odds: dict[str, float], length_scale: float) -> list[str]:
-    found, subject = report["evidence"], report["subject"]
+def _sentences(found: dict[str, float], log_odds: dict[str, float], length_scale: float) -> list[str]:
+    """Of the numbers that speak against the result; of the one that does most, where none speaks clearly."""
     numbers = {
         **found,
         "stretch_percent": 100 * (math.exp(found["stretch"]) - 1),
         "displacement_mm": found["displacement"] * length_scale,
         "rigid_mm": found["rigid_part"] * length_scale,
-        "rotation": subject["rotation_deg"],
-        "unseen": subject["unseen_percent"],
     }
-    weightiest = sorted(log_odds.items(), key=lambda item: -item[1])
-    names = [name for name, value in weightiest if value >= _MIN_CONTRIBUTION and name in _REASONS]
-    return [_REASONS[name].format(**numbers) for name in names]
+    weightiest = sorted(_REASONS, key=lambda name: -log_odds[name])
+    clear = [name for name in weightiest if log_odds[name] >= _MIN_CONTRIBUTION]
+    return [_REASONS[name].format(**numbers) for name in clear or weightiest[:1]]
 
 
 def _clip(value: float, low: float, high: float) -> float:
