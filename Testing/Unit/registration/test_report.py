@@ -37,7 +37,7 @@ def test_a_good_result_has_no_warning():
             "The deformation did not increase the similarity of the volumes",
         ),
         (
-            {"similarity": {"before": 0.3, "after": 0.3}, "transform_type": "rigid"},
+            {"similarity": {"before": 0.3, "after": 0.28}, "transform_type": "rigid"},
             "The alignment did not increase the similarity of the volumes",
         ),
         (
@@ -65,6 +65,10 @@ def test_a_good_result_has_no_warning():
 def test_each_warning_names_the_value_that_is_wrong(change, expected):
     sentences = quality_warnings({**GOOD, **change})
     assert any(re.search(expected, sentence) for sentence in sentences)
+
+
+def test_a_pair_that_lies_aligned_need_not_gain_by_a_linear_map():
+    assert quality_warnings({**GOOD, "similarity": {"before": 0.3, "after": 0.3}, "transform_type": "rigid"}) == []
 
 
 def test_a_pair_that_is_similar_from_the_start_has_no_warning_for_gaining_nothing():

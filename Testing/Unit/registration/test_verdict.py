@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 
+import phantoms
 import pytest
+from wavemorph import Settings, register
 from wavemorph.registration import verdict
 from wavemorph.registration.verdict import CHECK, DO_NOT_TRUST, GOOD, judge
 
 RIGHT = {
+    "transform_type": "deformable",
     "evidence": {
         "similarity": 0.8,
         "similarity_shifted": 0.14,
@@ -81,3 +84,18 @@ def test_a_warning_makes_a_good_result_one_to_check():
 def test_each_number_raises_the_probability_that_something_is_wrong(name, worse):
     found = judge(changed(RIGHT, "evidence", **{name: worse}))
     assert found["probability_wrong"] > judge(RIGHT)["probability_wrong"]
+
+
+def test_a_linear_map_that_agrees_no_more_than_misaligned_copies_is_one_to_check():
+    linear = changed({**RIGHT, "transform_type": "affine"}, "evidence", displacement=0.0, rigid_part=0.0)
+    aligned = changed(linear, "evidence", similarity=0.24, similarity_shifted=0.12)
+    assert judge(aligned)["level"] == GOOD
+    astray = judge(changed(linear, "evidence", similarity=0.14, similarity_shifted=0.13))
+    assert astray["level"] == CHECK and "hardly agree more than misaligned copies" in astray["reasons"][0]
+
+
+def test_doubtful_sizes_are_part_of_the_verdict(tiny_pair):
+    fixed, moving = tiny_pair
+    report = register(fixed, phantoms.scaled(moving, 3.5), Settings(transform_type="affine", weights="none")).report
+    assert report["verdict"]["level"] != GOOD
+    assert any("spacing of one of them is wrong" in reason for reason in report["verdict"]["reasons"])

@@ -94,6 +94,7 @@ def register(
         registration = _complete_within_memory(job, linear, segmentation)
     report = registration.report
     report["warnings"], report["notes"] = [*warnings, *report["warnings"]], [*notes, *report["notes"]]
+    report["verdict"] = judge(report, job.pair.length_scale)
     return registration
 
 
@@ -228,7 +229,7 @@ def _report(
     displacement: torch.Tensor | None,
     notes: tuple[str, ...],
 ) -> dict:
-    """All entries but "seconds". measured: of `quality` or `linear_quality`."""
+    """All entries but "seconds" and "verdict". measured: of `quality` or `linear_quality`."""
     job, segmentation = aligned.job, aligned.segmentation
     described = None
     if segmentation is not None:
@@ -249,7 +250,6 @@ def _report(
         **provenance(job.pair, job.settings, job.model, job.device),
     }
     report["warnings"] = quality_warnings(report, job.pair.length_scale)
-    report["verdict"] = judge(report, job.pair.length_scale)
     report["notes"] = [*_notes_on_slices(job.pair), *aligned.notes, *notes]
     return report
 

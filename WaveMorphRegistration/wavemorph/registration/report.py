@@ -155,8 +155,9 @@ def quality_warnings(report: dict, length_scale: float = 1.0) -> list[str]:
     sentences = []
     similarity, jacobian = report["similarity"], report["jacobian"]
     gained = similarity["after"] - similarity["before"]
-    if gained < _MIN_SIMILARITY_GAIN and similarity["before"] < _HIGH_SIMILARITY:
-        what = "deformation" if report["transform_type"] == "deformable" else "alignment"
+    linear = report["transform_type"] != "deformable"  # a pair that lies aligned gains nothing by a linear map
+    if gained < (-_MIN_SIMILARITY_GAIN if linear else _MIN_SIMILARITY_GAIN) and similarity["before"] < _HIGH_SIMILARITY:
+        what = "alignment" if linear else "deformation"
         sentences.append(
             f"The {what} did not increase the similarity of the volumes; check the result before you use it."
         )
