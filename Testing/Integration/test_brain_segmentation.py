@@ -14,7 +14,7 @@ from wavemorph.network.segmentation import STRUCTURES
 from wavemorph.registration.linear.structures import align_structures, structure_dice
 from wavemorph.registration.segmentation import inference
 from wavemorph.registration.segmentation.brain import BrainSegmentation, mean_soft_dice
-from wavemorph.registration.segmentation.inference import SegmentationInput, segment
+from wavemorph.registration.segmentation.inference import SegmentationInput, first_look, segment
 from wavemorph.registration.segmentation.plausibility import angle_between_deg
 from wavemorph.spatial.preprocessing import foreground
 
@@ -110,6 +110,39 @@ def test_a_brain_is_found_in_any_orientation(model, template, segmented, angles)
     assert other.rotation_deg == pytest.approx(whole, abs=10)
     assert segmented.rotation_deg < 10
     assert np.mean(errors_mm(found, rotation.GetInverse(), segmented)) < 2.0
+
+
+def test_a_brain_cut_off_by_few_thick_slices_is_found_at_the_first_look(model, template, segmented, passes):
+    values = sitk.GetArrayFromImage(template).astype(np.float32)
+    first, thick, count = len(values) // 4, 5, 16
+    slices = np.stack([values[first + n * thick : first + (n + 1) * thick].mean(0) for n in range(count)])
+    slab = sitk.GetImageFromArray(slices)
+    slab.SetSpacing((*template.GetSpacing()[:2], thick * template.GetSpacing()[2]))
+    slab.SetDirection(template.GetDirection())
+    slab.SetOrigin(template.TransformContinuousIndexToPhysicalPoint((0.0, 0.0, first + (thick - 1) / 2)))
+    found = first_look(input_of(model, slab))
+    assert found.converged and len(passes) == 1
+    shown = found.best.volumes_ml()[1:] > 0.7 * segmented.volumes_ml()[1:]
+    assert 6 <= shown.sum() < len(shown)  # the cerebellum is beyond the scan
+    apart = found.best.centroids()[1:][shown] - segmented.centroids()[1:][shown]
+    assert np.linalg.norm(apart, axis=1).max() < 8
+
+
+def test_a_head_with_a_long_neck_is_found_in_its_upper_part(model, template, segmented, passes):
+    values = sitk.GetArrayFromImage(template).astype(np.float32)
+    below = 130  # slices of 1 mm
+    neck = np.zeros((below, *values.shape[1:]), np.float32)
+    j, i = np.indices(values.shape[1:]) - np.array(values.shape[1:]).reshape(2, 1, 1) / 2
+    tissue = np.random.default_rng(0).normal(0.5, 0.05, neck.shape) * np.percentile(values, 99)
+    neck[:, np.hypot(i, j) < 55] = tissue[:, np.hypot(i, j) < 55]
+    long = sitk.GetImageFromArray(np.concatenate([neck, values]))
+    long.SetSpacing(template.GetSpacing())
+    long.SetDirection(template.GetDirection())
+    long.SetOrigin(template.TransformContinuousIndexToPhysicalPoint((0.0, 0.0, -float(below))))
+    found = first_look(input_of(model, long))
+    assert found.converged and len(passes) <= 3
+    apart = found.best.centroids()[1:] - segmented.centroids()[1:]
+    assert np.linalg.norm(apart, axis=1).max() < 8
 
 
 def test_flip_test_time_augmentation_gives_the_mean_of_both_passes(model, template, segmented, passes):
