@@ -245,7 +245,11 @@ def _report(
         "evidence": evidence(
             aligned.working, aligned.linear.affine, displacement, aligned.spacing_mm, job.pair.length_scale
         ),
-        "contrast": {"agreement": round(contrast.agreement, 3), "same": contrast.same},
+        "contrast": {
+            "agreement": round(contrast.agreement, 3),
+            "correlation": round(contrast.correlation, 3),
+            "same": contrast.same,
+        },
         "segmentation": described,
         **provenance(job.pair, job.settings, job.model, job.device),
     }

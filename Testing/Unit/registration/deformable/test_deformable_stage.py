@@ -169,6 +169,8 @@ def test_the_contrast_of_bodies_is_different_where_brighter_meets_darker_at_larg
         found = stage.judge_contrast(SimpleNamespace(working=working, job=job, spacing_mm=1.0))
         assert found.same == expected
         assert found.agreement > 0.5
+        correlation = np.corrcoef((texture + 2 * ramp).numpy().ravel(), (texture + slope * ramp).numpy().ravel())[0, 1]
+        assert found.correlation == pytest.approx(correlation, abs=1e-4)
 
 
 @pytest.mark.parametrize(("side", "coarsest"), [(8, 2), (16, 4), (24, 8), (200, 8)])

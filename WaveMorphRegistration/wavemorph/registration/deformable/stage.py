@@ -42,9 +42,13 @@ _MIN_LEVEL_SIDE_VOXELS = 3  # the outermost voxels of a lattice do not move
 
 @dataclass(frozen=True)
 class Contrast:
-    """Whether both volumes show the same contrast. agreement: as measured, see `contrast_agreement`."""
+    """Whether both volumes show the same contrast.
+
+    agreement, correlation: as measured under the linear map, see `contrast_agreement` and `global_correlation`.
+    """
 
     agreement: float
+    correlation: float
     same: bool
 
 
@@ -67,15 +71,19 @@ class FinalMap:
 
 
 def judge_contrast(aligned: AlignedPair) -> Contrast:
-    """Whether the contrast is the same, by measurement or as the settings say."""
+    """Whether the contrast is the same, by measurement or as the settings say.
+
+    Between heads the local agreement decides; of other parts of the body both measures must say so.
+    """
     working, setting = aligned.working, aligned.job.settings.contrast
     weight, pair = working.weight * working.inside, aligned.job.pair
     spacing = aligned.spacing_mm / pair.length_scale
     agreement = contrast_agreement(working.fixed, working.moving, weight, spacing)
+    correlation = global_correlation(working.fixed, working.moving, weight)
     measured = agreement > MIN_CONTRAST_AGREEMENT
-    if measured and pair.is_body:
-        measured = global_correlation(working.fixed, working.moving, weight) > MIN_GLOBAL_CORRELATION
-    return Contrast(agreement, measured if setting == "auto" else setting == "same")
+    if pair.is_body:
+        measured = measured and correlation > MIN_GLOBAL_CORRELATION
+    return Contrast(agreement, correlation, measured if setting == "auto" else setting == "same")
 
 
 def run_network(aligned: AlignedPair) -> DeformationEstimate:
