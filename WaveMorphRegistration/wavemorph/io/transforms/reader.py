@@ -59,7 +59,7 @@ def _read_field(path: Path, called: str) -> sitk.Transform:
         reader = open_image(file, called)
         refuse_foreign_field(reader, path, called)
         _check_field(reader, called)
-        field = load_image(reader, file, called)
+        field, _ = nifti.with_stated_spacing(load_image(reader, file, called), reader, file, called)
     check_axes(field, called)
     check_finite(sitk.GetArrayViewFromImage(field), called)
     refuse_positions(field, called)
