@@ -394,6 +394,8 @@ def test_the_series_of_either_volume_is_chosen_by_its_option(tmp_path, tiny_pair
     apply = ["apply", "--transform", out, "--image", disc, "--reference", str(tmp_path / "CD" / "T1")]
     assert main([*apply, "--output", str(tmp_path / "w.nrrd"), "--series", "T2"]) == 2  # the reference has no T2
     apply[-1] = disc
+    assert main([*apply, "--output", str(tmp_path / "w.nrrd"), "--series", "T2", "--reference-series", "T1"]) == 0
+    assert sitk.ReadImage(str(tmp_path / "w.nrrd")).GetSize() == tiny_pair[0].GetSize()
     assert main([*apply, "--output", str(tmp_path / "w.nrrd"), "--series", "T2"]) == 0
     assert sitk.ReadImage(str(tmp_path / "w.nrrd")).GetSize() == tiny_pair[1].GetSize()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import struct
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -69,7 +71,10 @@ def test_millimeters_and_unknown_units_of_a_nifti_file_are_not_worth_a_remark(tm
 DIRECTIONS = "space directions: (2,0,0) (0,3,0) (0,0,4)"
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("um", 1e-3), ("µm", 1e-3), ("microns", 1e-3), ("m", 1e3), ("cm", 10.0)])
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [("um", 1e-3), ("micrometre", 1e-3), ("µm", 1e-3), ("microns", 1e-3), ("m", 1e3), ("cm", 10.0)],
+)
 def test_the_space_units_of_a_nrrd_file_are_converted_and_said(tmp_path, unit, factor):
     units = " ".join([f'"{unit}"'] * 3)
     fields = ("space: left-posterior-superior", DIRECTIONS, "space origin: (10,20,30)", f"space units: {units}")
@@ -131,6 +136,40 @@ def test_a_file_with_either_of_both_nifti_codes_states_its_orientation(tmp_path)
         volume = read_volume(tmp_path / f"{code}.nii")
         assert volume.remarks == ()
         assert_positions(volume.image, AFFINE)
+
+
+def saved_with_voxel_sizes(path: Path, sizes: tuple[float, float, float], codes: tuple[int, int]) -> Path:
+    """A file whose qform and sform are AFFINE, but for the codes and the sizes that pixdim states."""
+    image = nibabel.Nifti1Image(ARRAY, AFFINE)
+    image.set_qform(AFFINE, 1)
+    nibabel.save(image, path)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<3f", content, 80, *sizes)
+    struct.pack_into("<2h", content, 252, *codes)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("code", [1, 2])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (0, 0, 0)])
+def test_voxel_sizes_are_those_of_the_sform_that_places_the_voxels(tmp_path, code, sizes):
+    path = saved_with_voxel_sizes(tmp_path / "scan.nii", sizes, (0, code))
+    volume = read_volume(path)
+    assert_positions(volume.image, nibabel.load(path).affine)
+    assert np.allclose(read_lattice(path).GetSpacing(), volume.image.GetSpacing())
+    (remark,) = volume.remarks
+    assert "by its sform" in remark and "by its pixdim; the sform was used" in remark
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 0)])
+@pytest.mark.parametrize("sizes", [(0, 0, 0), (2, 2, 0), (float("nan"), 2, 2), (-2, -2, -2)])
+def test_a_file_without_usable_voxel_sizes_is_refused_with_them(tmp_path, codes, sizes):
+    path = saved_with_voxel_sizes(tmp_path / "scan.nii", sizes, codes)
+    if min(sizes) < 0 and codes == (0, 0):  # SPM's mark of a flip, where no orientation is stated
+        assert "orientation" in read_volume(path).remarks[0]
+        return
+    with pytest.raises(InputError, match=r"states voxels of .* mm \(pixdim\), which is no size; correct its header"):
+        read_volume(path)
 
 
 @pytest.mark.parametrize(("codes", "used"), [((1, 2), "qform"), ((2, 4), "qform"), ((1, 1), "sform")])

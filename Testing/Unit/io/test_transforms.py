@@ -143,6 +143,7 @@ ELASTIX = '// elastix\n(Transform "EulerTransform")\n(NumberOfParameters 6)\n(Tr
         ("talairach.m3z", b"\x00\x01", "mri_warp_convert"),
         ("register.dat", "bert\n1\n1\n0.15\n" + MATRIX + "round\n", "register.dat of FreeSurfer"),
         ("seg8.mat", b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + bytes(100), "MATLAB"),
+        ("talairach.xfm", "MNI Transform File\n% tkregister2\n\nTransform_Type = Linear;\n", "lta_convert --inmni"),
         ("unknown.json", "{}", "its format is not known"),
         ("cut.h5", b"\x89HDF\r\n\x1a\n" + bytes(100), "complete ITK transform"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import phantoms
 import pytest
 import SimpleITK as sitk
 import torch
@@ -89,3 +90,18 @@ def test_volumes_that_do_not_overlap_are_refused(tiny_pair):
 def test_instant_without_a_model_is_refused(tiny_pair):
     with pytest.raises(SettingsError, match="Instant needs a model"):
         register(*tiny_pair, Settings(preset="instant", weights="none"))
+
+
+def test_the_working_grid_lies_around_the_mask_where_planes_without_data_were_cut_away():
+    lattice = phantoms.regular(size=(30, 32, 44), spacing=(2.5, 2.5, 2.5))
+    values = sitk.GetArrayFromImage(phantoms.head(lattice, noise=0.01))
+    values[:20] = 0
+    image, mask = sitk.GetImageFromArray(values), sitk.Image(lattice)
+    image.CopyInformation(lattice)
+    mask[8:22, 8:24, 21:36] = 1
+    result = register(image, image, dataclasses.replace(QUICK, affine=False), fixed_mask=mask)
+    grid = result.working_jacobian
+    for corner in ((8, 8, 21), (21, 23, 35)):
+        point = lattice.TransformIndexToPhysicalPoint(corner)
+        index = np.array(grid.TransformPhysicalPointToContinuousIndex(point))
+        assert np.all(index >= 0) and np.all(index <= np.array(grid.GetSize()) - 1)

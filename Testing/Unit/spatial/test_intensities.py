@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import phantoms
 import pytest
@@ -35,13 +37,31 @@ def beyond_circle() -> np.ndarray:
     return np.broadcast_to(np.hypot(i, j) > SIZE[0] / 2, SIZE[::-1])
 
 
-@pytest.mark.parametrize("value", [-3024, -2000, -32768, 20000, 0])
+@pytest.mark.parametrize("value", [-3024, -2000, -32768, 20000, 0, 200])
 def test_padding_outside_the_circle_of_a_ct_becomes_air(plain, value):
     padded = np.where(beyond_circle(), value, plain).astype(np.int16)
     changed = values_of(comparable(image_of(padded)))
     assert np.array_equal(changed[~beyond_circle()], plain[~beyond_circle()])
     assert np.all(np.abs(changed[beyond_circle()] + 1000) < 60)
     assert np.array_equal(padded, np.where(beyond_circle(), value, plain))  # the input is as it was
+
+
+@pytest.mark.parametrize("outer", [0, -1024, -9999])
+def test_two_values_of_padding_as_after_a_resampling_of_a_padded_ct_both_become_air(plain, outer):
+    padded = np.where(beyond_circle(), -3024, plain).astype(np.int16)
+    j, i = np.indices(SIZE[:2]) - (SIZE[0] - 1) / 2
+    padded[:, np.abs(i) + np.abs(j) > 36] = outer
+    changed, beyond = values_of(comparable(image_of(padded))), beyond_circle()
+    assert np.array_equal(changed[~beyond], plain[~beyond])
+    assert np.all(np.abs(changed[beyond] + 1000) < 60)
+
+
+def test_padding_beyond_float32_is_replaced_without_a_warning(plain):
+    padded = np.where(beyond_circle(), np.finfo(np.float64).min, plain.astype(np.float64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        changed = values_of(comparable(image_of(padded)))
+    assert np.all(np.abs(changed[beyond_circle()] + 1000) < 60)
 
 
 @pytest.mark.parametrize("value", [-3024, -1000, 0])

@@ -33,6 +33,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--points", metavar="P", help="points (.csv, .mrk.json, .fcsv) in the space that T maps from")
     parser.add_argument("--reference", metavar="F", help="the fixed volume: its lattice becomes that of the output")
     parser.add_argument("--series", metavar="S", help=SEVERAL_IMAGES)
+    parser.add_argument("--reference-series", metavar="S", help="the same for the reference alone")
     parser.add_argument("--output", required=True, metavar="O")
     parser.add_argument("--interpolation", choices=sorted(_INTERPOLATORS), default="linear", help="for --image")
     parser.set_defaults(run=run)
@@ -85,5 +86,6 @@ def _warped_image(options: argparse.Namespace) -> sitk.Image:
 
 
 def _lattice_and_transform(options: argparse.Namespace) -> tuple[sitk.Image, sitk.Transform]:
-    reference = read_lattice(options.reference, "reference image", options.series)
+    series = options.reference_series or options.series
+    reference = read_lattice(options.reference, "reference image", series)
     return reference, transforms.read_transform(options.transform)

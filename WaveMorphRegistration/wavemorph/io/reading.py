@@ -20,6 +20,8 @@ from .formats.dicom.headers import is_dicom
 from .formats.dicom.reader import read_dicom
 
 _MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "meter": 1000.0, "meters": 1000.0}
+_MM.update({"millimetre": 1.0, "millimetres": 1.0, "metre": 1000.0, "metres": 1000.0, "centimetre": 10.0})
+_MM.update({"micrometre": 1e-3, "micrometres": 1e-3, "centimetres": 10.0})
 _MM.update({name: 1e-3 for name in ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers")})
 _MM.update({"nm": 1e-6, "nanometer": 1e-6, "nanometers": 1e-6, "centimeter": 10.0, "centimeters": 10.0})
 
@@ -118,6 +120,7 @@ def read_lattice(path: str | os.PathLike, name: str = "reference image", series:
             lattice.SetOrigin(reader.GetOrigin())
             lattice.SetSpacing(reader.GetSpacing())
             lattice.SetDirection(reader.GetDirection())
+        lattice, _ = nifti.with_stated_spacing(lattice, reader, file, called)
     lattice, _ = _in_mm(lattice, path, reader, called)
     check_axes(lattice, called)
     return lattice
@@ -139,10 +142,10 @@ def _read_file(path: Path, called: str, layers: bool = False) -> tuple[sitk.Imag
             size = size[:3]
         components = 1 if layers and nrrd.is_segmentation(reader) else reader.GetNumberOfComponents()
         check_kind(size, components, reader.GetPixelID(), called)
-        image = load_image(reader, file, called)
+        image, on_spacing = nifti.with_stated_spacing(load_image(reader, file, called), reader, file, called)
     image, remarks = _in_mm(image, path, reader, called)
     header_remarks = nrrd.remarks_of(reader, called) if nrrd.is_nrrd(path) else nifti.remarks_of(reader, called)
-    return image, (*remarks, *header_remarks)
+    return image, (*remarks, *on_spacing, *header_remarks)
 
 
 def _in_mm(

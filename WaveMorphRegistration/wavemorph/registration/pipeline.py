@@ -158,11 +158,13 @@ def _working_grid(
 
 
 def _grid_within_budget(pair: Pair, spacing: float, budget: int) -> WorkingGrid:
-    box = bounding_box(pair.fixed_mask if pair.fixed_mask is not None else pair.fixed_foreground)
-    grid = make_working_grid(pair.fixed, box, spacing, MARGIN_MM * pair.length_scale)
+    # a mask lies on the lattice of the input, the foreground on what is left of it without planes that were not scanned
+    region = pair.fixed_mask if pair.fixed_mask is not None else pair.fixed_foreground
+    box = bounding_box(region)
+    grid = make_working_grid(region, box, spacing, MARGIN_MM * pair.length_scale)
     while grid.voxels > budget and min(grid.size) > _MIN_SIDE_VOXELS:
         spacing *= max(1.02, (grid.voxels / budget) ** (1 / 3))
-        grid = make_working_grid(pair.fixed, box, spacing, MARGIN_MM * pair.length_scale)
+        grid = make_working_grid(region, box, spacing, MARGIN_MM * pair.length_scale)
     return grid
 
 

@@ -28,6 +28,9 @@ MIN_CONTRAST_AGREEMENT = 0.5
 # segmented well reach 0.70 to 0.78; one that was segmented badly (proton density in thick slices) reached 0.55, and was
 # aligned better by mutual information.
 MIN_STRUCTURE_DICE = 0.65
+# Below this after their own alignment the segmentations contradict each other, and nothing speaks against mutual
+# information: 0.34 where a head of eight thick slices was segmented as one that lies on its side.
+MIN_CONSISTENT_DICE = 0.5
 MIN_DICE_GAIN_OVER_MI = 0.1  # by which the affine of the structures must exceed that of mutual information otherwise
 
 # Log scale factor below which the linear stage stays rigid where no brain is segmented. An affine that models breathing

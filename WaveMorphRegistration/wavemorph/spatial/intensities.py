@@ -22,6 +22,7 @@ _MIN_CUT_FRACTION = 0.25  # of the plane in which planes without data cut throug
 _MIN_CORNERS = 0.5  # fraction of the corners of the volume that padding with the value of some tissue fills
 _COMPUTABLE_RANGE = (1e-3, 1e6)  # of intensities that are kept as they are
 _RESCALED_RANGE = 1000.0
+_MAX_PADDINGS = 3  # values of padding in one volume: of the scanner, and of a resampling after it
 _MAX_OFFSET = 1e4  # times the range: float32 would lose the contrast of larger ones
 
 
@@ -61,14 +62,12 @@ def comparable(image: sitk.Image) -> sitk.Image:
     are rescaled to about 0 to 1000 where float32 could not hold their contrast.
     """
     image = _cropped(image)
-    array = sitk.GetArrayViewFromImage(image)
-    sample = array[::2, ::2, ::2]
-    for value in _candidates(array, sample):
-        scanned = _range_of(sample[sample != value])
-        padding = _padding(array, value, scanned)
-        if padding is not None:
-            return _changed(image, scanned, padding)
-    scanned = _range_of(sample)
+    for _ in range(_MAX_PADDINGS):
+        replaced = _without_padding(image)
+        if replaced is None:
+            break
+        image = replaced
+    scanned = _range_of(_sample(sitk.GetArrayViewFromImage(image)))
     return image if scanned.is_computable else _changed(image, scanned, None)
 
 
@@ -115,6 +114,22 @@ def _shows_subject(plane: np.ndarray, constant: np.ndarray) -> bool:
     return bool(np.mean(plane != constant) > _MIN_CUT_FRACTION)
 
 
+def _without_padding(image: sitk.Image) -> sitk.Image | None:
+    """A copy in which one value of padding is replaced; None where there is none."""
+    array = sitk.GetArrayViewFromImage(image)
+    sample = _sample(array)
+    for value in _candidates(array, sample):
+        scanned = _range_of(sample[sample != value])
+        padding = _padding(array, value, scanned)
+        if padding is not None:
+            return _changed(image, scanned, padding)
+    return None
+
+
+def _sample(array: np.ndarray) -> np.ndarray:
+    return array[::2, ::2, ::2]
+
+
 def _candidates(array: np.ndarray, sample: np.ndarray) -> list[float]:
     """Values that may be padding, the most frequent in the corners first."""
     values, counts = np.unique(corners_of(array), return_counts=True)
@@ -130,8 +145,8 @@ def _range_of(values: np.ndarray) -> _Range:
 def _padding(array: np.ndarray, value: float, scanned: _Range) -> tuple[np.ndarray, float] | None:
     """(bool (D, H, W), where the padding is; what it is replaced with), or None where `value` is no padding."""
     isolated = scanned.gap(value) > _MIN_GAP
-    of_tissue = scanned.air < value <= scanned.high
-    if not isolated and not (of_tissue and np.mean(corners_of(array) == value) >= _MIN_CORNERS):
+    bright = value > scanned.air
+    if not isolated and not (bright and np.mean(corners_of(array) == value) >= _MIN_CORNERS):
         return None
     padding = array == value if isolated else _connected_to_corners(array == value)
     if np.mean(array[_border_of(padding)] <= scanned.air) > _MIN_AIR_FRACTION:
@@ -157,7 +172,8 @@ def _connected_to_corners(region: np.ndarray) -> np.ndarray:
 def _changed(image: sitk.Image, scanned: _Range, padding: tuple[np.ndarray, float] | None) -> sitk.Image:
     """A float32 copy with the padding (where it is, its new value) replaced, rescaled where that is necessary."""
     array = sitk.GetArrayViewFromImage(image)
-    values: np.ndarray = array.astype(np.float32 if scanned.is_computable else np.float64)
+    with np.errstate(over="ignore"):  # of padding, which is replaced
+        values: np.ndarray = array.astype(np.float32 if scanned.is_computable else np.float64)
     if padding is not None:
         values[padding[0]] = padding[1]
     if not scanned.is_computable:

@@ -37,6 +37,7 @@ def image(template):
         (0.8, 0.75, False, BY_STRUCTURES),
         (0.55, 0.5, False, BY_INTENSITIES),
         (0.6, 0.2, False, BY_STRUCTURES),
+        (0.34, 0.2, False, BY_INTENSITIES),
         (0.8, 0.75, True, BY_INTENSITIES),
     ],
 )
@@ -60,7 +61,7 @@ def test_a_pair_that_does_not_overlap_under_its_affine_is_refused(image):
 
 @pytest.mark.parametrize(
     ("dice", "dice_by_intensities", "expected"),
-    [(0.8, 0.75, "refined"), (0.55, 0.5, "from scratch"), (0.6, 0.2, "structures")],
+    [(0.8, 0.75, "refined"), (0.55, 0.5, "from scratch"), (0.6, 0.2, "structures"), (0.34, 0.2, "from scratch")],
 )
 def test_a_rigid_transform_is_refined_from_structures_only_where_they_are_segmented_well(
     monkeypatch, image, dice, dice_by_intensities, expected

@@ -19,8 +19,10 @@ import SimpleITK as sitk
 from ...errors import InputError
 
 _UNITS = {1: "meters", 3: "micrometers"}  # of xyzt_units, by its lowest three bits
+_MM = {1: 1000.0, 3: 0.001}
 _SECOND_HEADER, _FIRST_HEADER = 540, 348
 _APART_VOXELS = 0.5  # of qform and sform: less is the rounding of a header
+_SPACING_TOLERANCE = 1e-3  # by which the voxel sizes of pixdim and sform may differ: the rounding of a header
 _SCANNER = 1  # of qform_code and sform_code: ITK uses a sform of this kind, or else the qform
 _LARGEST_SIDE = 2**15 - 1  # of NIfTI-1
 
@@ -33,7 +35,7 @@ def remarks_of(reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
     units = _UNITS.get(int(reader.GetMetaData("xyzt_units")) & 7)
     if units is not None:
         remarks.append(f"The {called} states its lengths in {units}; they were converted to mm.")
-    qform, sform = (int(reader.GetMetaData(f"{name}_code")) for name in ("qform", "sform"))
+    qform, sform = _codes(reader)
     if qform > 0 and sform > 0:
         remarks += _disagreement(reader, "sform" if sform == _SCANNER else "qform", called)
     if qform <= 0 and sform <= 0:
@@ -45,6 +47,62 @@ def remarks_of(reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
     return tuple(remarks)
 
 
+def with_stated_spacing(
+    image: sitk.Image, reader: sitk.ImageFileReader, file: Path, called: str
+) -> tuple[sitk.Image, tuple[str, ...]]:
+    """(the image, remarks): ITK takes the voxel sizes of pixdim also where the sform states others, and 1 for 0.
+
+    file: of the reader. Raises InputError where the header states no usable voxel size.
+    """
+    if not reader.HasMetaDataKey("qform_code"):
+        return image, ()
+    qform, sform = _codes(reader)
+    pixdim, lengths = _stored_pixdim(file, reader), np.linalg.norm(_sform(reader)[:, :3], axis=0)
+    by_sform = sform > 0 and (sform == _SCANNER or qform <= 0) and bool(np.all(lengths > 0))
+    usable = pixdim > 0 if qform > 0 else np.abs(pixdim) > 0  # without orientation, a sign tells of a flip at most
+    if not by_sform and not np.all(usable):
+        raise InputError(
+            f"The {called} states voxels of {_times(pixdim)} mm (pixdim), which is no size; correct its header."
+        )
+    if not by_sform or np.all(np.abs(pixdim - lengths) <= _SPACING_TOLERANCE * lengths):
+        return image, ()
+    factor = _MM.get(int(reader.GetMetaData("xyzt_units")) & 7, 1.0)
+    image.SetSpacing((factor * lengths).tolist())
+    return image, (
+        f"The {called} states voxels of {_times(lengths)} by its sform and of {_times(pixdim)} by its pixdim; the "
+        "sform was used.",
+    )
+
+
+def _codes(reader: sitk.ImageFileReader) -> tuple[int, int]:
+    """(qform_code, sform_code)"""
+    return int(reader.GetMetaData("qform_code")), int(reader.GetMetaData("sform_code"))
+
+
+def _pixdim(reader: sitk.ImageFileReader) -> np.ndarray:
+    """(3,): the voxel sizes, in the units of the header."""
+    return np.array([float(reader.GetMetaData(f"pixdim[{axis}]")) for axis in (1, 2, 3)])
+
+
+def _stored_pixdim(file: Path, reader: sitk.ImageFileReader) -> np.ndarray:
+    """`_pixdim` as the file has it: ITK says 1 where that is 0 or no number."""
+    name = file.name.replace(".img", ".hdr").replace(".IMG", ".HDR")
+    with contextlib.suppress(OSError, EOFError, zlib.error, struct.error), _opened(file.with_name(name)) as stream:
+        header = stream.read(_FIRST_HEADER)
+        order = next(mark for mark in "<>" if mark == ">" or struct.unpack_from("<i", header)[0] == _FIRST_HEADER)
+        return np.array(struct.unpack_from(order + "3f", header, 80), float)
+    return _pixdim(reader)
+
+
+def _sform(reader: sitk.ImageFileReader) -> np.ndarray:
+    """(3, 4), in the units of the header."""
+    return np.array([[float(value) for value in reader.GetMetaData(f"srow_{axis}").split()] for axis in "xyz"])
+
+
+def _times(sizes: np.ndarray) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes)
+
+
 def _disagreement(reader: sitk.ImageFileReader, used: str, called: str) -> list[str]:
     """A remark where qform and sform put the volume at different places. used: the one that ITK uses."""
 
@@ -52,8 +110,7 @@ def _disagreement(reader: sitk.ImageFileReader, used: str, called: str) -> list[
         return float(reader.GetMetaData(key))
 
     quaternion = [number(f"quatern_{axis}") for axis in "bcd"] + [number(f"qoffset_{axis}") for axis in "xyz"]
-    spacing = [number(f"pixdim[{axis}]") for axis in (1, 2, 3)]
-    by_sform = np.array([[float(value) for value in reader.GetMetaData(f"srow_{axis}").split()] for axis in "xyz"])
+    spacing, by_sform = _pixdim(reader), _sform(reader)
     last = np.array(reader.GetSize()[:3]) - 1
     corners = np.array([[*(last * corner), 1] for corner in np.ndindex(2, 2, 2)])
     apart_mm = min(  # ITK does not tell whether the axes of the qform are left-handed
@@ -62,7 +119,7 @@ def _disagreement(reader: sitk.ImageFileReader, used: str, called: str) -> list[
         .item()
         for sign in (-1.0, 1.0)
     )
-    if not apart_mm > _APART_VOXELS * max(spacing):
+    if not apart_mm > _APART_VOXELS * spacing.max():
         return []
     return [
         f"The {called} states two positions (qform and sform) that are up to {apart_mm:.1f} mm apart; the {used} was "

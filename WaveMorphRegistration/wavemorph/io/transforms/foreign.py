@@ -48,7 +48,7 @@ _POSITIONS_BELOW = 0.1
 
 
 def refuse_foreign_file(path: Path, called: str) -> None:
-    """Refuse a transform file of FSL, FreeSurfer, elastix, AFNI, MATLAB or nitransforms. Raises InputError."""
+    """Refuse a transform file of FSL, FreeSurfer, MINC, elastix, AFNI, MATLAB or nitransforms. Raises InputError."""
     name = path.name.lower()
     if name.endswith(".x5"):
         raise InputError(
@@ -162,6 +162,11 @@ _TEXTS: tuple[tuple[Callable[[str, str], bool], str], ...] = (
     (
         lambda text, _: re.search(r"^\s*nxforms\s*=", text, re.MULTILINE) is not None,
         "an LTA file of FreeSurfer, which is not read; convert it with lta_convert --inlta {file} --outitk itk.txt",
+    ),
+    (
+        lambda text, _: text.startswith("MNI Transform File"),
+        "a transform of MINC (.xfm) in RAS mm, which is not read, because ITK takes it for LPS; convert it with "
+        "lta_convert --inmni {file} --src MOVING --trg FIXED --outitk itk.txt",
     ),
     (
         _is_afni,

@@ -24,7 +24,7 @@ def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Tra
     """Read a 3D transform, fixed points -> moving points, LPS mm.
 
     Parameters:
-        path: a transform file of ITK, ANTs or Slicer (.h5, .tfm, .txt, .mat, .xfm), or a displacement field: a vector
+        path: a transform file of ITK, ANTs or Slicer (.h5, .tfm, .txt, .mat), or a displacement field: a vector
             image of three LPS components in mm, identity outside it.
         name: what messages call it.
 
@@ -45,7 +45,7 @@ def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Tra
         reason = "its format is not known" if "Could not create Transform IO" in str(error) else short_reason(error)
         raise InputError(
             f"The {called} cannot be read as a transform ({reason}); give a complete ITK transform (.h5, .tfm, .txt, "
-            ".mat, .xfm) or a displacement field such as .nii.gz."
+            ".mat) or a displacement field such as .nii.gz."
         ) from error
     if transform.GetDimension() != 3:
         raise InputError(f"The {called} is {transform.GetDimension()}D; a 3D transform is needed.")
@@ -59,7 +59,7 @@ def _read_field(path: Path, called: str) -> sitk.Transform:
         reader = open_image(file, called)
         refuse_foreign_field(reader, path, called)
         _check_field(reader, called)
-        field = load_image(reader, file, called)
+        field, _ = nifti.with_stated_spacing(load_image(reader, file, called), reader, file, called)
     check_axes(field, called)
     check_finite(sitk.GetArrayViewFromImage(field), called)
     refuse_positions(field, called)

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from ...errors import InputError
 from ...spatial.preprocessing import Pair
-from ..schedules import MIN_BODY_STRETCH, MIN_DICE_GAIN_OVER_MI, MIN_STRUCTURE_DICE
+from ..schedules import MIN_BODY_STRETCH, MIN_CONSISTENT_DICE, MIN_DICE_GAIN_OVER_MI, MIN_STRUCTURE_DICE
 from ..segmentation.pair import PairSegmentation
 from ..state import Job, LinearAlignment
 from .mutual_information import estimate_affine, estimate_rigid, linear_part, rigid_part
@@ -65,7 +65,12 @@ def _estimate_rigid(
     dice, dice_by_intensities = (
         structure_dice(segmentation.fixed, segmentation.moving, each) for each in (by_structures, by_intensities)
     )
-    return by_structures if dice_by_intensities < dice - MIN_DICE_GAIN_OVER_MI else by_intensities
+    return by_structures if _are_lost(dice_by_intensities, dice) else by_intensities
+
+
+def _are_lost(dice_by_intensities: float, dice: float) -> bool:
+    """Whether mutual information loses structures that the segmentations agree on. dice: of their own alignment."""
+    return dice > MIN_CONSISTENT_DICE and dice_by_intensities < dice - MIN_DICE_GAIN_OVER_MI
 
 
 def _common_brain(pair: Pair, segmentation: PairSegmentation) -> tuple[sitk.Image | None, sitk.Image | None]:
@@ -109,7 +114,7 @@ def _estimate_affine(
         return by_structures
     by_intensities = _by_intensities(job, start)
     dice_by_intensities = structure_dice(segmentation.fixed, segmentation.moving, by_intensities)
-    return by_structures if dice_by_intensities < dice - MIN_DICE_GAIN_OVER_MI else by_intensities
+    return by_structures if _are_lost(dice_by_intensities, dice) else by_intensities
 
 
 def _by_intensities(job: Job, start: sitk.AffineTransform | None) -> sitk.AffineTransform:
