@@ -144,9 +144,9 @@ def test_a_worker_that_fails_before_there_is_a_job_fails_none_and_is_replaced(jo
 
 
 def test_only_the_volumes_that_are_wanted_are_computed(job, tiny_pair):
-    job.start(JobRequest(*tiny_pair, QUICK, volumes=("jacobian",)))
+    job.start(JobRequest(*tiny_pair, QUICK, outputs=("jacobian",)))
     (message,) = job._worker.messages
-    assert message["volumes"] == ["jacobian"]
+    assert message["outputs"] == ["jacobian"]
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_a_disk_that_fills_while_the_result_is_written_is_one_sentence(tmp_path,
     JobRequest(*tiny_pair, QUICK).write(tmp_path)
 
     class Unwritable:
-        def save(self, folder, volumes):
+        def save(self, folder):
             raise error
 
     monkeypatch.setattr(pipeline, "register", lambda *arguments, **options: Unwritable())
