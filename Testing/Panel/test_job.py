@@ -12,7 +12,6 @@ import sys
 import time
 
 import numpy as np
-import numpy as np
 import phantoms
 import pytest
 import SimpleITK as sitk
