@@ -279,6 +279,16 @@ def test_voxels_that_are_nodes_are_not_resampled_through_a_composite(finer, monk
     wavemorph.Registration(finer.affine, finer.displacement, None, None, None, fixed=image).warp(finer.moving)
 
 
+def test_a_large_volume_of_integers_is_not_copied_as_float64(finer, monkeypatch):
+    image = on_nodes(finer.displacement, (0, 1, 2), (1, 1, 1), (2, 2, 2), (20, 20, 20))
+    part = wavemorph.Registration(finer.affine, finer.displacement, None, None, None, fixed=image)
+    moving = sitk.Cast(finer.moving, sitk.sitkInt16)
+    expected = sitk.GetArrayFromImage(part.warp(moving))
+    monkeypatch.setattr(io_result, "_SLAB_VOXELS", moving.GetNumberOfPixels() // 3)
+    monkeypatch.setattr(io_result, "_warp_at_nodes", None)
+    assert np.array_equal(sitk.GetArrayFromImage(part.warp(moving)), expected)
+
+
 def test_a_result_that_was_saved_in_part_says_so_when_more_is_needed(result, tmp_path):
     result.save(tmp_path, ["warped"], [])
     loaded = wavemorph.Registration.load(tmp_path)

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError, OutputError
 from .files import quiet_itk
-from .result import Field, Registration, affine_vectors, box_corners, in_parts
+from .result import Field, Registration, affine_vectors, box_corners, in_parts, thread_count
 
 _MAX_GROWTH = 3.0  # voxels of a lattice that covers the other volume too, relative to one that does not
 # A vector is off by 0.87 of this at most, which is 0.007 mm, or 0.9 % of a voxel where voxels are smaller than 0.8 mm
@@ -193,7 +193,7 @@ def round_vectors(vectors: np.ndarray, lattice: sitk.Image, affine: np.ndarray |
     of_identity = to_voxels @ axes.astype(np.float32) - np.eye(3, dtype=np.float32)
     factor = np.float32(1 / quantum_mm(lattice.GetSpacing()))
     # what a part needs of its neighbors, as it was before these were rounded
-    size = max(1, -(-len(vectors) // sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()))
+    size = max(1, -(-len(vectors) // thread_count()))
     kept = {k: vectors[k].copy() for first in range(size, len(vectors), size) for k in (first - 1, first)}
 
     def changes(behind: np.ndarray, ahead: np.ndarray) -> np.ndarray:

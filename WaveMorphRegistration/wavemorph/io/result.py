@@ -153,7 +153,7 @@ class Registration:
 
     def _warp(self, image: sitk.Image, fixed: sitk.Image) -> sitk.Image:
         """`warp_image` through the transform; faster where the fixed voxels are nodes of the displacement."""
-        if not self.is_linear:
+        if not self.is_linear and not _is_large_integer(image):
             at_voxels = _at_voxels(self._deformation(), fixed)
             if at_voxels is not None:
                 return _warp_at_nodes(image, fixed, self.affine, *at_voxels)
@@ -274,6 +274,7 @@ class Registration:
 _SLAB_VOXELS = 2**24  # 128 MiB of float64
 _NODE_SLAB_VOXELS = 2**18  # vectors of float64 that stay in the cache
 _MAX_OFF_NODE = 1e-5  # voxels
+_MAX_THREADS = 8  # each holds a slab
 _INCOMPLETE = "This result was saved in part, and what is needed is missing; save the whole result."
 _FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity")
 _FIELD_FILE, _FIELD_LATTICE_FILE = "field.npy", "field_lattice.json"
@@ -329,6 +330,12 @@ def _value_outside(moving: sitk.Image) -> float:
     values = sitk.GetArrayViewFromImage(moving)
     darkest, brightest = float(values.min()), float(values.max())
     return darkest if darkest < -0.1 * (brightest - darkest) else 0.0
+
+
+def _is_large_integer(image: sitk.Image) -> bool:
+    """Whether a copy in float64, which exact rounding needs, would take much memory."""
+    is_integer = np.issubdtype(sitk.GetArrayViewFromImage(image).dtype, np.integer)
+    return is_integer and image.GetNumberOfPixels() > 2 * _SLAB_VOXELS
 
 
 def _at_voxels(displacement: sitk.Image, fixed: sitk.Image) -> tuple[np.ndarray, np.ndarray] | None:
@@ -419,12 +426,17 @@ def affine_vectors(affine: sitk.AffineTransform, lattice: sitk.Image, dtype: typ
     return vectors
 
 
+def thread_count() -> int:
+    """As many threads as SimpleITK uses, but no more than memory allows."""
+    return min(sitk.ProcessObject.GetGlobalDefaultNumberOfThreads(), _MAX_THREADS)
+
+
 def in_parts(work: Callable[[int, int], None], count: int, size: int | None = None) -> None:
-    """Call work(first, last) for parts of range(count) at the same time, in as many threads as SimpleITK uses.
+    """Call work(first, last) for parts of range(count) at the same time, in `thread_count` threads.
 
     size: of a part; by default there is one part a thread.
     """
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    threads = thread_count()
     size = size or max(1, -(-count // threads))
     starts = range(0, count, size)
     with ThreadPoolExecutor(min(threads, max(1, len(starts)))) as pool:
