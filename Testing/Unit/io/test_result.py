@@ -13,8 +13,9 @@ from pointsets import brain_points, moved
 from wavemorph.errors import InputError
 from wavemorph.evaluation.metrics import folding
 from wavemorph.io import result as io_result
+from wavemorph.io import warping
 from wavemorph.io.fields import rounded_whole_field
-from wavemorph.io.result import warp_image
+from wavemorph.io.warping import warp_image
 from wavemorph.spatial import inversion
 
 SETTINGS = wavemorph.Settings(spacing_mm=4.0, weights="none", affine=False)
@@ -112,7 +113,7 @@ def test_integers_are_the_same_in_slabs(monkeypatch):
     lattice = phantoms.random_geometry(3)
     shift = sitk.TranslationTransform(3, (0.3, -0.45, 0.61))
     whole = sitk.GetArrayFromImage(warp_image(image, lattice, shift))
-    monkeypatch.setattr(io_result, "_SLAB_VOXELS", 5 * lattice.GetSize()[0] * lattice.GetSize()[1])
+    monkeypatch.setattr(warping, "_SLAB_VOXELS", 5 * lattice.GetSize()[0] * lattice.GetSize()[1])
     in_slabs = sitk.GetArrayFromImage(warp_image(image, lattice, shift))
     assert np.ptp(whole) > 100
     assert np.array_equal(in_slabs, whole)
@@ -284,8 +285,8 @@ def test_a_large_volume_of_integers_is_not_copied_as_float64(finer, monkeypatch)
     part = wavemorph.Registration(finer.affine, finer.displacement, None, None, None, fixed=image)
     moving = sitk.Cast(finer.moving, sitk.sitkInt16)
     expected = sitk.GetArrayFromImage(part.warp(moving))
-    monkeypatch.setattr(io_result, "_SLAB_VOXELS", moving.GetNumberOfPixels() // 3)
-    monkeypatch.setattr(io_result, "_warp_at_nodes", None)
+    monkeypatch.setattr(warping, "_SLAB_VOXELS", moving.GetNumberOfPixels() // 3)
+    monkeypatch.setattr(warping, "_at_voxels", None)
     assert np.array_equal(sitk.GetArrayFromImage(part.warp(moving)), expected)
 
 

@@ -21,7 +21,8 @@ import SimpleITK as sitk
 
 from ..errors import InputError, OutputError
 from .files import quiet_itk
-from .result import Field, Registration, affine_vectors, box_corners, in_parts, thread_count
+from .result import Field, Registration, box_corners
+from .warping import affine_vectors, in_parts, thread_count
 
 _MAX_GROWTH = 3.0  # voxels of a lattice that covers the other volume too, relative to one that does not
 # A vector is off by 0.87 of this at most, which is 0.007 mm, or 0.9 % of a voxel where voxels are smaller than 0.8 mm
