@@ -11,10 +11,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import phantoms
 import pytest
 import SimpleITK as sitk
 import slicer
 from fakeWorker import FakeWorker
+from wavemorph.io.fields import rounded_whole_field
+from wavemorph.io.images import same_lattice
+from wavemorph.io.result import Registration
 from wavemorph.registration import pipeline
 from wavemorph.settings import Settings
 from wavemorph.worker import Worker
@@ -144,9 +149,42 @@ def test_a_worker_that_fails_before_there_is_a_job_fails_none_and_is_replaced(jo
 
 
 def test_only_the_volumes_that_are_wanted_are_computed(job, tiny_pair):
-    job.start(JobRequest(*tiny_pair, QUICK, volumes=("jacobian",)))
+    job.start(JobRequest(*tiny_pair, QUICK, outputs=("jacobian",)))
     (message,) = job._worker.messages
-    assert message["volumes"] == ["jacobian"]
+    assert message["outputs"] == ["jacobian"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "rotation_deg", "files"),
+    [
+        (("field", "warped", "jacobian"), 5, {"field.npy", "field_lattice.json", "warped.nrrd", "jacobian.nrrd"}),
+        (("field",), 170, {"displacement.nrrd"}),  # as one field the map could not be inverted
+        (("warped", "inverse"), 5, {"warped.nrrd", "inverse_displacement.nrrd", "inverse_correction.nrrd"}),
+        ((), 5, set()),
+    ],
+)
+def test_the_worker_saves_nothing_but_what_is_wanted(
+    random_registration, tmp_path, monkeypatch, tiny_pair, outputs, rotation_deg, files
+):
+    registration = random_registration(3)
+    registration.report = {"transform_type": "deformable"}
+    registration.affine = sitk.AffineTransform(
+        phantoms.rotation((0, 0, rotation_deg)).ravel().tolist(), registration.affine.GetTranslation()
+    )
+    monkeypatch.setattr(pipeline, "register", lambda *arguments, **options: registration)
+    JobRequest(*tiny_pair, QUICK).write(tmp_path)
+    sink = io.StringIO()
+    Worker(io.StringIO(), sink)._do({"job": 1, "folder": str(tmp_path), "settings": QUICK, "outputs": list(outputs)})
+    event = json.loads(sink.getvalue().splitlines()[-1])
+    assert event["event"] == "result", event
+    always = {"affine.tfm", "report.json", "moving_corners.json"}
+    assert {path.name for path in (tmp_path / "result").iterdir()} == always | files
+    loaded = Registration.load(tmp_path / "result")
+    assert not loaded.is_linear
+    if loaded.field is not None:
+        exact = rounded_whole_field(registration)
+        assert np.array_equal(loaded.field.vectors, exact.vectors)
+        assert same_lattice(loaded.field.lattice, exact.lattice)
 
 
 @pytest.fixture
@@ -242,7 +280,7 @@ def test_a_disk_that_fills_while_the_result_is_written_is_one_sentence(tmp_path,
     JobRequest(*tiny_pair, QUICK).write(tmp_path)
 
     class Unwritable:
-        def save(self, folder, volumes):
+        def save(self, folder):
             raise error
 
     monkeypatch.setattr(pipeline, "register", lambda *arguments, **options: Unwritable())

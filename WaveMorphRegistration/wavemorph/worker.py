@@ -1,12 +1,13 @@
 """The process that Slicer talks to: one JSON job per line on standard input, one JSON event per line on its output.
 
 Job:    {"job": ID, "folder": FOLDER, "settings": {...}}, with fixed.nrrd and moving.nrrd in the folder, and where they
-        exist fixed_mask.nrrd, moving_mask.nrrd and initial_transform.h5. Optional: "volumes": [...], which of "warped",
-        "jacobian" and "field" (the whole map as one field) are wanted, by default the first two; "store_spacing_mm": of
-        the transforms. {"cancel": ID} stops it.
+        exist fixed_mask.nrrd, moving_mask.nrrd and initial_transform.h5. Optional: "outputs": [...], which of "warped",
+        "jacobian", "field" (the whole map as one field, or its displacement where VTK could not invert the field) and
+        "inverse" are saved, by default the whole result; "store_spacing_mm": of the transforms.
+        {"cancel": ID} stops a job.
 Events: {"event": "ready", "device": NAME, "torch": VERSION} once;
         "progress" (job, stage, fraction, message), "log" (message),
-        "result" (job, folder: a `Registration` saved into FOLDER/result), "cancelled" (job),
+        "result" (job, folder: a `Registration` saved into FOLDER/result, only what was asked for), "cancelled" (job),
         "error" (job or null, kind, message: one sentence, details: the traceback, or "").
 
 It loads the default models before the first job, and keeps running between jobs. It ends when standard input closes,
@@ -24,7 +25,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -108,7 +109,6 @@ class Worker:
 
         from .errors import Cancelled, OutputError
         from .io.files import short_reason
-        from .io.result import VOLUMES
         from .registration.pipeline import register
         from .settings import Settings
 
@@ -138,7 +138,7 @@ class Worker:
             registration = registration.stored_at(job["store_spacing_mm"])
         result = folder / "result"
         try:
-            _save(registration, result, job.get("volumes", VOLUMES))
+            _save(registration, result, job.get("outputs"))
         except (OSError, RuntimeError) as error:
             raise OutputError(
                 f'The result could not be written to the temporary folder "{folder.parent}" ({short_reason(error)}); '
@@ -163,20 +163,32 @@ def _describe_engine() -> dict[str, Any]:
     return {"device": name, "device_type": device.type, "torch": torch.__version__}
 
 
-def _save(registration: Registration, folder: Path, volumes: Iterable[str]) -> None:
-    """`Registration.save`, and at the same time the field, which needs one core."""
-    import SimpleITK as sitk
-
-    from .io.fields import registration_field
+def _save(registration: Registration, folder: Path, wanted: Iterable[str] | None) -> None:
+    """`Registration.save` of what is wanted, or of all; volumes and field are made at the same time."""
+    from .io.fields import is_invertible_beyond_field, rounded_whole_field
+    from .io.result import VOLUMES, write_field_array
 
     folder.mkdir(exist_ok=True)
-    with ThreadPoolExecutor(1) as pool:
-        field = None
-        if "field" in volumes and not registration.is_linear:
-            field = pool.submit(registration_field, registration)
-        registration.save(folder, volumes)
-        if field is not None:
-            sitk.WriteImage(field.result(), str(folder / "field.nrrd"), False)
+    if wanted is None:
+        registration.save(folder)
+        return
+    wanted = set(wanted)
+    fields = {"inverse_displacement", "inverse_correction"} if "inverse" in wanted else set()
+    makes_field = "field" in wanted and not registration.is_linear and is_invertible_beyond_field(registration)
+    if "field" in wanted and not makes_field:
+        fields.add("displacement")
+    volumes = [name for name in VOLUMES if name in wanted]
+
+    def write_field() -> None:
+        write_field_array(rounded_whole_field(registration), folder)
+
+    with ThreadPoolExecutor() as pool:
+        tasks: list[Future] = [pool.submit(getattr, registration, name) for name in volumes]  # properties that are kept
+        if makes_field:
+            tasks.append(pool.submit(write_field))
+        for task in tasks:
+            task.result()
+    registration.save(folder, volumes, sorted(fields))
 
 
 def load_default_models() -> None:

@@ -18,6 +18,7 @@ from wavemorph.io.fields import (
     quantum_mm,
     registration_field,
     round_vectors,
+    rounded_whole_field,
     whole_field,
 )
 from wavemorph.io.outputs import write_inverse, write_transform
@@ -114,6 +115,19 @@ def test_the_vectors_are_those_that_simpleitk_samples(registration):
     lattice = field_lattice(registration)
     expected = sitk.GetArrayFromImage(flattened_field(registration.transform, lattice))
     assert np.abs(whole_field(registration, lattice) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("threads", [2, 7, 100])
+def test_field_and_rounding_are_the_same_with_any_number_of_threads(registration, threads):
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    fields = []
+    try:
+        for count in (1, threads):
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+            fields.append(rounded_whole_field(registration).vectors)
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    assert np.array_equal(*fields)
 
 
 @pytest.mark.parametrize("spacing", [0.05, 0.8, 1.0, 3.0])

@@ -70,6 +70,13 @@ def test_it_is_the_same_after_saving_and_loading(result, tmp_path):
     assert np.array_equal(sitk.GetArrayFromImage(loaded.jacobian), np.ones(result.fixed.GetSize()[::-1]))
 
 
+def test_its_jacobian_needs_no_working_grid(result, tmp_path):
+    result.save(tmp_path, [], [])
+    loaded = wavemorph.Registration.load(tmp_path)
+    loaded.fixed = result.fixed
+    assert np.array_equal(sitk.GetArrayFromImage(loaded.jacobian), sitk.GetArrayFromImage(result.jacobian))
+
+
 def test_a_result_can_be_warped_with_as_with_any_other(result):
     labels = sitk.Cast(result.moving > 300, sitk.sitkUInt8)
     expected = sitk.Resample(labels, result.fixed, result.affine, sitk.sitkNearestNeighbor, 0)

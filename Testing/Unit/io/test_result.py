@@ -13,7 +13,9 @@ from pointsets import brain_points, moved
 from wavemorph.errors import InputError
 from wavemorph.evaluation.metrics import folding
 from wavemorph.io import result as io_result
-from wavemorph.io.result import warp_image
+from wavemorph.io import warping
+from wavemorph.io.fields import rounded_whole_field
+from wavemorph.io.warping import warp_image
 from wavemorph.spatial import inversion
 
 SETTINGS = wavemorph.Settings(spacing_mm=4.0, weights="none", affine=False)
@@ -111,7 +113,7 @@ def test_integers_are_the_same_in_slabs(monkeypatch):
     lattice = phantoms.random_geometry(3)
     shift = sitk.TranslationTransform(3, (0.3, -0.45, 0.61))
     whole = sitk.GetArrayFromImage(warp_image(image, lattice, shift))
-    monkeypatch.setattr(io_result, "_SLAB_VOXELS", 5 * lattice.GetSize()[0] * lattice.GetSize()[1])
+    monkeypatch.setattr(warping, "_SLAB_VOXELS", 5 * lattice.GetSize()[0] * lattice.GetSize()[1])
     in_slabs = sitk.GetArrayFromImage(warp_image(image, lattice, shift))
     assert np.ptp(whole) > 100
     assert np.array_equal(in_slabs, whole)
@@ -234,6 +236,75 @@ def test_stored_at_a_spacing_it_has_already_nothing_changes(finer):
     assert finer.stored_at(1.0) is finer
     with pytest.raises(wavemorph.WaveMorphError, match="above 0 mm, not -1 mm"):
         finer.stored_at(-1)
+
+
+def on_nodes(displacement, axes, signs, start, size):
+    """A lattice whose voxels are nodes of the displacement, or lie where its nodes would go on, along other axes."""
+    lattice = sitk.Image(list(size), sitk.sitkUInt8)
+    lattice.SetOrigin(displacement.TransformContinuousIndexToPhysicalPoint([float(index) for index in start]))
+    lattice.SetSpacing(np.array(displacement.GetSpacing())[list(axes)].tolist())
+    direction = np.reshape(displacement.GetDirection(), (3, 3))[:, list(axes)] * signs
+    lattice.SetDirection(direction.ravel().tolist())
+    return lattice
+
+
+@pytest.mark.parametrize("kind", [sitk.sitkFloat32, sitk.sitkInt16])
+@pytest.mark.parametrize(
+    ("axes", "signs", "start", "size"),
+    [
+        ((0, 1, 2), (1, 1, 1), (0, 0, 0), (20, 21, 22)),
+        ((2, 0, 1), (1, -1, 1), (30, 3, -4), (18, 40, 50)),  # other axes, reaching beyond the displacement
+        ((1, 0, 2), (-1, -1, -1), (25, 70, 20), (35, 30, 25)),  # begins outside of it
+        ((0, 1, 2), (1, 1, 1), (90, 0, 0), (20, 21, 22)),  # all outside
+        ((0, 1, 2), (1, 1, 1), (0.3, 0, 0), (20, 21, 22)),  # between the nodes
+    ],
+)
+def test_where_voxels_are_nodes_a_volume_is_warped_as_simpleitk_does(
+    random_registration, kind, axes, signs, start, size
+):
+    result = random_registration(3)
+    result.fixed = on_nodes(result.displacement, axes, signs, start, size)
+    image = sitk.Cast(result.moving, kind)
+    found = sitk.GetArrayFromImage(result.warp(image))
+    if kind == sitk.sitkInt16:
+        expected = rounded_resampling(image, result.fixed, result.transform, sitk.sitkLinear)
+    else:
+        expected = sitk.GetArrayFromImage(sitk.Resample(image, result.fixed, result.transform, sitk.sitkLinear, 0.0))
+    assert found.dtype == expected.dtype
+    assert np.abs(found - expected).max() <= 1e-6 * sitk.GetArrayViewFromImage(image).max()
+
+
+def test_voxels_that_are_nodes_are_not_resampled_through_a_composite(finer, monkeypatch):
+    monkeypatch.setattr(io_result, "warp_image", None)
+    image = on_nodes(finer.displacement, (0, 1, 2), (1, 1, 1), (2, 2, 2), (20, 20, 20))
+    wavemorph.Registration(finer.affine, finer.displacement, None, None, None, fixed=image).warp(finer.moving)
+
+
+def test_a_large_volume_of_integers_is_not_copied_as_float64(finer, monkeypatch):
+    image = on_nodes(finer.displacement, (0, 1, 2), (1, 1, 1), (2, 2, 2), (20, 20, 20))
+    part = wavemorph.Registration(finer.affine, finer.displacement, None, None, None, fixed=image)
+    moving = sitk.Cast(finer.moving, sitk.sitkInt16)
+    expected = sitk.GetArrayFromImage(part.warp(moving))
+    monkeypatch.setattr(warping, "_SLAB_VOXELS", moving.GetNumberOfPixels() // 3)
+    monkeypatch.setattr(warping, "_at_voxels", None)
+    assert np.array_equal(sitk.GetArrayFromImage(part.warp(moving)), expected)
+
+
+def test_a_result_that_was_saved_in_part_says_so_when_more_is_needed(result, tmp_path):
+    result.save(tmp_path, ["warped"], [])
+    loaded = wavemorph.Registration.load(tmp_path)
+    loaded.fixed = result.fixed
+    assert not loaded.is_linear
+    assert np.array_equal(sitk.GetArrayFromImage(loaded.warped), sitk.GetArrayFromImage(result.warped))
+    for needed in (
+        lambda: loaded.transform,
+        lambda: loaded.inverse,
+        lambda: loaded.jacobian,
+        lambda: loaded.warp(result.moving),
+        lambda: rounded_whole_field(loaded),
+    ):
+        with pytest.raises(InputError, match=r"saved in part, .* save the whole result"):
+            needed()
 
 
 def test_only_the_volumes_that_are_asked_for_are_saved(finer, tmp_path):

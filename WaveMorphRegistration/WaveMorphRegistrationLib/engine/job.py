@@ -115,7 +115,7 @@ class RegistrationJob:
                 "job": self._jobId,
                 "folder": str(self._folder),
                 "settings": request.settings,
-                "volumes": list(request.volumes),
+                "outputs": None if request.outputs is None else list(request.outputs),
                 "store_spacing_mm": request.storeSpacingMm,
             }
         )

@@ -21,7 +21,8 @@ _MEGABYTE = 1e6
 class JobRequest:
     """Images and transform in LPS mm and the settings of the engine; `context` is returned with the result.
 
-    volumes: which of "warped", "jacobian" and "field" (the whole map as one displacement field) are wanted.
+    outputs: which of "warped", "jacobian", "field" (the whole map as one displacement field) and "inverse" are wanted;
+        None for the whole result.
     storeSpacingMm: of the transforms; None for that of the working grid.
     """
 
@@ -32,7 +33,7 @@ class JobRequest:
     movingMask: sitk.Image | None = None
     initialTransform: sitk.Transform | None = None
     context: Any = None
-    volumes: tuple[str, ...] = ("warped", "jacobian")
+    outputs: tuple[str, ...] | None = None
     storeSpacingMm: float | None = None
 
     def write(self, folder: Path) -> None:

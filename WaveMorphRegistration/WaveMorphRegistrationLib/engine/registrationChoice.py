@@ -20,7 +20,7 @@ from ..translation import _
 from .jobRequest import JobRequest
 
 OUTPUTS = ("transform", "warped", "jacobian", "inverse")
-_VOLUMES = {"transform": "field", "warped": "warped", "jacobian": "jacobian"}  # output: what the worker writes for it
+_OF_WORKER = {"transform": "field"}  # output: what the worker calls it, where that is another name
 
 
 @dataclass
@@ -74,7 +74,7 @@ class RegistrationChoice:
             _mask(self.movingMaskNode, self.movingNode, moving, self.movingMaskSegment),
             self._initialTransform(fixed),
             context=self,
-            volumes=tuple(_VOLUMES[output] for output in self.outputs if output in _VOLUMES),
+            outputs=tuple(_OF_WORKER.get(output, output) for output in self.outputs),
             storeSpacingMm=self.storeSpacingMm,
         )
 

@@ -18,7 +18,7 @@ from ..translation import _
 from .parameters import TransformType
 from .resultPanel import ResultPanel
 
-POLL_MS = 100
+POLL_MS = 50
 _STORED_MM = 2.0
 _WIDGET_NAMES = {  # output: how the names of its widgets and parameters end
     "transform": "Transform",

@@ -49,11 +49,11 @@ def _createNodes(registration, fixedNode, movingNode, outputs, into, scene) -> S
         if new:
             className = _LINEAR_CLASSES.get(output) if registration.is_linear else None
             node = _addNode(scene, className or _CLASSES[output], _nodeName(output, names), output)
-        _FILL[output](node, content)
-        if new and output == "warped":
+        if new and output == "warped":  # before there are voxels, of which a default window would be computed
             displayAs(movingNode, node)
         elif new and output == "jacobian":
             showJacobian(node)
+        _FILL[output](node, content)
         placeInFolderOf(fixedNode, node)
         filled[output] = node
     return SceneResult.create(fixedNode, movingNode, registration, filled)

@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
-from wavemorph.io.result import warp_image
+from wavemorph.io.warping import warp_image
 
 from ..scene.coordinates import arrayFromMatrix, ijkToWorld, vtkMatrix
 from ..scene.transforms import gridTransform, sampledDisplacement, transformFromNode

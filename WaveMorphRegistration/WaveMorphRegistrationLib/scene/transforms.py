@@ -6,20 +6,17 @@ moving volume under such a node is aligned with the fixed one.
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
 from vtk.util import numpy_support
-from wavemorph.io.fields import registration_field, round_vectors
+from wavemorph.io.fields import is_invertible_beyond_field, round_vectors, rounded_whole_field
 from wavemorph.io.result import Registration
 
 from .coordinates import FLIP_XY, LPS_TO_RAS, arrayFromMatrix, ijkToRasOfImage, setGeometry, vtkMatrix
 
 _LPS_TO_RAS_VECTOR = np.array([-1, -1, 1], np.float32)
-_MIN_JACOBIAN_BEYOND_GRID = 0.3  # at less VTK's iteration for the inverse may not converge
 
 
 def transformFromNode(transformNode, image: sitk.Image, minSpacingMm: float = 2.0) -> sitk.Transform:
@@ -96,16 +93,16 @@ def wholeTransform(registration: Registration):
     """
     if registration.is_linear:
         return linearTransform(affineMatrix(registration.affine))
-    if not _isInvertibleBeyondGrid(registration):
+    if registration.field is None and not is_invertible_beyond_field(registration):
         transform = vtk.vtkGeneralTransform()
         transform.PostMultiply()
         transform.Concatenate(gridTransform(registration.displacement))
         transform.Concatenate(vtkMatrix(affineMatrix(registration.affine)))
         return transform
-    field = registration_field(registration)
-    grid, vectors = _emptyGrid(field)
-    np.multiply(sitk.GetArrayViewFromImage(field), _LPS_TO_RAS_VECTOR, out=vectors)
-    return _gridOf(grid, _directionMatrix(field))
+    field = rounded_whole_field(registration)
+    grid, vectors = _emptyGrid(field.lattice)
+    np.multiply(field.vectors, _LPS_TO_RAS_VECTOR, out=vectors)
+    return _gridOf(grid, _directionMatrix(field.lattice))
 
 
 def inverseTransform(registration: Registration):
@@ -136,19 +133,6 @@ def setTransformFromParent(transformNode, transform) -> None:
     transformNode.AddDefaultStorageNode()
     isGrid = transform.IsA("vtkOrientedGridTransform")
     transformNode.GetStorageNode().SetDefaultWriteFileExtension("nii.gz" if isGrid else "h5")
-
-
-def _isInvertibleBeyondGrid(registration: Registration) -> bool:
-    """Whether the map is one-to-one where the edge of its grid is continued.
-
-    Beyond some faces of the grid, displacements change along the other axes only: the Jacobian is then the minor of the
-    affine for these axes. A map is one-to-one where all of these are positive (Gale and Nikaido, 1965).
-    """
-    axes = np.reshape(registration.displacement.GetDirection(), (3, 3))
-    matrix = axes.T @ np.reshape(registration.affine.GetMatrix(), (3, 3)) @ axes
-    axesKept = [kept for count in (1, 2, 3) for kept in itertools.combinations(range(3), count)]
-    minors = [np.linalg.det(matrix[np.ix_(kept, kept)]) for kept in axesKept]
-    return min(minors) > _MIN_JACOBIAN_BEYOND_GRID
 
 
 def _emptyGrid(lattice: sitk.Image):

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from ..errors import SettingsError
 from ..io import labels, outputs, points, transforms
 from ..io.reading import read_lattice, read_volume
-from ..io.result import warp_image
+from ..io.warping import warp_image
 from .inputs import say
 from .options import SEVERAL_IMAGES, given
 from .progress import TerminalProgress

@@ -8,6 +8,7 @@ its edge.
 from __future__ import annotations
 
 import gzip
+import itertools
 import math
 import os
 import struct
@@ -18,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 from .files import quiet_itk
-from .result import Registration, box_corners
+from .result import Field, Registration, box_corners
+from .warping import affine_vectors, in_parts, thread_count
 
 _MAX_GROWTH = 3.0  # voxels of a lattice that covers the other volume too, relative to one that does not
 # A vector is off by 0.87 of this at most, which is 0.007 mm, or 0.9 % of a voxel where voxels are smaller than 0.8 mm
@@ -31,6 +33,7 @@ _STEEP = 0.32  # change of a component of the displacement from node to node, in
 _HEADER_BYTES, _DATA_OFFSET = 348, 352
 _DIMENSIONS_AT, _INTENT_AT = 42, 68  # bytes in a NIfTI-1 header
 _DISPLACEMENT_VECTOR = 1006
+_MIN_JACOBIAN_BEYOND_FIELD = 0.3  # at less VTK's iteration for the inverse may not converge
 _COMPRESSION = 6  # of zlib; higher levels take longer for a percent
 
 
@@ -90,8 +93,11 @@ def extended_lattice(
 
 
 def on_working_grid(registration: Registration) -> sitk.Image:
-    """An image whose voxels are those of the working grid."""
-    return registration.displacement if registration.displacement is not None else registration.working_jacobian
+    """An image whose voxels are those of the working grid. Raises InputError where it was not saved."""
+    grid = registration.displacement if registration.displacement is not None else registration.working_jacobian
+    if grid is None:
+        raise InputError("This result was saved in part, without its working grid; save the whole result.")
+    return grid
 
 
 def flattened_field(transform: sitk.Transform, lattice: sitk.Image) -> sitk.Image:
@@ -112,26 +118,28 @@ def whole_field(registration: Registration, lattice: sitk.Image) -> np.ndarray:
 
     As `flattened_field`, in a third of the time: the nodes are those of the displacement, and elsewhere it is affine.
     """
-    affine = registration.affine
-    matrix = np.reshape(affine.GetMatrix(), (3, 3))
-    size = lattice.GetSize()
-    steps = (matrix - np.eye(3)) @ (np.reshape(lattice.GetDirection(), (3, 3)) * np.array(lattice.GetSpacing()))
-    start = np.subtract(affine.TransformPoint(lattice.GetOrigin()), lattice.GetOrigin())
-    vectors = np.empty((*size[::-1], 3), np.float32)
-    for component in range(3):
-        along_i, along_j, along_k = (steps[component, axis] * np.arange(size[axis]) for axis in range(3))
-        plane = (start[component] + along_j[:, None] + along_i[None, :]).astype(np.float32)
-        vectors[..., component] = plane[None] + along_k.astype(np.float32)[:, None, None]
+    vectors = affine_vectors(registration.affine, lattice, np.float32)
     if registration.displacement is not None:
+        matrix = np.reshape(registration.affine.GetMatrix(), (3, 3)).T.astype(np.float32)
         displacement = sitk.GetArrayViewFromImage(registration.displacement)
-        first = lattice.TransformPhysicalPointToIndex(registration.displacement.GetOrigin())[::-1]
-        for plane, moved in zip(vectors[first[0] :], displacement):
-            within = plane[first[1] : first[1] + moved.shape[0], first[2] : first[2] + moved.shape[1]]
-            within += moved @ matrix.T.astype(np.float32)
+        depth, height, width = displacement.shape[:3]
+        i, j, k = lattice.TransformPhysicalPointToIndex(registration.displacement.GetOrigin())
+        inside = vectors[k : k + depth, j : j + height, i : i + width]
+
+        def add(first: int, last: int) -> None:
+            for plane, moved in zip(inside[first:last], displacement[first:last]):
+                plane += (moved.reshape(-1, 3) @ matrix).reshape(moved.shape)
+
+        in_parts(add, depth)
     return vectors
 
 
 def registration_field(registration: Registration) -> sitk.Image:
+    """`rounded_whole_field` as an image."""
+    return field_image(*rounded_whole_field(registration))
+
+
+def rounded_whole_field(registration: Registration) -> Field:
     """The whole map of a registration as one field on `field_lattice`, rounded where it is not linear."""
     if registration.field is not None:
         return registration.field
@@ -139,7 +147,19 @@ def registration_field(registration: Registration) -> sitk.Image:
     vectors = whole_field(registration, lattice)
     if not registration.is_linear:
         round_vectors(vectors, lattice, np.reshape(registration.affine.GetMatrix(), (3, 3)))
-    return field_image(vectors, lattice)
+    return Field(vectors, lattice)
+
+
+def is_invertible_beyond_field(registration: Registration) -> bool:
+    """Whether the whole map as one field is one-to-one where VTK continues the edge of its lattice.
+
+    Beyond some faces of the lattice, displacements change along the other axes only: the Jacobian is then the minor of
+    the affine for these axes. A map is one-to-one where all of these are positive (Gale and Nikaido, 1965).
+    """
+    axes = np.reshape(on_working_grid(registration).GetDirection(), (3, 3))
+    matrix = axes.T @ np.reshape(registration.affine.GetMatrix(), (3, 3)) @ axes
+    axes_kept = [kept for count in (1, 2, 3) for kept in itertools.combinations(range(3), count)]
+    return min(np.linalg.det(matrix[np.ix_(kept, kept)]) for kept in axes_kept) > _MIN_JACOBIAN_BEYOND_FIELD
 
 
 def field_image(vectors: np.ndarray, lattice: sitk.Image) -> sitk.Image:
@@ -173,29 +193,41 @@ def round_vectors(vectors: np.ndarray, lattice: sitk.Image, affine: np.ndarray |
     to_voxels = np.linalg.inv(affine @ axes).astype(np.float32)
     of_identity = to_voxels @ axes.astype(np.float32) - np.eye(3, dtype=np.float32)
     factor = np.float32(1 / quantum_mm(lattice.GetSpacing()))
-    plane = vectors[0] @ to_voxels.T
-    steep_ahead = np.zeros(vectors.shape[1:3], bool)
-    for k, rounded in enumerate(vectors):
-        steep = steep_ahead
-        along_i = _is_steep(plane[:, 1:] - plane[:, :-1], of_identity[:, 0])
-        along_j = _is_steep(plane[1:] - plane[:-1], of_identity[:, 1])
-        for nodes, marked in (
-            (steep[:, 1:], along_i),
-            (steep[:, :-1], along_i),
-            (steep[1:], along_j),
-            (steep[:-1], along_j),
-        ):
-            nodes |= marked
-        if k + 1 < len(vectors):
-            ahead = vectors[k + 1] @ to_voxels.T
-            steep_ahead = _is_steep(ahead - plane, of_identity[:, 2])
-            steep |= steep_ahead
-            plane = ahead
-        finely = np.rint(rounded[steep] * (_FINER_WHERE_STEEP * factor)) / np.float32(_FINER_WHERE_STEEP)
-        rounded *= factor
-        np.rint(rounded, out=rounded)
-        rounded[steep] = finely
-        rounded *= 1 / factor
+    # what a part needs of its neighbors, as it was before these were rounded
+    size = max(1, -(-len(vectors) // thread_count()))
+    kept = {k: vectors[k].copy() for first in range(size, len(vectors), size) for k in (first - 1, first)}
+
+    def changes(behind: np.ndarray, ahead: np.ndarray) -> np.ndarray:
+        return _is_steep(ahead - behind, of_identity[:, 2])
+
+    def round_planes(first: int, last: int) -> None:
+        plane = vectors[first] @ to_voxels.T
+        steep_ahead = np.zeros(plane.shape[:2], bool)
+        if first > 0:
+            steep_ahead = changes(kept[first - 1] @ to_voxels.T, plane)
+        for k in range(first, last):
+            rounded, steep = vectors[k], steep_ahead
+            along_i = _is_steep(plane[:, 1:] - plane[:, :-1], of_identity[:, 0])
+            along_j = _is_steep(plane[1:] - plane[:-1], of_identity[:, 1])
+            for nodes, marked in (
+                (steep[:, 1:], along_i),
+                (steep[:, :-1], along_i),
+                (steep[1:], along_j),
+                (steep[:-1], along_j),
+            ):
+                nodes |= marked
+            if k + 1 < len(vectors):
+                ahead = (vectors[k + 1] if k + 1 < last else kept[k + 1]) @ to_voxels.T
+                steep_ahead = changes(plane, ahead)
+                steep |= steep_ahead
+                plane = ahead
+            finely = np.rint(rounded[steep] * (_FINER_WHERE_STEEP * factor)) / np.float32(_FINER_WHERE_STEEP)
+            rounded *= factor
+            np.rint(rounded, out=rounded)
+            rounded[steep] = finely
+            rounded *= 1 / factor
+
+    in_parts(round_planes, len(vectors), size)
 
 
 def _is_steep(change: np.ndarray, of_identity: np.ndarray) -> np.ndarray:

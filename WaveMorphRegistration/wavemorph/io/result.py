@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,10 +22,18 @@ import SimpleITK as sitk
 from ..errors import InputError, SettingsError
 from .labels import warp_label_map
 from .volumes import VolumeLike, as_image, as_label_map
+from .warping import warp_at_nodes, warp_image
 
 VOLUMES = ("warped", "jacobian")  # on the fixed lattice
 # keys in reports of earlier versions
 _LEGACY_REPORT_KEYS = {"anatomy": "segmentation", "turned_degrees": "rotation_deg"}
+
+
+class Field(NamedTuple):
+    """A displacement field: vectors (D, H, W, 3), float32, LPS mm, on the voxels of the image `lattice`."""
+
+    vectors: np.ndarray
+    lattice: sitk.Image
 
 
 @dataclass
@@ -36,17 +44,18 @@ class Registration:
         affine: fixed points -> moving points, LPS mm; applied *after* the displacement. A rotation and a translation
             for the transform type "rigid".
         displacement: u on the working grid, a float32 vector image, LPS mm: fixed point x -> x + u(x). None for the
-            transform types "rigid" and "affine": the affine is then the whole map.
+            transform types "rigid" and "affine": the affine is then the whole map. None too where it was not saved.
         inverse_displacement: the inverse of that map at the nodes of the working grid, a float32 vector image, LPS mm.
             None until the inverse is computed: by `register` with `Settings.inverse`, or when `inverse` is first read.
         inverse_correction: applied after `inverse_displacement`, of the same kind; corrects what the lattice of the
             inverse cannot resolve where the map compresses.
-        working_jacobian: determinant of the whole map, affine included, float32 on the working grid.
+        working_jacobian: determinant of the whole map, affine included, float32 on the working grid. None where it was
+            not saved.
         velocity: the stationary velocity field on the working grid, LPS mm, if the map is one exponential; else None.
         report: numbers, settings, versions, warnings and notes, ready for JSON (ARCHITECTURE.md lists the entries).
         fixed: the fixed image; `warped` and `jacobian` are computed on its lattice when they are first read.
         moving: the moving image.
-        field: the whole map as one displacement field (`fields.registration_field`), where it was made with the result.
+        field: the whole map as one field (`fields.rounded_whole_field`), where it was made with the result.
         moving_corners: the eight corners of the box of the moving image and one voxel around it, LPS mm; also known
             after `load`. None where neither is.
 
@@ -60,12 +69,12 @@ class Registration:
     displacement: sitk.Image | None
     inverse_displacement: sitk.Image | None
     inverse_correction: sitk.Image | None
-    working_jacobian: sitk.Image
+    working_jacobian: sitk.Image | None
     velocity: sitk.Image | None = None
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
     fixed: sitk.Image | None = None
     moving: sitk.Image | None = None
-    field: sitk.Image | None = None
+    field: Field | None = None
     _loaded_corners: list[tuple[float, ...]] | None = None
 
     @property
@@ -76,17 +85,18 @@ class Registration:
     @property
     def is_linear(self) -> bool:
         """Whether the affine is the whole map."""
-        return self.displacement is None
+        return self.displacement is None and self.report.get("transform_type") != "deformable"
 
     @property
     def transform(self) -> sitk.Transform:
         """Fixed points -> moving points, LPS mm: first the displacement, then the affine.
 
-        A CompositeTransform, or the affine itself where it is the whole map.
+        A CompositeTransform, or the affine itself where it is the whole map. Raises InputError where the result was
+        saved without its displacement.
         """
-        if self.displacement is None:
+        if self.is_linear:
             return sitk.AffineTransform(self.affine)
-        return sitk.CompositeTransform([sitk.Transform(self.affine), displacement_transform(self.displacement)])
+        return sitk.CompositeTransform([sitk.Transform(self.affine), displacement_transform(self._deformation())])
 
     @property
     def inverse(self) -> sitk.Transform:
@@ -96,12 +106,12 @@ class Registration:
         needs torch. It is most accurate after `Settings(inverse=True)`, which also smooths the map where its inverse
         would be inaccurate.
         """
-        if self.displacement is None:
+        if self.is_linear:
             return sitk.AffineTransform(self.affine.GetInverse())
         if self.inverse_displacement is None or self.inverse_correction is None:
             from ..spatial.inversion import invert_displacement_image  # imports torch
 
-            self.inverse_displacement, self.inverse_correction = invert_displacement_image(self.displacement)
+            self.inverse_displacement, self.inverse_correction = invert_displacement_image(self._deformation())
         return sitk.CompositeTransform(
             [
                 displacement_transform(self.inverse_correction),
@@ -115,7 +125,7 @@ class Registration:
         """The moving image on the lattice of the fixed image, by linear interpolation, in its pixel type."""
         if self.fixed is None or self.moving is None:
             raise InputError("This result does not hold its fixed and moving image; set `fixed` and `moving` first.")
-        return warp_image(self.moving, self.fixed, self.transform)
+        return self._warp(self.moving, self.fixed)
 
     @cached_property
     def jacobian(self) -> sitk.Image:
@@ -123,9 +133,28 @@ class Registration:
 
         Rounded to within 0.05 %, so that it compresses threefold.
         """
+        if self.fixed is None:
+            raise InputError("This result does not hold its fixed image; set `fixed` first.")
         of_affine = float(np.linalg.det(np.reshape(self.affine.GetMatrix(), (3, 3))))
+        if self.is_linear:
+            jacobian = sitk.Image(self.fixed.GetSize(), sitk.sitkFloat32) + of_affine
+            jacobian.CopyInformation(self.fixed)
+            return _with_shortened_values(jacobian)
+        if self.working_jacobian is None:
+            raise InputError(_INCOMPLETE)
         jacobian = sitk.Resample(self.working_jacobian, self.fixed, sitk.Transform(), sitk.sitkLinear, of_affine)
         return _with_shortened_values(jacobian)
+
+    def _deformation(self) -> sitk.Image:
+        """The displacement of a map that has one. Raises InputError where it was not saved."""
+        if self.displacement is None:
+            raise InputError(_INCOMPLETE)
+        return self.displacement
+
+    def _warp(self, image: sitk.Image, fixed: sitk.Image) -> sitk.Image:
+        """`warp_image` through the transform; faster where the fixed voxels are nodes of the displacement."""
+        warped = None if self.is_linear else warp_at_nodes(image, fixed, self.affine, self._deformation())
+        return warp_image(image, fixed, self.transform) if warped is None else warped
 
     def warp(self, image: VolumeLike, *, labels: bool = False) -> sitk.Image:
         """Resample another volume of the moving space, such as a label map, on the lattice of the fixed image.
@@ -145,7 +174,7 @@ class Registration:
             raise InputError("This result does not hold the fixed image; set `fixed` first.")
         if labels:
             return warp_label_map(as_label_map(image, "label map"), self.fixed, self.transform).image()
-        return warp_image(as_image(image, "image"), self.fixed, self.transform)
+        return self._warp(as_image(image, "image"), self.fixed)
 
     def stored_at(self, spacing_mm: float) -> Registration:
         """The same result with its transforms on a coarser lattice, for files of an eighth of the size at 2 mm.
@@ -193,20 +222,28 @@ class Registration:
             "max": float(lengths.max()),
         }
 
-    def save(self, folder: str | os.PathLike, volumes: Iterable[str] = VOLUMES) -> None:
-        """Write the result into a folder (uncompressed .nrrd, .tfm, .json), which is created if missing.
+    def save(
+        self, folder: str | os.PathLike, volumes: Iterable[str] = VOLUMES, fields: Iterable[str] | None = None
+    ) -> None:
+        """Write the result into a folder (uncompressed .nrrd, .npy, .tfm, .json), which is created if missing.
 
-        volumes: which of "warped" and "jacobian" are computed and written; the Jacobian not where it is the same
-            everywhere.
+        Parameters:
+            folder: where to.
+            volumes: which of "warped" and "jacobian" are computed and written; the Jacobian not where it is the same
+                everywhere.
+            fields: which of the attributes "displacement", "inverse_displacement", "inverse_correction",
+                "working_jacobian" and "velocity" are written where they exist; by default all.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         sitk.WriteTransform(self.affine, str(folder / "affine.tfm"))
         on_fixed_lattice = [name for name in VOLUMES if name in volumes and (name == "warped" or not self.is_linear)]
-        for name in (*_FIELDS, *on_fixed_lattice):
+        for name in (*(_FIELDS if fields is None else fields), *on_fixed_lattice):
             image = getattr(self, name)
             if image is not None:
                 sitk.WriteImage(image, str(folder / f"{name}.nrrd"), False)
+        if self.field is not None:
+            write_field_array(self.field, folder)
         (folder / "report.json").write_text(json.dumps(self.report, indent=1), encoding="utf-8")
         if self.moving_corners is not None:
             (folder / _CORNERS_FILE).write_text(json.dumps(self.moving_corners), encoding="utf-8")
@@ -221,7 +258,8 @@ class Registration:
         }
         affine = sitk.AffineTransform(sitk.ReadTransform(str(folder / "affine.tfm")))
         report = _with_current_keys(json.loads((folder / "report.json").read_text(encoding="utf-8")))
-        registration = cls(affine=affine, report=report, **{name: images[name] for name in _FIELDS})
+        field = read_field_array(folder) if (folder / _FIELD_FILE).exists() else None
+        registration = cls(affine=affine, report=report, field=field, **{name: images[name] for name in _FIELDS})
         if (folder / _CORNERS_FILE).exists():
             registration._loaded_corners = json.loads((folder / _CORNERS_FILE).read_text(encoding="utf-8"))
         for name in VOLUMES:  # fills the cached properties
@@ -230,47 +268,27 @@ class Registration:
         return registration
 
 
-_SLAB_VOXELS = 2**24  # 128 MiB of float64
-_FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity", "field")
+_INCOMPLETE = "This result was saved in part, and what is needed is missing; save the whole result."
+_FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity")
+_FIELD_FILE, _FIELD_LATTICE_FILE = "field.npy", "field_lattice.json"
 _CORNERS_FILE = "moving_corners.json"
 
 
-def warp_image(
-    moving: sitk.Image, fixed: sitk.Image, transform: sitk.Transform, interpolator: int = sitk.sitkLinear
-) -> sitk.Image:
-    """Resample the moving image on the lattice of the fixed image: out(x) = moving(transform(x)), in its pixel type.
-
-    Integers are interpolated in floating point, rounded, and limited to the range of their type; ITK would truncate
-    them. Outside the moving image the value is 0, or its minimum where that is well below 0, as for air in a CT.
-    """
-    values = sitk.GetArrayViewFromImage(moving)
-    darkest, brightest = float(values.min()), float(values.max())
-    outside = darkest if darkest < -0.1 * (brightest - darkest) else 0.0
-    if not np.issubdtype(values.dtype, np.integer) or interpolator == sitk.sitkNearestNeighbor:
-        return sitk.Resample(moving, fixed, transform, interpolator, outside)
-    return _warp_integers(moving, fixed, transform, interpolator, outside)
+def write_field_array(field: Field, folder: Path) -> None:
+    """Write a field into a folder: its vectors as .npy, its lattice as .json. Raises OSError."""
+    lattice = field.lattice
+    geometry = {name: list(getattr(lattice, f"Get{name}")()) for name in ("Size", "Origin", "Spacing", "Direction")}
+    (folder / _FIELD_LATTICE_FILE).write_text(json.dumps(geometry), encoding="utf-8")
+    np.save(folder / _FIELD_FILE, field.vectors)
 
 
-def _warp_integers(
-    moving: sitk.Image, fixed: sitk.Image, transform: sitk.Transform, interpolator: int, outside: float
-) -> sitk.Image:
-    """Resampled in float64, in slabs of the lattice that bound its memory; rounded and limited to the integer type."""
-    dtype = sitk.GetArrayViewFromImage(moving).dtype
-    limits = np.iinfo(dtype)
-    # the largest 64-bit integers have no equal among floating-point numbers, and those beyond them would wrap around
-    highest = limits.max if limits.bits < 64 else np.nextafter(float(limits.max), 0)
-    width, height, depth = fixed.GetSize()
-    planes = max(1, _SLAB_VOXELS // (width * height))
-    whole = np.empty((depth, height, width), dtype)
-    for first in range(0, depth, planes):
-        size = (width, height, min(planes, depth - first))
-        geometry = fixed.TransformIndexToPhysicalPoint((0, 0, first)), fixed.GetSpacing(), fixed.GetDirection()
-        slab = sitk.Resample(moving, size, transform, interpolator, *geometry, outside, sitk.sitkFloat64)
-        for plane, values in zip(whole[first:], sitk.GetArrayViewFromImage(slab)):
-            plane[...] = np.clip(np.rint(values), limits.min, highest)
-    warped = sitk.GetImageFromArray(whole)
-    warped.CopyInformation(fixed)
-    return warped
+def read_field_array(folder: Path) -> Field:
+    """The field that `write_field_array` wrote."""
+    geometry = json.loads((folder / _FIELD_LATTICE_FILE).read_text(encoding="utf-8"))
+    lattice = sitk.Image(geometry.pop("Size"), sitk.sitkUInt8)
+    for name, values in geometry.items():
+        getattr(lattice, f"Set{name}")(values)
+    return Field(np.load(folder / _FIELD_FILE), lattice)
 
 
 def check_store_spacing(spacing_mm: float) -> None:
