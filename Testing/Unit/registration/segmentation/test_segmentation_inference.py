@@ -44,6 +44,27 @@ def test_the_most_confident_segmentation_counts_and_the_first_of_equals(monkeypa
     assert best.probabilities is passes[0].probabilities
 
 
+def test_a_more_confident_segmentation_that_is_more_rotated_in_its_lattice_does_not_count(monkeypatch):
+    found, atlas = confident_structures(lattice())
+    even = torch.full_like(found.probabilities, 1 / found.probabilities.shape[1])
+    passes = []
+
+    def more_and_more_confident(*_):
+        probabilities = torch.lerp(found.probabilities, even, 0.05 - 0.002 * len(passes))
+        passes.append(dataclasses.replace(found, probabilities=probabilities))
+        return passes[-1]
+
+    monkeypatch.setattr(inference, "_segment_on_grid", more_and_more_confident)
+    monkeypatch.setattr(inference, "is_converged", lambda *_: False)
+    monkeypatch.setattr(
+        inference,
+        "rotation_in_lattice_deg",
+        lambda each, _: 12.0 if each.probabilities is passes[0].probabilities else 26.0,
+    )
+    best = segment(phantom_input(atlas))
+    assert len(passes) > 1 and best.probabilities is passes[0].probabilities
+
+
 def test_a_pass_over_the_mirrored_volume_on_shifted_lattices_gives_the_same_places(template):
     grid = make_working_grid(template, (np.array((20, 30, 40)), np.array((140, 190, 130))), 1.0, 2.0, 16)
     source = SegmentationInput(PointwiseNetwork(), template, foreground(template), {})

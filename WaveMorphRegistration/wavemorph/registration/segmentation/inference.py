@@ -158,12 +158,16 @@ def _search_from(source: SegmentationInput, found: Search, grid: WorkingGrid) ->
     """The search after the segmentations that begin on `grid`."""
     for last in _reorient_and_segment(source, grid):
         best = found.best
-        if is_plausible_brain(last, source.atlas) and (
-            best is None or mean_max_probability(last) > mean_max_probability(best)
-        ):
+        if is_plausible_brain(last, source.atlas) and (best is None or _is_better(last, best, source.atlas)):
             best = last
         found = Search(best, is_converged(last, source.atlas), confident=True)
     return found
+
+
+def _is_better(last: BrainSegmentation, best: BrainSegmentation, atlas: StructureAtlas) -> bool:
+    """More confident, and not more rotated in its lattice, where the network is wrong with confidence."""
+    rotation, least = (rotation_in_lattice_deg(each, atlas) for each in (last, best))
+    return rotation < max(least, ROTATION_TOLERANCE_DEG) and mean_max_probability(last) > mean_max_probability(best)
 
 
 def _reorient_and_segment(source: SegmentationInput, grid: WorkingGrid) -> Iterator[BrainSegmentation]:
