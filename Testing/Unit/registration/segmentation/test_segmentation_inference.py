@@ -89,3 +89,14 @@ def test_segmentation_can_be_cancelled_before_each_pass(monkeypatch, never_conve
         segment(phantom_input(atlas, on_forward))
     assert calls == [0, 1, 2]
     assert len(passes) == 2
+
+
+def test_turned_starts_are_not_tried_where_a_brain_is_nearly_upright(monkeypatch):
+    found, atlas = confident_structures(lattice())
+    monkeypatch.setattr(inference, "look_along", lambda *_: pytest.fail("tried"))
+    monkeypatch.setattr(plausibility, "rotation_in_lattice_deg", lambda *_: 10.1)
+    search = inference.Search(found, converged=False, confident=True)
+    assert inference.look_everywhere(phantom_input(atlas), search) is search
+    monkeypatch.setattr(plausibility, "rotation_in_lattice_deg", lambda *_: 35.0)
+    monkeypatch.setattr(inference, "look_along", lambda source, given, axes: len(list(axes)))
+    assert inference.look_everywhere(phantom_input(atlas), search) == len(inference._ROTATED_STARTS)

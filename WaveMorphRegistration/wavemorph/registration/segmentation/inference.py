@@ -35,6 +35,7 @@ from .plausibility import (
     angle_between_deg,
     head_axes,
     is_converged,
+    is_nearly_converged,
     is_plausible_brain,
     mean_max_probability,
     passes_confidence,
@@ -120,10 +121,12 @@ def look_along(source: SegmentationInput, found: Search, axes: Iterable[np.ndarr
     return found
 
 
-def rotated_axes(source: SegmentationInput) -> Iterator[np.ndarray]:
-    """Axes (3x3, columns are LPS vectors) by turns of those of the volume nearest to right, anterior, superior."""
+def look_everywhere(source: SegmentationInput, found: Search) -> Search:
+    """The search continued along the axes of the volume turned, unless the best so far is nearly upright and close."""
+    if not found.confident or (found.best is not None and is_nearly_converged(found.best, source.atlas)):
+        return found
     stated = make_working_grid(source.image, bounding_box(source.foreground), _SPACING_MM, _MARGIN_MM).direction
-    return (stated @ turn for turn in _ROTATED_STARTS)
+    return look_along(source, found, (stated @ turn for turn in _ROTATED_STARTS))
 
 
 def finish(source: SegmentationInput, found: BrainSegmentation, flip_tta: bool = False) -> BrainSegmentation:
@@ -148,9 +151,7 @@ def segment(source: SegmentationInput, flip_tta: bool = False) -> BrainSegmentat
     own axes, as far as the last segmentation shows them; where that does not converge, other starts are tried. The
     segmentation with the highest mean probability counts. flip_tta: see `finish`.
     """
-    found = first_look(source)
-    if found.confident:
-        found = look_along(source, found, rotated_axes(source))
+    found = look_everywhere(source, first_look(source))
     return finish(source, found.best, flip_tta) if found.best is not None else None
 
 

@@ -55,6 +55,17 @@ def is_converged(segmentation: BrainSegmentation, atlas: StructureAtlas) -> bool
     )
 
 
+def is_nearly_converged(segmentation: BrainSegmentation, atlas: StructureAtlas) -> bool:
+    """Whether its structures fit the template closely and it is rotated by little against its lattice.
+
+    In few slices the axes of a brain are known less exactly than its place, and a search would not end.
+    """
+    return (
+        rotation_in_lattice_deg(segmentation, atlas) < 2 * ROTATION_TOLERANCE_DEG
+        and _centroid_scatter_mm(segmentation, atlas) < _MAX_SCATTER_OF_ROTATED_MM
+    )
+
+
 def passes_confidence(segmentation: BrainSegmentation, atlas: StructureAtlas) -> bool:
     """Whether the network is confident, and all structures together are about as large as a brain."""
     usual = sum(volume for *_, volume in atlas.values())

@@ -9,7 +9,7 @@ from ...system.machine import is_out_of_memory
 from ..linear.orientation import likeliest_rotation
 from ..state import Job
 from .brain import BrainSegmentation
-from .inference import SegmentationInput, finish, first_look, look_along, rotated_axes
+from .inference import SegmentationInput, finish, first_look, look_along, look_everywhere
 from .pair import PairSegmentation
 from .plausibility import head_axes
 
@@ -76,8 +76,7 @@ def _search(
             found_fixed = look_along(fixed, found_fixed, [axes])
     brains = []
     for source, found in ((fixed, found_fixed), (moving, found_moving)):
-        if found.confident:
-            found = look_along(source, found, rotated_axes(source))
+        found = look_everywhere(source, found)
         if found.best is None:
             return None
         brains.append(found.best)
