@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -166,8 +167,7 @@ def test_only_the_volumes_that_are_wanted_are_computed(job, tiny_pair):
 def test_the_worker_saves_nothing_but_what_is_wanted(
     random_registration, tmp_path, monkeypatch, tiny_pair, outputs, rotation_deg, files
 ):
-    registration = random_registration(3)
-    registration.report = {"transform_type": "deformable"}
+    registration = dataclasses.replace(random_registration(3), report={"transform_type": "deformable"})
     registration.affine = sitk.AffineTransform(
         phantoms.rotation((0, 0, rotation_deg)).ravel().tolist(), registration.affine.GetTranslation()
     )

@@ -86,7 +86,7 @@ def test_the_rigid_part_of_a_displacement_is_that_of_its_nearest_rigid_motion():
     expected = float(displacement.square().sum(1).mean().sqrt())
     assert _rigid_part(displacement, everywhere) == pytest.approx(expected, rel=0.04)
     stretch = (0.1 * points)[None]
-    assert _rigid_part(stretch, everywhere) < 0.02 * float(stretch.square().sum(1).mean().sqrt())
+    assert _rigid_part(stretch, everywhere) < 0.05 * float(stretch.square().sum(1).mean().sqrt())
 
 
 @pytest.mark.parametrize("factor", [0.05, 3.0])

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
         output=str(folder / "scene.mrb"),
         with_inverse=False,
         **{name: str(folder / file) for name, file in _FILES.items()},
-        **dict.fromkeys(("fixed_mask", "moving_mask", "initial_transform")),
+        **dict.fromkeys(("fixed_mask", "moving_mask", "initial_transform", "store_spacing")),
     )
     settings = dataclasses.replace(settings_of(options), inverse=True)
     registration, written = register_to_scene(job, settings, progress)

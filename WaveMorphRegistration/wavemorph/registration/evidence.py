@@ -91,7 +91,8 @@ def _rigid_part(displacement: torch.Tensor, mask: torch.Tensor) -> float:
     displacement: (1, 3, D, H, W) in voxels. mask: (1, 1, D, H, W), where it counts.
     """
     kji = mask[0, 0].nonzero()
-    kji = kji[:: max(1, len(kji) // _FITTED_POINTS)]
+    if len(kji) > _FITTED_POINTS:  # at random: a stride may have a common factor with the sides of the lattice
+        kji = kji[torch.tensor(np.random.default_rng(0).integers(len(kji), size=_FITTED_POINTS).tolist())]
     points = np.array(kji.tolist(), float)
     moved = points + np.array(displacement[0][(slice(None), *kji.T)].T.tolist())
     centered, center = points - points.mean(0), moved.mean(0)
