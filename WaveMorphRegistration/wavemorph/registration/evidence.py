@@ -58,16 +58,13 @@ def evidence(
         F.avg_pool3d(each, factor) for each in (working.fixed, warped, weight, working.inside, moving_inside)
     )
     compared = weight if scanned is None else F.avg_pool3d(working.weight * scanned, factor)
-    overlap = (
-        2
-        * (torch.minimum(inside, moving_inside) * compared).sum()
-        / (((inside + moving_inside) * compared).sum().clamp(min=1e-6))
-    )
+    shared = float((torch.minimum(inside, moving_inside) * compared).sum())
+    total = float(((inside + moving_inside) * compared).sum())
     found = {
         "similarity": _local(fixed, warped, weight),
         "information": _information(fixed, warped, weight),
         "correlation": abs(global_correlation(fixed, warped, weight)),
-        "outlines": float(overlap),
+        "outlines": 2 * shared / max(total, 1e-6),
         "stretch": float(np.abs(np.log(np.linalg.svd(matrix_of(affine)[:3, :3])[1].clip(1e-6))).max()),
         "displacement": 0.0,
         "rigid_part": 0.0,
