@@ -200,9 +200,11 @@ def _points(mask: sitk.Image) -> np.ndarray:
 
 
 def centroid_mm(mask: sitk.Image) -> np.ndarray:
+    """(3,) LPS mm: the centroid of a mask."""
     return _points(mask).mean(axis=0)
 
 
 def box_center_mm(mask: sitk.Image) -> np.ndarray:
+    """(3,) LPS mm: the middle of the smallest box along the LPS axes that holds a mask."""
     points = _points(mask)
     return (points.min(axis=0) + points.max(axis=0)) / 2
