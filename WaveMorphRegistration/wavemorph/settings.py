@@ -41,6 +41,7 @@ class Settings:
         inverse: also compute the inverse and measure the inverse consistency. The map is then smoothed where a lattice
             could not represent its inverse, which takes time and costs a little overlap. Without it, the inverse of the
             result is computed from the map as it is, when it is first read.
+        error_map: also estimate the error of the map in mm, voxel by voxel. Only for a deformable transform.
         seed: of every random choice. The same inputs on the same device give the same transform, except for rounding in
             the order in which threads add.
     """
@@ -57,6 +58,7 @@ class Settings:
     spacing_mm: float | None = None
     max_voxels: int | None = None
     inverse: bool = False
+    error_map: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -76,7 +78,11 @@ class Settings:
             )
         if self.max_voxels is not None and self.max_voxels < 16**3:
             raise SettingsError(f"The working grid needs at least {16**3} voxels, not {self.max_voxels}.")
-
+        if self.error_map and not self.deformable:
+            raise SettingsError(
+                f"The expected error is estimated for a deformable transform only, not for {self.transform_type}; leave "
+                "it out, or choose deformable."
+            )
         if not self.affine and not self.deformable:
             raise SettingsError(
                 f"A pair that is aligned already leaves nothing to do for a transform of type {self.transform_type}; "

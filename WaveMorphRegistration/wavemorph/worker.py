@@ -2,8 +2,8 @@
 
 Job:    {"job": ID, "folder": FOLDER, "settings": {...}}, with fixed.nrrd and moving.nrrd in the folder, and where they
         exist fixed_mask.nrrd, moving_mask.nrrd and initial_transform.h5. Optional: "outputs": [...], which of "warped",
-        "jacobian", "field" (the whole map as one field, or its displacement where VTK could not invert the field) and
-        "inverse" are saved, by default the whole result; "store_spacing_mm": of the transforms.
+        "jacobian", "expected_error", "field" (the whole map as one field, or its displacement where VTK could not
+        invert the field) and "inverse" are saved, by default the whole result; "store_spacing_mm": of the transforms.
         {"cancel": ID} stops a job.
 Events: {"event": "ready", "device": NAME, "torch": VERSION} once;
         "progress" (job, stage, fraction, message), "log" (message),

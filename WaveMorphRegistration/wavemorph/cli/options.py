@@ -64,6 +64,8 @@ def add_outputs(parser: argparse.ArgumentParser, transform_required: bool) -> No
     parser.add_argument("--store-spacing", type=float, metavar="MM", help=coarser)
     parser.add_argument("--warped", metavar="W", help="the moving volume on the fixed lattice")
     parser.add_argument("--jacobian", metavar="J", help="the Jacobian determinant on the fixed lattice")
+    error = "the expected error in mm on the fixed lattice: 90 % of errors are below it"
+    parser.add_argument("--error-map", metavar="E", help=error)
     parser.add_argument("--report", metavar="R", help="all numbers, settings and versions, .json")
 
 
@@ -81,6 +83,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         spacing_mm=options.spacing,
         affine=not getattr(options, "aligned", False),
         inverse=bool(getattr(options, "inverse", None) or getattr(options, "with_inverse", False)),
+        error_map=bool(getattr(options, "error_map", None)),
     )
 
 
@@ -97,6 +100,7 @@ def output_files(options: argparse.Namespace) -> outputs.Outputs:
         (options.inverse, outputs.write_inverse, outputs.TRANSFORM_EXTENSIONS, "inverse transform"),
         (options.warped, _volume_writer("warped"), outputs.IMAGE_EXTENSIONS, "warped volume"),
         (options.jacobian, _volume_writer("jacobian"), outputs.IMAGE_EXTENSIONS, "Jacobian"),
+        (options.error_map, _volume_writer("expected_error"), outputs.IMAGE_EXTENSIONS, "expected error"),
         (options.report, _write_report, (".json",), "report"),
     ):
         if path:

@@ -19,6 +19,7 @@ def summary(report: dict[str, Any]) -> str:
         f"similarity           {similarity['before']:.3f} -> {similarity['after']:.3f} ({similarity['measure']})",
         *_segmentation_line(report["segmentation"]),
         *_map_lines(report),
+        *_expected_error_line(report.get("expected_error")),
         *_stored_line(report.get("stored")),
         f"time                 {format_duration(seconds['total'])} on {report['device']['type']} (s: {stages})",
         f"peak memory          {report['peak_memory_mb']['process']:.0f} MB",
@@ -40,6 +41,15 @@ def _map_lines(report: dict[str, Any]) -> list[str]:
         f"max {report['displacement_mm']['max']:.2f} mm",
         f"inverse consistency  mean {inverse['mean']:.3f} mm, 99 % below {inverse['p99']:.3f} mm, "
         f"max {inverse['max']:.3f} mm" + (" (inverted point by point)" if inverse["inverse"] == "iteration" else ""),
+    ]
+
+
+def _expected_error_line(expected: dict[str, Any] | None) -> list[str]:
+    if expected is None:
+        return []
+    return [
+        f"expected error       {expected['probability_percent']:.0f} % of errors below {expected['median_mm']:.2f} mm "
+        f"(median voxel), {expected['p95_mm']:.2f} mm (95th percentile of voxels)"
     ]
 
 

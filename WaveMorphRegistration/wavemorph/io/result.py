@@ -24,7 +24,7 @@ from .labels import warp_label_map
 from .volumes import VolumeLike, as_image, as_label_map
 from .warping import warp_at_nodes, warp_image
 
-VOLUMES = ("warped", "jacobian")  # on the fixed lattice
+VOLUMES = ("warped", "jacobian", "expected_error")  # on the fixed lattice
 # keys in reports of earlier versions
 _LEGACY_REPORT_KEYS = {"anatomy": "segmentation", "turned_degrees": "rotation_deg"}
 
@@ -56,6 +56,8 @@ class Registration:
         fixed: the fixed image; `warped` and `jacobian` are computed on its lattice when they are first read.
         moving: the moving image.
         field: the whole map as one field (`fields.rounded_whole_field`), where it was made with the result.
+        expected_error: distance in mm that the error of the map stays below with 90 % probability, float32 on the lattice
+            of the fixed image, 0 outside the subject. None without `Settings.error_map`.
         moving_corners: the eight corners of the box of the moving image and one voxel around it, LPS mm; also known
             after `load`. None where neither is.
 
@@ -75,6 +77,7 @@ class Registration:
     fixed: sitk.Image | None = None
     moving: sitk.Image | None = None
     field: Field | None = None
+    expected_error: sitk.Image | None = None
     _loaded_corners: list[tuple[float, ...]] | None = None
 
     @property
@@ -229,8 +232,8 @@ class Registration:
 
         Parameters:
             folder: where to.
-            volumes: which of "warped" and "jacobian" are computed and written; the Jacobian not where it is the same
-                everywhere.
+            volumes: which of "warped", "jacobian" and "expected_error" are computed and written where they exist; the
+                Jacobian not where it is the same everywhere.
             fields: which of the attributes "displacement", "inverse_displacement", "inverse_correction",
                 "working_jacobian" and "velocity" are written where they exist; by default all.
         """
@@ -262,7 +265,7 @@ class Registration:
         registration = cls(affine=affine, report=report, field=field, **{name: images[name] for name in _FIELDS})
         if (folder / _CORNERS_FILE).exists():
             registration._loaded_corners = json.loads((folder / _CORNERS_FILE).read_text(encoding="utf-8"))
-        for name in VOLUMES:  # fills the cached properties
+        for name in VOLUMES:  # fills the cached properties, and the expected error
             if images[name] is not None:
                 registration.__dict__[name] = images[name]
         return registration
