@@ -220,5 +220,9 @@ _TOOL_TIPS = {
     ViewMode.Jacobian: lambda: _(
         "Red: the moving tissue is larger than the fixed tissue. Blue: smaller. White: equal."
     ),
+    ViewMode.ExpectedError: lambda: _(
+        "How far off the registration may be, in mm: 90 % of the errors are estimated to be below the value at each "
+        "voxel. Dark blue: small. Yellow: large."
+    ),
     ViewMode.Warp: lambda: _("The moving volume on its way to the registered one; see the slider."),
 }

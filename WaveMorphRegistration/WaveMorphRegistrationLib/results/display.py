@@ -1,4 +1,4 @@
-"""Display of single nodes: window and level, Jacobian colors and legend, deformation grid, folding."""
+"""Display of single nodes: window and level, deformation grid, folding; the maps are in mapDisplay.py."""
 
 from __future__ import annotations
 
@@ -11,18 +11,9 @@ from ..scene.coordinates import ijkToWorld
 from ..translation import _
 from .sceneResult import FIXED_ROLE, MOVING_ROLE
 
-JACOBIAN_WINDOW = (0.25, 1.75)
 GRID_SPACING_MM = 10.0
 GRID_SPACING_3D_MM = 10.0  # at 5 mm, drawing a head takes half a minute
 _GRID_MARGIN_MM = 10.0
-_COLORS_ATTRIBUTE = "WaveMorph.jacobianColors"
-_COLORS = (  # Jacobian, red, green, blue: moving tissue smaller, equal, larger than the fixed tissue
-    (0.25, 0.02, 0.19, 0.58),
-    (0.65, 0.26, 0.58, 0.86),
-    (1.0, 0.97, 0.97, 0.97),
-    (1.35, 0.94, 0.54, 0.38),
-    (1.75, 0.60, 0.0, 0.12),
-)
 
 
 def displayAs(sourceNode, volumeNode) -> None:
@@ -34,50 +25,6 @@ def displayAs(sourceNode, volumeNode) -> None:
     shown.AutoWindowLevelOff()
     shown.SetWindowLevel(source.GetWindow(), source.GetLevel())
     shown.SetInterpolate(source.GetInterpolate())
-
-
-def showJacobian(jacobianNode) -> None:
-    """A diverging color map, white at 1, over a constant window, so that two cases can be compared visually."""
-    jacobianNode.CreateDefaultDisplayNodes()
-    displayNode = jacobianNode.GetDisplayNode()
-    displayNode.SetAndObserveColorNodeID(jacobianColors(jacobianNode.GetScene()).GetID())
-    displayNode.AutoWindowLevelOff()
-    displayNode.SetWindowLevelMinMax(*JACOBIAN_WINDOW)
-    displayNode.SetInterpolate(True)
-
-
-def jacobianColors(scene):
-    """The color node for Jacobians; created at the first call, and stored with the scene."""
-    className = "vtkMRMLProceduralColorNode"
-    known = (scene.GetNthNodeByClass(index, className) for index in range(scene.GetNumberOfNodesByClass(className)))
-    node = next((node for node in known if node.GetAttribute(_COLORS_ATTRIBUTE)), None)
-    if node is None:
-        node = slicer.vtkMRMLProceduralColorNode()
-        node.SetName(_("WaveMorph Jacobian"))
-        node.SetAttribute(_COLORS_ATTRIBUTE, "1")
-        node.SetDescription(_("Blue where the moving tissue is smaller than the fixed tissue, red where it is larger."))
-        function = node.GetColorTransferFunction()
-        function.RemoveAllPoints()
-        for point in _COLORS:
-            function.AddRGBPoint(*point)
-        node = scene.AddNode(node)
-    return node
-
-
-def showLegend(jacobianNode, colorLogic, visible: bool = True):
-    """Show or hide the color legend of a Jacobian in the slice views; returns the legend's display node."""
-    legend = colorLogic.GetColorLegendDisplayNode(jacobianNode)
-    if legend is None:
-        legend = colorLogic.AddDefaultColorLegendDisplayNode(jacobianNode)
-        legend.SetTitleText(_("Jacobian"))
-        legend.SetLabelFormat("%.2f")
-        legend.SetNumberOfLabels(5)
-        legend.SetPosition(0.97, 0.5)
-        legend.SetSize(0.12, 0.5)
-    legend.SetVisibility(visible)
-    legend.SetVisibility2D(visible)
-    legend.Modified()  # it is drawn only after a change at which its volume is a layer
-    return legend
 
 
 def shadesOf(rgb):
