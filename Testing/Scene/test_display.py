@@ -12,7 +12,7 @@ from PIL import Image
 from sceneVolumes import addVolume
 from WaveMorphRegistrationLib.headless.offscreenSliceView import OffscreenSliceView
 from WaveMorphRegistrationLib.headless.resultPicture import ResultPicture
-from WaveMorphRegistrationLib.results import display, mapDisplay
+from WaveMorphRegistrationLib.results import display
 from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
 from WaveMorphRegistrationLib.results.resultView import ResultView, ViewMode
 from WaveMorphRegistrationLib.results.sceneResult import FIXED_ROLE
@@ -37,11 +37,11 @@ def view(headless):
 
 def test_jacobians_are_white_at_one_blue_below_and_red_above_in_a_fixed_window(registered):
     jacobian = registered[1].jacobian
-    mapDisplay.showJacobian(jacobian)
+    display.showJacobian(jacobian)
     shown = jacobian.GetDisplayNode()
-    assert (shown.GetWindowLevelMin(), shown.GetWindowLevelMax()) == mapDisplay.JACOBIAN_WINDOW
+    assert (shown.GetWindowLevelMin(), shown.GetWindowLevelMax()) == display.JACOBIAN_WINDOW
     assert not shown.GetAutoWindowLevel()
-    colors = mapDisplay.jacobianColors(jacobian.GetScene())
+    colors = display.jacobianColors(jacobian.GetScene())
     assert shown.GetColorNode() is colors
     smaller, equal, larger = (colors.GetColorTransferFunction().GetColor(value) for value in (0.4, 1.0, 1.6))
     assert max(equal) - min(equal) < 0.01 and min(equal) > 0.9
@@ -50,9 +50,9 @@ def test_jacobians_are_white_at_one_blue_below_and_red_above_in_a_fixed_window(r
 
 
 def test_two_results_share_one_color_node_a_map(headless, registered):
-    first = [make(headless.scene) for make in (mapDisplay.jacobianColors, mapDisplay.expectedErrorColors)]
-    assert mapDisplay.jacobianColors(headless.scene) is first[0]
-    assert mapDisplay.expectedErrorColors(headless.scene) is first[1]
+    first = [make(headless.scene) for make in (display.jacobianColors, display.expectedErrorColors)]
+    assert display.jacobianColors(headless.scene) is first[0]
+    assert display.expectedErrorColors(headless.scene) is first[1]
     assert first[0] is not first[1]
 
 
@@ -64,7 +64,7 @@ def lightness(rgb) -> float:
 
 
 def test_larger_expected_errors_are_lighter_and_warmer_in_nearly_equal_steps(headless):
-    function = mapDisplay.expectedErrorColors(headless.scene).GetColorTransferFunction()
+    function = display.expectedErrorColors(headless.scene).GetColorTransferFunction()
     colors = [function.GetColor(value) for value in np.linspace(0, 1, 17)]
     steps = np.diff([lightness(color) for color in colors])
     assert steps.min() > 1.5
@@ -85,7 +85,7 @@ def test_larger_expected_errors_are_lighter_and_warmer_in_nearly_equal_steps(hea
     ],
 )
 def test_the_window_of_expected_errors_depends_on_the_size_of_the_subject_only(extentMm, end):
-    assert mapDisplay.expectedErrorWindow(extentMm) == (0.0, pytest.approx(end))
+    assert display.expectedErrorWindow(extentMm) == (0.0, pytest.approx(end))
 
 
 def ballOf(value: float) -> sitk.Image:
@@ -105,14 +105,14 @@ def test_expected_errors_have_the_color_of_their_value_up_to_the_edge_and_nothin
 ):
     background = addVolume(headless, sitk.Cast(ballOf(0.0), sitk.sitkInt16), "black")
     error = addVolume(headless, ballOf(value), "error")
-    mapDisplay.showExpectedError(error, (180.0, 180.0, 180.0))
+    display.showExpectedError(error, (180.0, 180.0, 180.0))
     view.lookAt(background, (0.0, 0.0, 0.0))
     view.composite.SetForegroundVolumeID(error.GetID())
     view.composite.SetForegroundOpacity(1.0)
     pixels = view.image().reshape(-1, 3).astype(int)
     found = np.unique(pixels, axis=0)
     assert len(found) == 2  # no third color between the ball and the air
-    function = mapDisplay.expectedErrorColors(headless.scene).GetColorTransferFunction()
+    function = display.expectedErrorColors(headless.scene).GetColorTransferFunction()
     expected = 255 * np.array(function.GetColor(min(value / 5.0, 1.0)))
     assert found[0].tolist() == [0, 0, 0]
     assert np.abs(found[1] - expected).max() < 4
@@ -122,16 +122,16 @@ def test_expected_errors_have_the_color_of_their_value_up_to_the_edge_and_nothin
 
 def test_each_map_has_a_legend_of_its_own_title_and_hiding_makes_none(headless, registered):
     result, colors = registered[1], headless.logics["Colors"]
-    mapDisplay.hideLegend(result.expectedError, colors)
+    display.hideLegend(result.expectedError, colors)
     assert colors.GetColorLegendDisplayNode(result.expectedError) is None
     titles = {}
     for node in (result.jacobian, result.expectedError):
-        legend = mapDisplay.showLegend(node, colors)
-        assert mapDisplay.showLegend(node, colors) is legend
+        legend = display.showLegend(node, colors)
+        assert display.showLegend(node, colors) is legend
         assert legend.GetVisibility() and legend.GetVisibility2D()
         titles[node] = " ".join(legend.GetTitleText().split())
     assert list(titles.values()) == ["Jacobian", "Expected error (mm)"]
-    mapDisplay.hideLegend(result.expectedError, colors)
+    display.hideLegend(result.expectedError, colors)
     assert not colors.GetColorLegendDisplayNode(result.expectedError).GetVisibility()
     assert colors.GetColorLegendDisplayNode(result.jacobian).GetVisibility()
 

@@ -12,8 +12,7 @@ import slicer
 from PIL import Image, ImageDraw, ImageFont
 from vtk.util import numpy_support
 
-from ..results.display import shadesOf, showGrid
-from ..results.mapDisplay import showLegend
+from ..results.display import shadesOf, showGrid, showLegend
 from ..results.resultView import GREEN, MAGENTA
 from ..scene.coordinates import ijkToWorld
 from ..translation import _

@@ -10,8 +10,7 @@ from ..scene.coordinates import vtkMatrix
 from ..scene.transforms import affineMatrix, inverseTransform, setTransformFromParent, wholeTransform
 from ..scene.volumes import updateVolumeNodeFromImage
 from ..translation import _
-from .display import displayAs
-from .mapDisplay import showExpectedError, showJacobian
+from .display import displayAs, showExpectedError, showJacobian
 from .sceneResult import ALL_OUTPUTS, OUTPUT_ATTRIBUTE, SceneResult, placeInFolderOf, updateFixedSpaceTransform
 
 

@@ -18,8 +18,7 @@ from ..scene.coordinates import arrayFromMatrix, ijkToWorld, vtkMatrix
 from ..scene.transforms import gridTransform, sampledDisplacement, transformFromNode
 from ..scene.volumes import imageFromVolumeNode, updateVolumeNodeFromImage
 from ..translation import _
-from .display import displayAs, gridRegion, shadesOf, showGrid
-from .mapDisplay import hideLegend, showLegend
+from .display import displayAs, gridRegion, hideLegend, shadesOf, showGrid, showLegend
 from .reportTable import expectedErrorSentence
 from .sceneResult import FIXED_ROLE, MOVING_ROLE, SceneResult, volumeCopy
 from .sliceLayers import SliceLayers
