@@ -152,6 +152,41 @@ def test_the_legend_of_a_map_is_drawn_in_its_mode_only(done, mode):
     assert differs(done.view.image(), withLegend) < 40
 
 
+@pytest.mark.parametrize("mode", MAPS)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_legend_of_a_map_that_is_deleted_goes_with_it(done, mode, elsewhere, tmp_path):
+    press(done, "After")
+    plain = done.view.image()
+    press(done, mode)
+    if elsewhere:  # in another module
+        done.widget.exit()
+    else:  # after the scene was saved and read again
+        done.headless.saveBundle(tmp_path / "case.mrb")
+        done.scene.Clear(0)
+        done.processEvents()
+        done.headless.loadBundle(tmp_path / "case.mrb")
+        done.processEvents()
+        (done.result,) = SceneResult.allIn(done.scene)
+    legend = legendOf(done, done.result.output(MAPS[mode]))
+    assert legend.GetVisibility()
+    done.scene.RemoveNode(done.result.output(MAPS[mode]))
+    done.processEvents()
+    assert legend.GetScene() is None
+    if elsewhere:
+        done.view.composite.SetForegroundVolumeID(done.result.warped.GetID())
+        assert differs(done.view.image(), plain) < 40
+
+
+def test_the_legend_goes_with_the_last_output_of_a_result(done):
+    press(done, "ExpectedError")
+    legend = legendOf(done, done.result.expectedError)
+    for node in done.result.all():
+        done.scene.RemoveNode(node)
+    done.processEvents()
+    assert legend.GetScene() is None
+    assert colorfulness(done.view.image()) < 1
+
+
 def test_the_expected_error_is_colored_in_the_subject_alone_and_explained(done):
     press(done, "After")
     plain = done.view.image().astype(int)

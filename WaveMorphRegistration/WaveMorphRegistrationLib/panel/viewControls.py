@@ -79,6 +79,7 @@ class ViewControls:
         """Nodes were added, removed or moved: show the present mode with those that are left, or what is possible."""
         if self.view is None:
             return
+        self.view.removeLegendsOfDeletedMaps()
         state = self._stateOf(self.view.result)
         if state != self._state:
             self._state = state

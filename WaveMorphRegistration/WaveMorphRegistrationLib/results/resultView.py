@@ -60,6 +60,8 @@ class ResultView:
         self._helpers: dict[str, list] = {}
         self._shownIds: set[str] = set()
         self._region = None
+        self._legends: dict[str, object] = {}  # output: display node of its legend
+        self._findLegends()
         self._show = {
             ViewMode.Before: self._showBefore,
             ViewMode.After: self._showAfter,
@@ -189,6 +191,14 @@ class ResultView:
                     other.grid.GetDisplayNode().SetVisibility(False)
                 self._hideLegends(other)
 
+    def removeLegendsOfDeletedMaps(self) -> None:
+        """A legend would stay in the views when its volume is deleted."""
+        for output, legend in list(self._legends.items()):
+            if legend.GetDisplayableNode() is None:
+                del self._legends[output]
+                if legend.GetScene() is not None:
+                    self._scene.RemoveNode(legend)
+
     def close(self) -> None:
         """Remove the nodes that were created, and leave the views without them."""
         self.showPlainly()
@@ -198,6 +208,7 @@ class ResultView:
             self._remove({"region": [self._region]})
             self._region = None
         self._hideLegends(self.result)
+        self.removeLegendsOfDeletedMaps()
 
     def _showBefore(self) -> None:
         self._showPair(self._moving())
@@ -257,9 +268,18 @@ class ResultView:
         self._showPair(shown)
         if self._colorLogic is not None:
             showLegend(shown, self._colorLogic)
+            self._findLegends()
 
     def _showWarp(self) -> None:
         self._showPair(self._underTransform(self._warpPercent / 100))
+
+    def _findLegends(self) -> None:
+        for output in _MAPS.values():
+            shown = self.result.output(output)
+            if shown is not None and self._colorLogic is not None:
+                legend = self._colorLogic.GetColorLegendDisplayNode(shown)
+                if legend is not None:
+                    self._legends[output] = legend
 
     def _hideLegends(self, result: SceneResult, kept: str | None = None) -> None:
         """Hide the legends of the maps of a result; kept: the output whose legend is left alone."""
