@@ -80,8 +80,8 @@ class Settings:
             raise SettingsError(f"The working grid needs at least {16**3} voxels, not {self.max_voxels}.")
         if self.error_map and not self.deformable:
             raise SettingsError(
-                f"The expected error is estimated for a deformable transform only, not for {self.transform_type}; leave "
-                "it out, or choose deformable."
+                f"The expected error is estimated for a deformable transform only, not for {self.transform_type}; "
+                "leave it out, or choose deformable."
             )
         if not self.affine and not self.deformable:
             raise SettingsError(

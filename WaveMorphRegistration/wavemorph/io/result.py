@@ -56,8 +56,8 @@ class Registration:
         fixed: the fixed image; `warped` and `jacobian` are computed on its lattice when they are first read.
         moving: the moving image.
         field: the whole map as one field (`fields.rounded_whole_field`), where it was made with the result.
-        expected_error: distance in mm that the error of the map stays below with 90 % probability, float32 on the lattice
-            of the fixed image, 0 outside the subject. None without `Settings.error_map`.
+        expected_error: distance in mm that the error of the map stays below with 90 % probability, float32 on the
+            lattice of the fixed image, 0 outside the subject. None without `Settings.error_map`.
         moving_corners: the eight corners of the box of the moving image and one voxel around it, LPS mm; also known
             after `load`. None where neither is.
 

@@ -37,6 +37,7 @@ from .deformable.stage import (
     run_optimizer,
 )
 from .evidence import evidence
+from .expected_error.estimate import estimate_error
 from .linear.stage import align_linearly
 from .report import describe_subject, determinant_of, linear_quality, provenance, quality, quality_warnings
 from .schedules import BYTES_PER_VOXEL, MARGIN_MM, MEMORY_RETRY_FACTOR, SKULL_STRIPPED_MARGIN_MM, SPACING_MM
@@ -220,7 +221,12 @@ def _with_report(
         moving=job.pair.inputs[1],
     )
     measured = quality(registration, aligned.working, final.displacement, jacobian)
-    registration.report = _report(aligned, contrast, measured, final.displacement, estimate.notes)
+    registration.report = report = _report(aligned, contrast, measured, final.displacement, estimate.notes)
+    if job.settings.error_map:
+        job.timer.start("Expected error", 0.97)
+        registration.expected_error, report["expected_error"] = estimate_error(
+            aligned, contrast, final.displacement, report["evidence"]
+        )
     return registration
 
 

@@ -1,7 +1,7 @@
 """The verdict on a registration: good, check or do not trust, with its reasons (ours).
 
-A logistic regression on the evidence of the report. Testing/Benchmarks/verdict/calibrate.py fits it on one half of
-right and wrong pairs; Testing/RELIABILITY.md counts the other half, and says what was chosen with both in view.
+A logistic regression on the evidence of the report. Testing/Benchmarks/calibration/calibrate_verdict.py fits it on one
+half of right and wrong pairs; Testing/RELIABILITY.md counts the other half, and says what was chosen with both in view.
 """
 
 from __future__ import annotations

@@ -75,6 +75,15 @@ class WorkingGrid:
         """The lattice of half as many voxels over the same box."""
         return self.resized(tuple(n // 2 for n in self.shape))
 
+    def averaged(self, factor: int) -> WorkingGrid:
+        """The lattice of the means of `factor`^3 voxels; voxels beyond the last whole one of a side are left out."""
+        return replace(
+            self,
+            size=_three_ints(n // factor for n in self.size),
+            spacing=_three_floats(factor * step for step in self.spacing),
+            origin=self.point(((factor - 1) / 2,) * 3),
+        )
+
     def snapped_to(self, lattice: WorkingGrid) -> WorkingGrid:
         """This grid, shifted by at most its spacing along each axis so that nodes of `halved()` are nodes of `lattice`.
 

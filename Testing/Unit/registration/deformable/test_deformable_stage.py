@@ -107,7 +107,7 @@ def test_windows_are_smaller_and_at_every_voxel_for_pairs_of_one_subject():
     weight[..., 12, 12, 12] = 1
     widths = []
     for same_subject in (False, True):
-        make = stage._similarity_factory("auto", True)
+        make = stage.similarity_factory("auto", True)
         _, slope = make(fixed, moving, weight, PyramidLevel(2, 10), same_subject).compare(moving)
         widths.append([int(n.max() - n.min() + 1) for n in slope.nonzero().T[2:]])
     assert widths == [[10] * 3, [5] * 3]
@@ -127,7 +127,7 @@ def test_windows_are_smaller_and_at_every_voxel_for_pairs_of_one_subject():
 )
 def test_the_measure_depends_on_the_setting_the_contrast_and_the_level(name, same_contrast, factor, measure):
     image = torch.rand(1, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
-    make = stage._similarity_factory(name, same_contrast)
+    make = stage.similarity_factory(name, same_contrast)
     assert type(make(image, image, torch.ones_like(image), PyramidLevel(factor, 1), False)) is measure
 
 
@@ -137,7 +137,7 @@ def test_the_windows_of_a_level_are_those_of_its_schedule():
     weight[..., 12, 12, 12] = 1
     for radius, stride, width in ((3, 1, 7), (4, 2, 10)):
         level = PyramidLevel(2, 10, lncc_radius=radius, lncc_stride=stride)
-        _, slope = stage._similarity_factory("auto", True)(fixed, moving, weight, level, False).compare(moving)
+        _, slope = stage.similarity_factory("auto", True)(fixed, moving, weight, level, False).compare(moving)
         assert [int(n.max() - n.min() + 1) for n in slope.nonzero().T[2:]] == [width] * 3
 
 
@@ -146,7 +146,7 @@ def test_the_measures_do_not_read_what_was_not_scanned(factor):
     fixed, moving = (torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     scanned = torch.ones_like(fixed)
     scanned[..., 9:] = 0
-    make, values = stage._similarity_factory("auto", True), []
+    make, values = stage.similarity_factory("auto", True), []
     for beyond in (0.0, 9.0):
         disturbed = torch.where(scanned > 0, moving, beyond * fixed)
         measure = make(fixed, disturbed, torch.ones_like(fixed), PyramidLevel(factor, 1), False, scanned)

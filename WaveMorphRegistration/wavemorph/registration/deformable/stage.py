@@ -139,7 +139,7 @@ def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEs
             working.moving_scanned,
         ),
         schedule,
-        _similarity_factory(job.settings.similarity, contrast.same),
+        similarity_factory(job.settings.similarity, contrast.same),
         start.displacement,
         lambda fraction: job.timer.report(0.25 + 0.35 * fraction, "refining the deformation"),
     )
@@ -189,7 +189,7 @@ def _raises_correlation(aligned: AlignedPair, before: torch.Tensor | None, after
     return similarity.value(coarse[1]) > similarity.value(coarse[0])
 
 
-def _similarity_factory(name: str, same_contrast: bool) -> SimilarityFactory:
+def similarity_factory(name: str, same_contrast: bool) -> SimilarityFactory:
     """The measure of each level.
 
     MIND-SSC at coarse levels, where its capture range is the largest; local correlation at finer ones, where it is more

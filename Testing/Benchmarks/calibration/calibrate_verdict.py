@@ -1,10 +1,11 @@
 """Fit the verdict on one half of the calibration pairs, and count what it says of the other half.
 
-    python Testing/Benchmarks/verdict/calibrate.py measure FOLDER [--part N OF]   register all pairs, to evidence.jsonl
-    python Testing/Benchmarks/verdict/calibrate.py fit                            weights, and the tables
+    python Testing/Benchmarks/calibration/calibrate_verdict.py measure FOLDER [--part N OF]
+    python Testing/Benchmarks/calibration/calibrate_verdict.py fit
 
-`measure` goes on where it was interrupted; FOLDER is that of `pairs.py`. A pair with a known answer is right where the
-mean error is below 2 % of the subject's extent, wrong above 4 %, and left out between.
+`measure` registers all pairs, and writes what it finds to evidence.jsonl; it goes on where it was interrupted. FOLDER
+is that of `verdict_pairs.py`. `fit` prints weights and tables. A pair with a known answer is right where the mean error
+is below 2 % of the subject's extent, wrong above 4 %, and left out between.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import wavemorph
-from pairs import CalibrationPair, error_mm, pairs
 from scipy.optimize import minimize
+from verdict_pairs import CalibrationPair, error_mm, pairs
 from wavemorph.errors import WaveMorphError
 from wavemorph.registration import verdict
 

@@ -1,0 +1,233 @@
+"""What a registration tells about the error of its map at each place (ours).
+
+Above all how far the map is from two other ones, which begin without it: one from moving to fixed, and one by another
+measure of similarity. Measured on a coarse copy of the working pair. Lengths are in its voxels, so that the numbers
+mean the same for subjects of any size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from ...similarity.mind import MindSsc
+from ...spatial.displacement import (
+    compose,
+    gradient,
+    invert,
+    jacobian_determinant,
+    lattice_size,
+    length,
+    warp_image,
+)
+from ...spatial.filters import box_mean, smooth
+from ...spatial.grid import WorkingGrid
+from ...spatial.preprocessing import WorkingPair
+from ..deformable.optimizer import OptimizationProblem, OptimizationSchedule, PyramidLevel, optimize
+from ..deformable.stage import Contrast, similarity_factory
+from ..state import AlignedPair
+
+_SPACING_MM = 3.0  # for a head, of the coarse copy
+_MIN_FACTOR = 2  # voxels of the working grid along a side of one of the coarse copy, where the grid is large enough
+_MIN_SIDE_VOXELS = 12  # of the coarse copy
+_MIN_LEVEL_SIDE_VOXELS = 6
+_RADIUS_VOXELS, _FAR_RADIUS_VOXELS, _FARTHER_RADIUS_VOXELS = 2, 5, 10  # of windows
+_FLOOR_VOXELS = 0.02  # below which lengths are not told apart
+_MIN_SHARE = 0.05  # of a window, without which nothing in it is compared
+_NOISE = 1e-5  # variance added in each window
+_SCHEDULE = OptimizationSchedule(
+    levels=(PyramidLevel(4, 30), PyramidLevel(2, 25), PyramidLevel(1, 10, lncc_radius=_RADIUS_VOXELS)),
+    fluid_sigma=2.0,
+    initial_step=0.3,
+    same_subject_threshold=math.inf,
+    tolerance=0.0,
+)
+_CONTINUED = replace(_SCHEDULE, levels=(PyramidLevel(1, 12, lncc_radius=_RADIUS_VOXELS),), fluid_sigma=1.5)
+
+
+@dataclass(frozen=True)
+class ErrorFeatures:
+    """values: (number of names, d, h, w) on `grid`. inside: (d, h, w), 1 in the fixed subject."""
+
+    values: torch.Tensor
+    names: tuple[str, ...]
+    grid: WorkingGrid
+    inside: torch.Tensor
+
+
+def error_features(
+    aligned: AlignedPair,
+    contrast: Contrast,
+    displacement: torch.Tensor,
+    outline: torch.Tensor,
+    evidence: dict[str, float],
+) -> ErrorFeatures:
+    """The features of the map by `displacement`, (1, 3, D, H, W) in voxels of the working grid.
+
+    outline: (1, 1, D, H, W), 1 in the fixed subject. evidence: of `evidence.evidence`.
+    """
+    coarse = _CoarseCopy(aligned, displacement, outline)
+    local = {**_disagreements(coarse, aligned, contrast), **_appearance(coarse), **_shape(coarse)}
+    within = coarse.inside > 0.5
+    means = {f"mean {name}": float(local[name][within].mean()) for name in _AVERAGED}
+    overall = {**means, **_circumstances(aligned, contrast, evidence)}
+    overall["rough"] = float(local["jacobian"][within].std())
+    maps = [*local.values(), *(torch.full_like(coarse.inside, value) for value in overall.values())]
+    return ErrorFeatures(torch.cat(maps, 1)[0], (*local, *overall), coarse.grid, coarse.inside[0, 0])
+
+
+_AVERAGED = ("backward", "independent", "other", "fine correlation", "residual", "strain", "unseen")
+
+
+class _CoarseCopy:
+    """The pair and its map on coarse voxels, each the mean of `factor`^3.
+
+    problem: what the other maps are found from. warped: the moving image under the map. seen: 0 to 1, where both
+    volumes can be compared. fine_correlation: of windows on the working grid. inside: 0 to 1, the fixed subject.
+    """
+
+    def __init__(self, aligned: AlignedPair, displacement: torch.Tensor, outline: torch.Tensor):
+        working, shape = aligned.working, aligned.grid.shape
+        wanted = max(_MIN_FACTOR, round(_SPACING_MM * aligned.job.pair.length_scale / aligned.spacing_mm))
+        factor = max(1, min(wanted, *(n // _MIN_SIDE_VOXELS for n in shape)))
+        self.grid = aligned.grid.averaged(factor)
+        warped, seen = warp_image(working.moving, displacement), _compared(working, displacement)
+
+        def coarse(image: torch.Tensor) -> torch.Tensor:
+            return F.avg_pool3d(image, factor)
+
+        self.problem = OptimizationProblem(
+            coarse(working.fixed),
+            coarse(working.moving),
+            coarse(working.weight),
+            fixed_scanned=_whole(working.fixed_scanned, coarse),
+            moving_scanned=_whole(working.moving_scanned, coarse),
+        )
+        self.fine_correlation = coarse(_squared_correlation(working.fixed, warped, seen))
+        self.warped, self.seen, self.inside = coarse(warped), coarse(seen), coarse(outline)
+        self.displacement = coarse(displacement) / factor
+
+
+def _disagreements(coarse: _CoarseCopy, aligned: AlignedPair, contrast: Contrast) -> dict[str, torch.Tensor]:
+    """How far other maps are from this one: the logarithm of the mean distance in windows.
+
+    "backward": from moving to fixed, begun with the inverse of this map. "independent": the same, begun without it.
+    "other": from fixed to moving, begun without it, by MIND-SSC.
+    """
+    found, problem, size = coarse.displacement, coarse.problem, lattice_size(coarse.displacement)
+    make = similarity_factory(aligned.job.settings.similarity, contrast.same)
+    levels = tuple(level for level in _SCHEDULE.levels if min(size) // level.factor >= _MIN_LEVEL_SIDE_VOXELS)
+    schedule = replace(_SCHEDULE, levels=levels)
+    backward = optimize(problem.reversed(), _CONTINUED, make, invert(found))
+    independent = optimize(problem.reversed(), schedule, make)
+    other = optimize(problem, schedule, _make_mind)
+    return {
+        "backward": _log_length(compose(backward, found)),
+        "independent": _log_length(compose(independent, found)),
+        "other": _log_length(other - found),
+    }
+
+
+def _make_mind(fixed, moving, weight, level, same_subject, scanned=None) -> MindSsc:
+    return MindSsc(fixed, moving, weight, scanned)
+
+
+def _appearance(coarse: _CoarseCopy) -> dict[str, torch.Tensor]:
+    """How well both volumes agree at each place, and how much there is to align."""
+    fixed, seen = coarse.problem.fixed, coarse.seen
+    correlation = _window_mean(_squared_correlation(fixed, coarse.warped, seen))
+    least, trace = _texture(fixed, seen)
+    return {
+        "correlation": correlation,
+        "fine correlation": _window_mean(coarse.fine_correlation),
+        "texture": least,
+        "texture trace": trace,
+        # of a shift by least squares: what is not explained, divided by the texture that resists a shift
+        "residual": ((1 - correlation).clamp(min=1e-4).log() - least) / 2,
+    }
+
+
+def _shape(coarse: _CoarseCopy) -> dict[str, torch.Tensor]:
+    """Distances to what is not seen and to the outside of the subject, as shares of windows; the map itself."""
+    found, seen, inside = coarse.displacement, coarse.seen, coarse.inside
+    slopes = torch.cat([gradient(component) for component in found.split(1, 1)], 1)
+    return {
+        "unseen": 1 - _window_mean(seen),
+        "unseen far": 1 - box_mean(seen, _FAR_RADIUS_VOXELS),
+        "unseen farther": 1 - box_mean(seen, _FARTHER_RADIUS_VOXELS),
+        "depth": box_mean(inside, _RADIUS_VOXELS),
+        "depth far": box_mean(inside, _FAR_RADIUS_VOXELS),
+        "depth farther": box_mean(inside, _FARTHER_RADIUS_VOXELS),
+        "jacobian": _window_mean(jacobian_determinant(found)[None, None].clamp(min=0.05).log()),
+        "strain": (_window_mean(slopes.square().sum(1, keepdim=True)) + 1e-4).log() / 2,
+        "displacement": _log_length(found),
+    }
+
+
+def _circumstances(aligned: AlignedPair, contrast: Contrast, evidence: dict[str, float]) -> dict[str, float]:
+    """What holds for the whole pair; lengths relative to those of a head."""
+    job = aligned.job
+    scale = job.pair.length_scale
+    return {
+        "same contrast": float(contrast.same),
+        "agreement": contrast.agreement,
+        "body": float(job.pair.is_body),
+        "instant": float(job.settings.preset == "Instant"),
+        "working spacing": math.log(aligned.spacing_mm / scale),
+        "thickness": math.log(max(max(image.GetSpacing()) for image in job.pair.inputs) / scale),
+        "voxel": math.log(max(min(image.GetSpacing()) for image in job.pair.inputs) / scale),
+        "information": math.log(max(evidence["information"], 0.01)),
+        "margin": evidence["similarity"] - evidence["similarity_shifted"],
+    }
+
+
+def _compared(working: WorkingPair, displacement: torch.Tensor) -> torch.Tensor:
+    """The weight of the pair where both volumes were scanned under the map."""
+    weight = working.weight
+    if working.moving_scanned is not None:
+        weight = weight * warp_image(working.moving_scanned, displacement)
+    return weight if working.fixed_scanned is None else weight * working.fixed_scanned
+
+
+def _whole(scanned: torch.Tensor | None, coarse: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor | None:
+    """1 in coarse voxels that were scanned entirely; None where all were."""
+    return None if scanned is None else (coarse(scanned) > 1 - 1e-4).float()
+
+
+def _log_length(vectors: torch.Tensor) -> torch.Tensor:
+    return (_window_mean(length(vectors)) + _FLOOR_VOXELS).log()
+
+
+def _window_mean(image: torch.Tensor) -> torch.Tensor:
+    return smooth(image, _RADIUS_VOXELS / 2)
+
+
+def _squared_correlation(fixed: torch.Tensor, warped: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(1, 1, D, H, W): the squared correlation of each window, 0 where nothing can be compared."""
+    share = box_mean(weight, _RADIUS_VOXELS)
+    products = torch.cat([fixed, warped, fixed * fixed, warped * warped, fixed * warped], 1).mul_(weight)
+    f, w, ff, ww, fw = box_mean(products, _RADIUS_VOXELS).div_(share.clamp(min=1e-3)).split(1, 1)
+    variances = (ff - f * f).clamp_(min=0).add_(_NOISE) * (ww - w * w).clamp_(min=0).add_(_NOISE)
+    return ((fw - f * w).square_() / variances).clamp_(max=1) * (share > _MIN_SHARE)
+
+
+def _texture(image: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logarithms of the least eigenvalue of the structure tensor of each window, and of its trace.
+
+    The eigenvalue by the closed form of Smith (Communications of the ACM 1961).
+    """
+    a, b, c = (gradient(image) * (seen > 0.5)).split(1, 1)
+    tensor = _window_mean(torch.cat([a * a, b * b, c * c, a * b, a * c, b * c], 1))
+    aa, bb, cc, ab, ac, bc = tensor.split(1, 1)
+    mean = (aa + bb + cc) / 3
+    spread = (aa - mean) ** 2 + (bb - mean) ** 2 + (cc - mean) ** 2 + 2 * (ab * ab + ac * ac + bc * bc)
+    radius = (spread / 6).clamp(min=1e-24).sqrt()
+    x, y, z, u, v, w = ((each / radius) for each in (aa - mean, bb - mean, cc - mean, ab, ac, bc))
+    half_determinant = (x * (y * z - w * w) - u * (u * z - w * v) + v * (u * w - y * v)) / 2
+    angle = half_determinant.clamp(-1, 1).acos() / 3
+    least = mean + 2 * radius * (angle + 2 * math.pi / 3).cos()
+    return (least.clamp(min=0) + 1e-6).log(), (3 * mean + 1e-6).log()
