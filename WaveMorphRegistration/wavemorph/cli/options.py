@@ -125,6 +125,7 @@ def _volume_writer(name: str) -> outputs.Writer:
 
 def _write_expected_error(registration: Registration, path: str) -> None:
     """It is not released: it cannot be made again."""
+    assert registration.expected_error is not None, "the option sets Settings.error_map"
     outputs.write_image(registration.expected_error, path)
 
 
