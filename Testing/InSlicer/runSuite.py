@@ -55,7 +55,7 @@ class Bench:
 
     def request(self, *outputs):
         """Check the outputs that are wanted, and no others."""
-        for name in ("Transform", "Warped", "Jacobian", "Inverse"):
+        for name in ("Transform", "Warped", "Jacobian", "ExpectedError", "Inverse"):
             getattr(self.ui, f"want{name}CheckBox").checked = name in outputs
         self.processEvents(0.1)
 

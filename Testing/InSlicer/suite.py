@@ -137,6 +137,7 @@ def impossibleSizes(bench, factors=(10.0, 40.0)):
 
 def reopening(bench):
     """B8. A case that is saved, closed and read again can be viewed, measured and applied."""
+    bench.request("Transform", "Warped", "Jacobian", "ExpectedError")
     register(bench, *bench.pair)
     path = os.path.join(bench.folder, "case.mrb")
     bench.saveScene(path)
@@ -156,6 +157,7 @@ def reopening(bench):
 
 def modes(bench):
     """B2, B4, B5. Each mode is drawn, differs from the plain overlay, and leaves nothing behind."""
+    bench.request("Transform", "Warped", "Jacobian", "ExpectedError")
     result = register(bench, *bench.pair)
     require(not bench.ui.gridCheckBox.checked, "the grid hides the anatomy")
     press(bench, "After")
@@ -164,16 +166,19 @@ def modes(bench):
     for mode, picture in pictures.items():
         if mode not in ("After", "Flicker"):
             require(differing(picture, plain) > 50, f"{mode} looks like After")
-    press(bench, "Jacobian")
-    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(result.jacobian)
-    withLegend = bench.sliceImage()
-    legend.SetVisibility(False)
-    require(differing(withLegend, bench.sliceImage()) > 50, "the legend is not drawn")
-    legend.SetVisibility(True)
+    legends = set()
+    for mode, node in (("Jacobian", result.jacobian), ("ExpectedError", result.expectedError)):
+        press(bench, mode)
+        legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(node)
+        legends.add(legend.GetID())
+        withLegend = bench.sliceImage()
+        legend.SetVisibility(False)
+        require(differing(withLegend, bench.sliceImage()) > 50, f"{mode}: the legend is not drawn")
+        legend.SetVisibility(True)
     press(bench, "After")
     require(differing(bench.sliceImage(), plain) < 50, "a mode has left a trace in the views")
     left = nodeIds(bench.scene) - before
-    require(left <= {legend.GetID()}, f"nodes left behind: {left}")
+    require(left <= legends, f"nodes left behind: {left}")
     bench.ui.gridCheckBox.checked = True
     require(differing(bench.sliceImage(), plain) > 50, "the grid is not drawn")
     bench.screenshot("grid")
@@ -222,13 +227,13 @@ def otherModule(bench):
 
 def everyCombination(bench):
     """B9. Whatever is requested or deleted: a mode works, or is off with a reason; no dialog."""
-    for wanted in (("Transform",), ("Jacobian",), ("Warped",)):
+    for wanted in (("Transform",), ("Jacobian",), ("Warped",), ("ExpectedError",)):
         bench.clear()
         bench.request(*wanted)
         register(bench, *bench.pair)
         showPossibleModes(bench)
-    bench.request("Transform", "Warped", "Jacobian")
-    for deleted in ("movingNode", "warped", "transform", "fixedNode"):
+    bench.request("Transform", "Warped", "Jacobian", "ExpectedError")
+    for deleted in ("movingNode", "warped", "transform", "expectedError", "fixedNode"):
         bench.clear()
         result = register(bench, *bench.pair)
         press(bench, "Warp")

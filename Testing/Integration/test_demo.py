@@ -21,6 +21,8 @@ def test_the_demo_prints_its_true_error_and_writes_everything(tmp_path, monkeypa
     assert main(["demo", "--output", str(tmp_path / "out"), "--spacing", "2", "--quiet"]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"fixed.nii.gz", "moving.nii.gz", "scene.mrb", *demo._FILES.values()} == names
+    expected = sitk.ReadImage(str(tmp_path / "out" / "expected_error.nii.gz"))
+    assert 0 == sitk.GetArrayViewFromImage(expected).min() < sitk.GetArrayViewFromImage(expected).max()
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("  before", "  after"))]
     means = [float(row[-3]) for row in rows]
     assert len(means) == 3
@@ -31,9 +33,11 @@ def test_the_demo_runs_on_a_pair_of_the_user(tmp_path, tiny_pair, capsys):
     for name, image in zip(("fixed", "moving"), tiny_pair):
         write_image(image, tmp_path / f"{name}.nii.gz")
     pair = ["--fixed", str(tmp_path / "fixed.nii.gz"), "--moving", str(tmp_path / "moving.nii.gz")]
-    assert main(["demo", *pair, "--output", str(tmp_path / "own"), "--spacing", "4", "--quiet"]) == 0
+    linear = ["--transform-type", "rigid"]
+    assert main(["demo", *pair, "--output", str(tmp_path / "own"), "--spacing", "4", "--quiet", *linear]) == 0
     assert (tmp_path / "own" / "picture.png").is_file()
-    assert not (tmp_path / "own" / "fixed.nii.gz").exists()
+    for name in ("fixed.nii.gz", "expected_error.nii.gz"):
+        assert not (tmp_path / "own" / name).exists()
     assert "true error" not in capsys.readouterr().out
 
 

@@ -1,6 +1,7 @@
 """A stand-in for the worker process, so that a test of the panel waits neither for a process nor for a registration.
 
-It replays what the engine's `Worker` answered to the same job. Each job is recorded once per session, on small volumes.
+It replays what the engine's `Worker` answered to the same job. Each job is recorded once per session, on small volumes,
+without the expected error, which is added to the answers that ask for it: one whose values are known.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 import shutil
 from pathlib import Path
 
+import phantoms
+import SimpleITK as sitk
 from wavemorph.worker import Worker
 
 
@@ -23,12 +26,15 @@ class WorkerRecordings:
 
     def replay(self, job: dict) -> list[dict]:
         """The events that answer a job; where there is a result, it is written into the folder of the job."""
-        key = _key(job)
+        recordedJob = _withoutExpectedError(job)
+        key = _key(recordedJob)
         if key not in self._events:
-            self._events[key] = self._record(job, self._folder / key)
+            self._events[key] = self._record(recordedJob, self._folder / key)
         recorded, folder = self._folder / key / "result", Path(job["folder"]) / "result"
         if recorded.is_dir():
             shutil.copytree(recorded, folder)
+            if job["settings"].get("error_map"):
+                _addExpectedError(folder)
         return [_addressed(event, job["job"], folder) for event in self._events[key]]
 
     @staticmethod
@@ -91,6 +97,22 @@ class FakeWorker:
 
     def close(self) -> None:
         self.crash()
+
+
+def _withoutExpectedError(job: dict) -> dict:
+    outputs = job.get("outputs")
+    others = outputs if outputs is None else [output for output in outputs if output != "expected_error"]
+    settings = {name: value for name, value in job["settings"].items() if name != "error_map"}
+    return {**job, "settings": settings, "outputs": others}
+
+
+def _addExpectedError(folder: Path) -> None:
+    """Add an expected error to a result, as `Registration.save` would."""
+    error = phantoms.expected_error(sitk.ReadImage(str(folder.parent / "fixed.nrrd")))
+    sitk.WriteImage(error, str(folder / "expected_error.nrrd"))
+    report = json.loads((folder / "report.json").read_text())
+    report["expected_error"] = phantoms.expected_error_entry(error)
+    (folder / "report.json").write_text(json.dumps(report))
 
 
 def _key(job: dict) -> str:

@@ -1,4 +1,4 @@
-"""Draws Resources/Screenshots/panel.png and views.png: the demo's pair registered through the panel.
+"""Draws panel.png, views.png and expected-error.png in Resources/Screenshots: the demo's pair registered in the panel.
 
     .venv/bin/python Testing/Panel/screenshots.py [FOLDER]
 
@@ -30,6 +30,7 @@ from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 from WaveMorphRegistrationLib.headless.offscreenSliceView import OffscreenSliceView
 
 TILE = (460, 400)
+POINT = (0.0, -15.0, 10.0)  # RAS mm, in the slices that are shown
 MANAGERS_3D = (
     "vtkMRMLCameraDisplayableManager",
     "vtkMRMLViewDisplayableManager",
@@ -98,6 +99,14 @@ def panelPictures(parent, application, name: str, folder: Path | None) -> Image.
     return pictures[420]
 
 
+def sideBySide(tiles, columns: int) -> Image.Image:
+    width, height = TILE[0] + 6, TILE[1] + 6
+    picture = Image.new("RGB", (columns * width - 6, -(-len(tiles) // columns) * height - 6))
+    for index, tile in enumerate(tiles):
+        picture.paste(Image.fromarray(tile), (index % columns * width, index // columns * height))
+    return picture
+
+
 def main() -> None:
     application = pythonQt.install()
     slicerModules.install(application)
@@ -124,6 +133,8 @@ def main() -> None:
     ui.movingSelector.setCurrentNode(moving)
     application.processEvents()
     parent, folder = widget.parent, Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    ui.wantExpectedErrorCheckBox.checked = True
+    application.processEvents()
     panels = [panelPictures(parent, application, "before", folder)]
     ui.registerButton.click()
     while job.active:
@@ -135,20 +146,23 @@ def main() -> None:
         both.paste(panel, (index * 432, 0))
     folder = ROOT / "Resources" / "Screenshots"
     both.save(folder / "panel.png", optimize=True)
+    for view in views:
+        view.lookAt(fixed, POINT)
+    ui.viewExpectedErrorButton.click()
+    legend = headless.logics["Colors"].GetColorLegendDisplayNode(widget.panel.logic.outcome.nodes.expectedError)
+    legend.Modified()  # outside Slicer it is not notified when its volume is shown
+    sideBySide([view.image() for view in views], columns=3).save(folder / "expected-error.png", optimize=True)
+    ui.viewAfterButton.click()
     ui.gridCheckBox.checked = ui.grid3DCheckBox.checked = True
     ui.gridSpacingSlider.value = 12.0
     outcome = widget.panel.logic.outcome
     for view in views:
-        view.lookAt(fixed, (0.0, -15.0, 10.0))
+        view.lookAt(fixed, POINT)
         view.composite.SetForegroundVolumeID(outcome.nodes.warped.GetID())
         view.composite.SetForegroundOpacity(0.5)
         view.node.SetSliceVisible(True)
     tiles = [views[0].image(), space.image(), views[1].image(), views[2].image()]
-    width, height = TILE
-    picture = Image.new("RGB", (2 * width + 6, 2 * height + 6))
-    for index, tile in enumerate(tiles):
-        picture.paste(Image.fromarray(tile), ((index % 2) * (width + 6), (index // 2) * (height + 6)))
-    picture.save(folder / "views.png", optimize=True)
+    sideBySide(tiles, columns=2).save(folder / "views.png", optimize=True)
     widget.cleanup()
 
 

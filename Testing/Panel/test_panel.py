@@ -127,6 +127,41 @@ def test_a_second_click_fills_the_same_nodes_with_the_same_worker(opened, tiny_p
     assert opened.logic.outcome.nodes.transform is first.nodes.transform
 
 
+def test_the_expected_error_is_off_until_it_is_wanted_and_then_asked_of_the_engine_and_kept(
+    opened, tiny_pair, tmp_path
+):
+    ui = opened.ui
+    assert not ui.wantExpectedErrorCheckBox.checked
+    opened.choose(*tiny_pair)
+    opened.register()
+    assert opened.logic.outcome.nodes.expectedError is None
+    assert ui.viewExpectedErrorButton.toolTip == "The expected error was not requested, or was deleted."
+    ui.wantExpectedErrorCheckBox.checked = True
+    opened.processEvents()
+    opened.register()
+    assert opened.dialogs == []
+    asked = [(each["settings"]["error_map"], "expected_error" in each["outputs"]) for each in opened.worker.messages]
+    assert asked == [(False, False), (True, True)]
+    made = opened.logic.outcome.nodes.expectedError
+    assert made.GetName() == "Atlas to Patient expected error"
+    error = sitk.GetArrayFromImage(imageFromVolumeNode(made))
+    assert np.allclose(error, sitk.GetArrayFromImage(phantoms.expected_error(tiny_pair[0])))
+    assert opened.parameters.outputExpectedError is made
+    nodes = opened.nodeIds()
+    opened.register()
+    assert opened.nodeIds() == nodes
+    assert opened.logic.outcome.nodes.expectedError is made
+    opened.headless.saveBundle(tmp_path / "case.mrb")
+    opened.scene.Clear(0)
+    opened.processEvents()
+    assert not ui.wantExpectedErrorCheckBox.checked
+    opened.headless.loadBundle(tmp_path / "case.mrb")
+    opened.processEvents()
+    assert ui.wantExpectedErrorCheckBox.checked
+    assert opened.parameters.outputExpectedError.GetName() == "Atlas to Patient expected error"
+    assert ui.viewExpectedErrorButton.enabled
+
+
 def test_another_pair_does_not_fill_the_nodes_of_the_last(opened, tiny_pair):
     opened.choose(*tiny_pair)
     opened.register()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
+from wavemorph.errors import SettingsError
 from WaveMorphRegistrationLib.engine.registrationChoice import RegistrationChoice
 
 
@@ -36,12 +37,15 @@ def test_choosing_rigid_gives_a_linear_node_that_moves_points_by_the_known_shift
     assert "similarity" in chosen.ui.statusLabel.text
 
 
-def test_the_result_section_offers_no_grid_and_no_jacobian_of_a_linear_transform(chosen):
+def test_the_result_section_offers_no_grid_and_no_maps_of_a_linear_transform(chosen):
     chooseType(chosen, "Rigid (rotation and translation)")
     chosen.register()
     ui = chosen.ui
-    for widget in (ui.gridCheckBox, ui.grid3DCheckBox, ui.gridSpacingSlider, ui.viewJacobianButton):
+    for widget in (ui.gridCheckBox, ui.grid3DCheckBox, ui.gridSpacingSlider):
         assert not widget.enabled
+    for button in (ui.viewJacobianButton, ui.viewExpectedErrorButton):
+        assert not button.enabled
+        assert "linear transform" in button.toolTip
     assert not ui.gridCheckBox.checked
     for widget in (ui.warpSlider, ui.viewFlickerButton, ui.applyButton, ui.exportTransformButton):
         assert widget.enabled
@@ -64,7 +68,15 @@ def test_the_warp_slider_moves_the_volume_part_of_the_way(chosen):
 
 def test_what_a_linear_transform_does_not_have_cannot_be_chosen(chosen):
     ui = chosen.ui
-    only_deformable = (ui.wantJacobianCheckBox, ui.outputJacobianSelector, ui.alignedCheckBox, ui.smoothnessComboBox)
+    only_deformable = (
+        ui.wantJacobianCheckBox,
+        ui.outputJacobianSelector,
+        ui.wantExpectedErrorCheckBox,
+        ui.outputExpectedErrorSelector,
+        ui.alignedCheckBox,
+        ui.smoothnessComboBox,
+    )
+    ui.wantExpectedErrorCheckBox.checked = True
     assert all(widget.enabled for widget in only_deformable)
     chooseType(chosen, "Affine (with scale and shear)")
     assert not any(widget.enabled for widget in only_deformable)
@@ -114,6 +126,12 @@ def test_a_script_gets_a_linear_node_and_a_jacobian_only_if_it_asks(opened, tiny
     assert slicer.util.arrayFromVolume(asked.nodes.jacobian) == pytest.approx(1.0)
     assert asked.nodes.inverse.IsLinear()
     assert asked.nodes.folding is None
+
+
+def test_a_script_that_wants_the_expected_error_of_a_linear_transform_is_told_that_there_is_none(opened, tiny_pair):
+    pair = opened.choose(*tiny_pair)
+    with pytest.raises(SettingsError, match="deformable transform only"):
+        opened.widget.logic.process(*pair, outputs=("transform", "expectedError"), transform_type="rigid")
 
 
 def test_a_script_gets_a_jacobian_of_a_deformation_by_default(opened, tiny_pair):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import phantoms
 import pytest
 from sceneVolumes import addVolume
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
@@ -18,8 +19,8 @@ def headless():
 
 @pytest.fixture
 def registered(headless, random_registration):
-    """(registration, its nodes, fixed node, moving node)."""
-    registration = random_registration(1)
+    """(registration with an expected error, its nodes, fixed node, moving node)."""
+    registration = phantoms.with_expected_error(random_registration(1))
     fixedNode = addVolume(headless, registration.fixed, "Patient")
     movingNode = addVolume(headless, registration.moving, "Atlas")
     result = addRegistrationToScene(registration, fixedNode, movingNode, ALL_OUTPUTS)

@@ -108,7 +108,11 @@ def test_hardening_the_transform_on_the_moving_volume_gives_the_warped_one(headl
 
 def test_the_volumes_have_the_fixed_geometry_and_the_voxels_of_the_engine(registered):
     registration, result, _fixedNode, _movingNode = registered
-    for node, image in ((result.warped, registration.warped), (result.jacobian, registration.jacobian)):
+    for node, image in (
+        (result.warped, registration.warped),
+        (result.jacobian, registration.jacobian),
+        (result.expectedError, registration.expected_error),
+    ):
         back = imageFromVolumeNode(node)
         assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(image))
         assert np.allclose(back.GetOrigin(), registration.fixed.GetOrigin())
@@ -140,6 +144,14 @@ def test_the_nodes_are_in_the_folder_of_the_fixed_volume(headless, random_regist
     result = addRegistrationToScene(registration, fixedNode, movingNode, ALL_OUTPUTS)
     for node in result.all():
         assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
+
+
+def test_a_registration_that_has_not_estimated_its_error_has_no_map_of_it(headless, random_registration):
+    registration = random_registration(1)
+    fixedNode = addVolume(headless, registration.fixed, "F")
+    result = addRegistrationToScene(registration, fixedNode, fixedNode, ALL_OUTPUTS)
+    assert len(result.all()) == len(ALL_OUTPUTS) - 1
+    assert result.expectedError is None
 
 
 def test_only_requested_outputs_are_created(headless, random_registration):
@@ -263,6 +275,15 @@ def test_a_bundle_read_again_contains_the_whole_result(headless, registered, tmp
         assert errors.max() < 0.01
         jacobian = other.scene.GetFirstNodeByName("Atlas to Patient Jacobian")
         assert jacobian.GetDisplayNode().GetColorNode().GetName() == "WaveMorph Jacobian"
+        expected = other.scene.GetFirstNodeByName("Atlas to Patient expected error")
+        shown = expected.GetDisplayNode()
+        assert shown.GetColorNode().GetName() == "WaveMorph expected error"
+        assert (shown.GetWindowLevelMin(), shown.GetWindowLevelMax()) == (0.0, 2.0)  # of a head of 70 mm
+        assert shown.GetApplyThreshold() and 0 < shown.GetLowerThreshold() < 1e-3
+        read = sitk.GetArrayFromImage(imageFromVolumeNode(expected))
+        assert np.allclose(
+            np.sort(read.ravel()), np.sort(sitk.GetArrayViewFromImage(registration.expected_error).ravel())
+        )
     finally:
         other.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import phantoms
 import pytest
 import SimpleITK as sitk
 from dicom_files import SAGITTAL, write_slice, write_stack
@@ -45,6 +46,34 @@ def test_scene_writes_a_bundle_a_picture_and_all_that_is_asked_for(folder):
         count = scene.scene.GetNumberOfNodesByClass
         assert count("vtkMRMLScalarVolumeNode") == 5  # fixed, moving, registered, Jacobian, folding
         assert count("vtkMRMLTransformNode") == 3  # the whole, its affine, the inverse
+    finally:
+        scene.close()
+
+
+def test_an_expected_error_is_a_file_and_a_node_of_the_scene_and_a_column_of_the_picture(
+    tmp_path, monkeypatch, random_registration
+):
+    registration, asked = phantoms.with_expected_error(random_registration(1)), []
+
+    def register(fixed, moving, settings, *_, **__):
+        asked.append(settings.error_map)
+        return registration
+
+    monkeypatch.setattr("wavemorph.registration.pipeline.register", register)
+    for name, image in (("fixed", registration.fixed), ("moving", registration.moving)):
+        write_image(image, tmp_path / f"{name}.nrrd")
+    pair = ["--fixed", tmp_path / "fixed.nrrd", "--moving", tmp_path / "moving.nrrd", "--quiet"]
+    output = ["--output", tmp_path / "case.mrb", "--error-map", tmp_path / "error.nrrd"]
+    assert main(["scene", *map(str, [*pair, *output])]) == 0
+    assert asked == [True]
+    written = sitk.ReadImage(str(tmp_path / "error.nrrd"))
+    assert np.array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(registration.expected_error))
+    assert Image.open(tmp_path / "case.png").size[0] > 7 * 300
+    scene = HeadlessScene()
+    try:
+        scene.loadBundle(tmp_path / "case.mrb")
+        node = scene.scene.GetFirstNodeByName("moving to fixed expected error")
+        assert node.GetAttribute("WaveMorph.output") == "expectedError"
     finally:
         scene.close()
 

@@ -19,6 +19,7 @@ from WaveMorphRegistrationLib.results.sceneResult import ALL_OUTPUTS, FIXED_ROLE
 from WaveMorphRegistrationLib.results.transformApplication import applyTransform
 from WaveMorphRegistrationLib.scene.coordinates import ijkToWorld, vtkMatrix
 from WaveMorphRegistrationLib.scene.segmentations import maskFromNode
+from WaveMorphRegistrationLib.scene.volumes import updateVolumeNodeFromImage
 
 FLIP = np.array([-1.0, -1.0, 1.0])  # RAS <-> LPS
 
@@ -46,7 +47,8 @@ def addPatient(headless, registration, folder: str):
 
 @pytest.fixture
 def patients(headless, random_registration):
-    return [addPatient(headless, random_registration(seed), f"Patient {seed}") for seed in (1, 2)]
+    registrations = [phantoms.with_expected_error(random_registration(seed)) for seed in (1, 2)]
+    return [addPatient(headless, made, f"Patient {seed}") for seed, made in zip((1, 2), registrations)]
 
 
 def folderOf(node) -> str:
@@ -158,12 +160,13 @@ def test_a_result_that_fills_all_nodes_again_replaces_the_earlier_one(headless, 
     labels = addVolume(headless, random_registration(1).fixed > 300, "L", "vtkMRMLLabelMapVolumeNode")
     finish(volumeTable(first, labels))
     count = headless.scene.GetNumberOfNodes()
-    second = addRegistrationToScene(random_registration(3), first.fixedNode, first.movingNode, ALL_OUTPUTS, into)
+    again = phantoms.with_expected_error(random_registration(3))
+    second = addRegistrationToScene(again, first.fixedNode, first.movingNode, ALL_OUTPUTS, into)
     addReportTable(second)
     assert headless.scene.GetNumberOfNodes() == count
     assert len(SceneResult.allIn(headless.scene)) == 2
     assert second.table("report") is report
-    assert second.report == random_registration(3).report
+    assert second.report == again.report
     assert second.table("volumes") is None  # the table of the former map is not one of this result
 
 
@@ -309,6 +312,57 @@ def test_overlapping_segments_have_their_whole_volume_each(headless, shifted, ti
     voxelMl = np.prod(tiny_pair[0].GetSpacing()) / 1000
     for name, fixed, *_rest in rows:
         assert float(fixed) == pytest.approx(masks[name].sum() * voxelMl, abs=0.006)
+
+
+@pytest.fixture
+def withExpectedError(shifted, tiny_pair):
+    """`shifted` with an expected error, 0 on the patient's left half, where nothing is known; and its array."""
+    error = phantoms.expected_error(tiny_pair[0])
+    known = sitk.GetArrayFromImage(error) * (phantoms.physical_points(tiny_pair[0])[..., 0] < 0)
+    image = sitk.GetImageFromArray(known.astype(np.float32))
+    image.CopyInformation(error)
+    node = shifted.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "E")
+    updateVolumeNodeFromImage(image, node)
+    shifted.expectedError = node
+    return shifted, known
+
+
+def medianIn(known, mask) -> float:
+    return float(np.median([value for value in known[mask].tolist() if value > 0]))
+
+
+def headerOf(tableNode) -> list[str]:
+    table = tableNode.GetTable()
+    return [table.GetColumnName(column) for column in range(table.GetNumberOfColumns())]
+
+
+def test_the_expected_error_of_each_structure_is_the_median_of_what_is_known_in_it(
+    headless, withExpectedError, tiny_pair
+):
+    result, known = withExpectedError
+    fixedNode, masks = nestedSegments(headless, tiny_pair[0], "Fixed targets")
+    movingNode, _masks = nestedSegments(headless, tiny_pair[1], "Moving targets", (4.0, 0.0, 3.0))
+    movingNode.GetSegmentation().RemoveSegment(movingNode.GetSegmentation().GetNthSegmentID(1))
+    for pieces, count in ((overlapTable(result, fixedNode, movingNode), 6), (volumeTable(result, fixedNode), 5)):
+        table = finish(pieces)
+        assert len(headerOf(table)) == count
+        assert headerOf(table)[-1] == "Expected error, mm"
+        rows = {row[0]: row[-1] for row in rowsOf(table)}
+        for name, mask in masks.items():
+            assert float(rows[name]) == pytest.approx(medianIn(known, mask), abs=0.051), name
+    rows = rowsOf(finish(overlapTable(result, fixedNode, movingNode)))
+    assert [row[-1] for row in rows[-3:]] == ["", "-", "-"]  # what is missing, and two means
+
+
+def test_volumes_need_no_jacobian_where_the_error_is_expected_and_unknown_structures_say_so(
+    headless, withExpectedError, tiny_pair
+):
+    result, _known = withExpectedError
+    headless.scene.RemoveNode(result.jacobian)
+    left, _masks = nestedSegments(headless, tiny_pair[0], "Left targets", (20.0, 0.0, 0.0))
+    table = finish(volumeTable(result, left))
+    assert headerOf(table) == ["Structure", "Fixed, ml", "Expected error, mm"]
+    assert {row[0]: row[2] for row in rowsOf(table)} == {"PTV": "-", "CTV": "-", "GTV": "-"}
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import SimpleITK as sitk
 
@@ -62,6 +64,30 @@ def head(lattice: sitk.Image, center=None, noise: float = 0.0, seed: int = 0) ->
     image = sitk.GetImageFromArray((1000 * values).astype(np.float32))
     image.CopyInformation(lattice)
     return image
+
+
+def expected_error(image: sitk.Image) -> sitk.Image:
+    """An expected error in a head, mm: 0 outside it, 0.5 at its center, 0.05 more each mm from there."""
+    points = physical_points(image)
+    inside = sitk.GetArrayViewFromImage(image) > 100
+    distance = np.linalg.norm(points - points[inside].mean(axis=0), axis=-1)
+    error = sitk.GetImageFromArray(np.where(inside, 0.5 + 0.05 * distance, 0.0).astype(np.float32))
+    error.CopyInformation(image)
+    return error
+
+
+def expected_error_entry(error: sitk.Image) -> dict:
+    """The entry of a report on an expected error."""
+    known = sitk.GetArrayViewFromImage(error)
+    median, p95 = np.percentile(known[known > 0], (50, 95))
+    return {"median_mm": float(median), "p95_mm": float(p95), "probability_percent": 90}
+
+
+def with_expected_error(registration):
+    """The registration of a head as if it had estimated its error."""
+    error = expected_error(registration.fixed)
+    report = {**registration.report, "expected_error": expected_error_entry(error)}
+    return dataclasses.replace(registration, expected_error=error, report=report)
 
 
 def ct(seed: int, size=(41, 38, 53), extent_mm=90.0) -> sitk.Image:

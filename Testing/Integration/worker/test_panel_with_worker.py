@@ -10,9 +10,11 @@ import numpy as np
 import SimpleITK as sitk
 from processes import isRunning
 from wavemorph.cli import demo
+from wavemorph.io.images import same_lattice
 from wavemorph.training.known_deformation import Difference, make_pair
 from WaveMorphRegistrationLib.engine.job import JobState
 from WaveMorphRegistrationLib.scene.transforms import transformFromNode
+from WaveMorphRegistrationLib.scene.volumes import imageFromVolumeNode
 
 
 def startAndWait(opened):
@@ -33,8 +35,15 @@ def test_the_self_test_of_the_module_passes(headless):
 
 def test_a_second_click_fills_the_same_nodes_with_the_same_worker(opened, tiny_pair):
     opened.choose(*tiny_pair)
+    opened.ui.wantExpectedErrorCheckBox.checked = True
+    opened.processEvents()
     opened.register()
     assert opened.dialogs == []
+    error = imageFromVolumeNode(opened.logic.outcome.nodes.expectedError)
+    assert same_lattice(error, tiny_pair[0])
+    known = sitk.GetArrayFromImage(error)
+    assert np.median(known[known > 0]) > 0 == known[0, 0, 0]
+    assert opened.logic.outcome.report["expected_error"]["probability_percent"] == 90
     first, worker, before = opened.logic.outcome, opened.job.workerProcessId, opened.nodeIds()
     point = np.array(first.nodes.transform.GetTransformFromParent().TransformPoint((0.0, 0.0, 0.0)))
     assert np.linalg.norm(point - (-4.0, 0.0, 3.0)) < 1.0  # RAS of 4 mm to the left and 3 mm up

@@ -37,7 +37,7 @@ class StandInBench:
         self._view = OffscreenSliceView(self.scene, self._opened.headless.applicationLogic, "Red", "Axial", (160, 160))
 
     def request(self, *outputs):
-        for name in ("Transform", "Warped", "Jacobian", "Inverse"):
+        for name in ("Transform", "Warped", "Jacobian", "ExpectedError", "Inverse"):
             getattr(self.ui, f"want{name}CheckBox").checked = name in outputs
         self.processEvents()
 

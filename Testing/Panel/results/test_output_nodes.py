@@ -37,10 +37,13 @@ def nodesAndMistakes(opened, pair):
         ({"warped": moving}, "Atlas is the moving volume and cannot be the registered volume"),
         ({"warped": fixed}, "Patient is the fixed volume"),
         ({"jacobian": fixed}, "Patient is the fixed volume and cannot be the Jacobian"),
+        ({"expectedError": moving}, "Atlas is the moving volume and cannot be the expected error"),
         ({"transform": alignment}, "The moving volume Atlas is under Alignment"),
         ({"inverse": above}, "The moving volume Atlas is under Above"),
         ({"transform": start}, "Start is the initial transform"),
         ({"warped": free, "jacobian": free}, "Free is chosen for two outputs, registered volume and Jacobian"),
+        ({"jacobian": free, "expectedError": free}, "Free is chosen for two outputs, Jacobian and expected error"),
+        ({"expectedError": mask}, "Mask .* cannot hold the expected error"),
         ({"warped": mask}, "Mask .* cannot hold the registered volume"),
         ({"transform": free}, "Free .* cannot hold the transform"),
     )
@@ -50,7 +53,7 @@ def test_a_script_is_refused_every_output_that_is_an_input_and_nothing_changes(o
     pair = opened.choose(*tiny_pair)
     choice, mistakes = nodesAndMistakes(opened, pair)
     before, voxels = opened.nodeIds(), [sitk.GetArrayFromImage(imageFromVolumeNode(node)) for node in pair]
-    outputs = ("transform", "warped", "jacobian", "inverse")
+    outputs = ("transform", "warped", "jacobian", "expectedError", "inverse")
     for into, words in mistakes:
         with pytest.raises(InputError, match=words) as refused:
             opened.widget.logic.process(*pair, into=into, outputs=outputs, **choice, **QUICK)
@@ -76,7 +79,8 @@ def test_the_panel_refuses_an_output_that_is_an_input_in_one_sentence(opened, ti
 
 def test_a_misspelled_output_is_said(opened, tiny_pair):
     pair = opened.choose(*tiny_pair)
-    with pytest.raises(WaveMorphError, match="Unknown output warpd; choose from transform, warped, jacobian, inverse"):
+    known = "transform, warped, jacobian, expectedError, inverse"
+    with pytest.raises(WaveMorphError, match=f"Unknown output warpd; choose from {known}"):
         opened.widget.logic.process(*pair, into={"warpd": pair[0]}, **QUICK)
 
 
@@ -111,7 +115,7 @@ def test_a_result_of_another_pair_is_not_overwritten(opened, tiny_pair):
 def test_the_output_selectors_offer_the_nodes_of_this_module_only(opened, tiny_pair):
     opened.choose(*tiny_pair)
     shiftNode(opened, "Somebody's alignment")
-    opened.ui.wantInverseCheckBox.checked = True
+    opened.ui.wantInverseCheckBox.checked = opened.ui.wantExpectedErrorCheckBox.checked = True
     opened.processEvents()
     opened.register()
     made = opened.logic.outcome.nodes
@@ -119,6 +123,7 @@ def test_the_output_selectors_offer_the_nodes_of_this_module_only(opened, tiny_p
         ("transform", "Transform"),
         ("warped", "Warped"),
         ("jacobian", "Jacobian"),
+        ("expectedError", "ExpectedError"),
         ("inverse", "Inverse"),
     ):
         selector = getattr(opened.ui, f"output{name}Selector")

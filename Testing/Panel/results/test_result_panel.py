@@ -93,6 +93,26 @@ def test_structures_landmarks_and_volumes_are_measured(done, tiny_pair):
     assert rowsOf(ui.tableView.mrmlTableNode())[0][0] == "Verdict"
 
 
+def test_with_the_expected_error_and_no_jacobian_a_segmentation_of_the_fixed_volume_has_its_errors(opened, tiny_pair):
+    ui = opened.ui
+    opened.choose(*tiny_pair)
+    ui.wantJacobianCheckBox.checked, ui.wantExpectedErrorCheckBox.checked = False, True
+    opened.processEvents()
+    opened.register()
+    ui.measureBox.collapsed = False
+    ui.fixedSegmentationSelector.setCurrentNode(segmented(opened, tiny_pair[0], "drawn on patient"))
+    ui.measureButton.click()
+    opened.until(lambda: ui.measureButton.text == "Measure")
+    assert opened.dialogs == []
+    assert ui.tableSelector.currentText == "Volumes of structures"
+    table = ui.tableView.mrmlTableNode()
+    assert [table.GetTable().GetColumnName(i) for i in range(3)] == ["Structure", "Fixed, ml", "Expected error, mm"]
+    error = sitk.GetArrayFromImage(phantoms.expected_error(tiny_pair[0]))
+    median = np.median(error[sitk.GetArrayFromImage(tiny_pair[0]) > 300])
+    assert rowsOf(table)[0][0] == "brain"
+    assert float(rowsOf(table)[0][2]) == pytest.approx(median, abs=0.051)
+
+
 def test_measuring_works_in_pieces_and_can_be_stopped(done, tiny_pair):
     """Between two pieces the application handles its events."""
     ui = done.ui
@@ -409,6 +429,24 @@ def test_a_warning_that_is_a_reason_of_the_verdict_is_said_once(done):
     assert done.ui.warningLabel.text == unseen
     shownWith(done, "check", [folded], [folded])
     assert done.ui.warningLabel.isHidden()
+
+
+def test_the_table_tells_the_expected_error_and_where_it_does_not_hold(done):
+    entry = {"median_mm": 0.83, "p95_mm": 1.94, "probability_percent": 90}
+    report = {**done.outcome.report, "expected_error": entry}
+    rows = {row[0]: row[1:] for row in reportRows(report)}
+    assert rows["Expected error"][0] == "median 0.8 mm, 95 % 1.9 mm"
+    assert rows["Expected error"][1].startswith("90 % of the errors are estimated to be below these")
+    assert "trust" not in rows["Expected error"][1]
+    report["verdict"] = {"level": "do not trust", "reasons": ["A."], "probability_wrong": 0.9}
+    rows = {row[0]: row[1:] for row in reportRows(report)}
+    assert "does not hold here, because the verdict is do not trust" in rows["Expected error"][1]
+    small = {**report, "expected_error": {**entry, "median_mm": 0.031, "p95_mm": 0.12}}
+    assert {row[0]: row[1] for row in reportRows(small)}["Expected error"] == "median 0.03 mm, 95 % 0.1 mm"
+    for none in (None, "absent"):
+        report = {name: value for name, value in report.items() if name != "expected_error"}
+        report = report if none == "absent" else {**report, "expected_error": None}
+        assert "Expected error" not in [row[0] for row in reportRows(report)]
 
 
 def test_without_a_result_there_is_no_verdict(done):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import phantoms
 import pytest
@@ -29,6 +31,8 @@ def done(opened, view, tiny_pair):
     """A finished registration of a deformed head, seen in a slice view."""
     fixed, _moving = opened.choose(*tiny_pair)
     view.lookAt(fixed, (0.0, 0.0, 0.0))
+    opened.ui.wantExpectedErrorCheckBox.checked = True
+    opened.processEvents()
     opened.register()
     assert opened.dialogs == []
     opened.view, opened.result = view, SceneResult.allIn(opened.scene)[0]
@@ -96,12 +100,12 @@ def test_every_mode_draws_something_else_and_no_mode_leaves_a_trace(done):
             assert pressed(done) == [second]
     press(done, "After")
     assert differs(alone["Flicker"], alone["After"]) == 0
-    for mode in ("Before", "Jacobian", "Warp"):
+    for mode in ("Before", "Jacobian", "ExpectedError", "Warp"):
         assert differs(alone[mode], alone["After"]) > 300, mode
     for mode in ("Checkerboard", "Colors"):  # of an aligned pair, squares and colors show in the noise only
         assert differs(alone[mode], alone["After"], 2) > 300, mode
-    legend = done.headless.logics["Colors"].GetColorLegendDisplayNode(done.result.jacobian)
-    assert done.nodeIds() - before == {legend.GetID()}
+    legends = [legendOf(done, node) for node in (done.result.jacobian, done.result.expectedError)]
+    assert done.nodeIds() - before == {legend.GetID() for legend in legends}
     assert done.dialogs == []
 
 
@@ -123,27 +127,94 @@ def test_colors_are_gray_where_the_volumes_agree_and_green_and_magenta_where_the
     assert colorfulness(done.view.image()) < 1
 
 
-def test_the_legend_is_drawn_in_the_mode_jacobian_only(done):
-    logic = done.headless.logics["Colors"]
-    press(done, "Jacobian")
+def legendOf(opened, node):
+    return opened.headless.logics["Colors"].GetColorLegendDisplayNode(node)
+
+
+MAPS = {"Jacobian": "jacobian", "ExpectedError": "expectedError"}  # mode: output
+
+
+@pytest.mark.parametrize("mode", MAPS)
+def test_the_legend_of_a_map_is_drawn_in_its_mode_only(done, mode):
+    other = next(each for each in MAPS if each != mode)
+    press(done, other)
+    press(done, mode)
+    assert not legendOf(done, done.result.output(MAPS[other])).GetVisibility()
     withLegend = done.view.image()
-    legend = logic.GetColorLegendDisplayNode(done.result.jacobian)
+    legend = legendOf(done, done.result.output(MAPS[mode]))
     legend.SetVisibility(False)
     without = done.view.image()
     assert differs(withLegend, without) > 200
     legend.SetVisibility(True)
     press(done, "After")
     assert not legend.GetVisibility()
-    press(done, "Jacobian")
+    press(done, mode)
     assert differs(done.view.image(), withLegend) < 40
+
+
+@pytest.mark.parametrize("mode", MAPS)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_legend_of_a_map_that_is_deleted_goes_with_it(done, mode, elsewhere, tmp_path):
+    press(done, "After")
+    plain = done.view.image()
+    press(done, mode)
+    if elsewhere:  # in another module
+        done.widget.exit()
+    else:  # after the scene was saved and read again
+        done.headless.saveBundle(tmp_path / "case.mrb")
+        done.scene.Clear(0)
+        done.processEvents()
+        done.headless.loadBundle(tmp_path / "case.mrb")
+        done.processEvents()
+        (done.result,) = SceneResult.allIn(done.scene)
+    legend = legendOf(done, done.result.output(MAPS[mode]))
+    assert legend.GetVisibility()
+    done.scene.RemoveNode(done.result.output(MAPS[mode]))
+    done.processEvents()
+    assert legend.GetScene() is None
+    if elsewhere:
+        done.view.composite.SetForegroundVolumeID(done.result.warped.GetID())
+        assert differs(done.view.image(), plain) < 40
+
+
+def test_the_legend_goes_with_the_last_output_of_a_result(done):
+    press(done, "ExpectedError")
+    legend = legendOf(done, done.result.expectedError)
+    for node in done.result.all():
+        done.scene.RemoveNode(node)
+    done.processEvents()
+    assert legend.GetScene() is None
+    assert colorfulness(done.view.image()) < 1
+
+
+def test_the_expected_error_is_colored_in_the_subject_alone_and_explained(done):
+    press(done, "After")
+    plain = done.view.image().astype(int)
+    press(done, "ExpectedError")
+    legendOf(done, done.result.expectedError).SetVisibility(False)
+    shown = done.view.image().astype(int)
+    colored = np.ptp(shown, axis=2) > 12
+    inSubject = plain.max(axis=2) > 20
+    assert 0.9 < np.count_nonzero(colored) / np.count_nonzero(inSubject) < 1.1
+    assert np.count_nonzero(colored & ~inSubject) < 0.05 * np.count_nonzero(inSubject)
+    entry = done.result.report["expected_error"]
+    for value in (entry["median_mm"], entry["p95_mm"]):
+        assert f"{value:.1f} mm" in done.ui.shownLabel.text
+    assert "trust" not in done.ui.shownLabel.text
+    report = {**done.result.report, "verdict": {"level": "do not trust", "reasons": ["A."], "probability_wrong": 1.0}}
+    done.result.node.SetParameter("report", json.dumps(report))
+    press(done, "ExpectedError")
+    assert "does not hold here, because the verdict is do not trust" in done.ui.shownLabel.text
 
 
 def test_the_opacity_slider_belongs_to_the_mode(done):
     ui, composite = done.ui, done.view.composite
     ui.opacitySlider.value = 0.2
     assert composite.GetForegroundOpacity() == pytest.approx(0.2)
+    for mode in MAPS:
+        press(done, mode)
+        assert ui.opacitySlider.value == pytest.approx(0.6)
     press(done, "Jacobian")
-    assert ui.opacitySlider.value == pytest.approx(0.6)
     ui.opacitySlider.value = 0.8
     assert composite.GetForegroundOpacity() == pytest.approx(0.8)
     for mode in ("Checkerboard", "Colors"):
@@ -217,7 +288,7 @@ def test_window_and_level_of_what_is_derived_are_those_of_the_moving_volume(open
 
 def test_the_layers_stay_when_something_is_loaded(done, tiny_pair):
     """The application gives its selection to the slice views whenever it loads something."""
-    for mode in ("After", "Before", "Jacobian", "Checkerboard"):
+    for mode in ("After", "Before", *MAPS, "Checkerboard"):
         press(done, mode)
         shown = layers(done.view)
         labels = addVolume(
@@ -250,11 +321,12 @@ def test_leaving_the_module_stops_the_flicker_and_removes_hidden_nodes(done):
         assert not done.panel.result.view.flickers
         done.widget.enter()
         assert pressed(done) == ["After"]
-    press(done, "Jacobian")
-    done.widget.exit()
-    done.widget.enter()
-    assert pressed(done) == ["Jacobian"]
-    assert layers(done.view)[1] is done.result.jacobian
+    for mode, output in MAPS.items():
+        press(done, mode)
+        done.widget.exit()
+        done.widget.enter()
+        assert pressed(done) == [mode]
+        assert layers(done.view)[1] is done.result.output(output)
 
 
 def test_what_the_user_has_chosen_in_another_module_is_kept_when_this_one_is_entered(done):
@@ -337,6 +409,8 @@ def test_the_layers_of_a_scene_that_is_read_are_not_changed(done, tmp_path):
 def test_several_results_are_chosen_from_a_list(opened, view, tiny_pair):
     """Two patients of the same names: each choice shows its own volumes, table and warnings."""
     pairs, results = [], []
+    opened.ui.wantExpectedErrorCheckBox.checked = True
+    opened.processEvents()
     for shift in (0.0, 1.5):
         images = [phantoms.head(phantoms.regular(), (shift, 0.0, 0.0)), tiny_pair[1]]
         pairs.append(opened.choose(*images))
@@ -346,9 +420,12 @@ def test_several_results_are_chosen_from_a_list(opened, view, tiny_pair):
     assert [box.itemText(index) for index in range(box.count)] == ["Atlas to Patient", "Atlas to Patient (2)"]
     assert layers(view) == [pairs[1][0], results[1].warped]
     opened.ui.gridCheckBox.checked = True
+    press(opened, "ExpectedError")
     box.setCurrentIndex(0)
     opened.processEvents()
-    assert layers(view) == [pairs[0][0], results[0].warped]
+    assert layers(view) == [pairs[0][0], results[0].expectedError]
+    shown = [legendOf(opened, result.expectedError).GetVisibility() for result in results]
+    assert shown == [1, 0]  # no legend of another result is left on
     assert opened.ui.tableView.mrmlTableNode() is results[0].table("report")
     assert not opened.ui.gridCheckBox.checked
     assert not results[1].transform.GetDisplayNode().GetVisibility()  # no grid of another result is left on
@@ -390,13 +467,15 @@ def test_an_earlier_grid_is_hidden_when_the_next_result_is_shown(done, tiny_pair
     assert colorfulness(done.view.image()) < 1 < colorfulness(gridded)
 
 
-OUTPUTS = ("Transform", "Warped", "Jacobian", "Inverse")
+OUTPUTS = ("Transform", "Warped", "Jacobian", "ExpectedError", "Inverse")
 COMBINATIONS = {  # requested outputs: modes that are possible
     ("Transform",): {"Before", "After", "Flicker", "Checkerboard", "Colors", "Warp"},
     ("Warped",): {"Before", "After", "Flicker", "Checkerboard", "Colors"},
     ("Jacobian",): {"Before", "Jacobian"},
+    ("ExpectedError",): {"Before", "ExpectedError"},
     ("Inverse",): {"Before"},
-    ("Transform", "Jacobian"): set(MODES),
+    ("Transform", "Jacobian"): set(MODES) - {"ExpectedError"},
+    ("Transform", "ExpectedError"): set(MODES) - {"Jacobian"},
     ("Warped", "Inverse"): {"Before", "After", "Flicker", "Checkerboard", "Colors"},
 }
 
@@ -433,12 +512,13 @@ DELETIONS = {
     "warped": set(MODES),
     "transform": set(MODES) - {"Warp"},
     "jacobian": set(MODES) - {"Jacobian"},
-    "movingNode": {"After", "Checkerboard", "Colors", "Jacobian"},
+    "expectedError": set(MODES) - {"ExpectedError"},
+    "movingNode": {"After", "Checkerboard", "Colors", "Jacobian", "ExpectedError"},
     "fixedNode": set(),
 }
 
 
-@pytest.mark.parametrize("shown", ["Before", "Warp", "Colors"])
+@pytest.mark.parametrize("shown", ["Before", "Warp", "Colors", "ExpectedError"])
 @pytest.mark.parametrize("deleted", DELETIONS)
 def test_a_node_that_is_deleted_takes_its_modes_with_it_and_nothing_else(done, deleted, shown):
     press(done, shown)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import phantoms
 import pytest
 import SimpleITK as sitk
 import wavemorph
@@ -15,6 +16,7 @@ from dicom_files import write_stack
 from pointsets import brain_points, moved
 from wavemorph.cli import options
 from wavemorph.cli.main import main
+from wavemorph.io.outputs import write_image
 from wavemorph.io.points import read_points
 from wavemorph.registration import pipeline
 from wavemorph.registration.deformable import stage
@@ -375,6 +377,31 @@ def test_a_volume_is_released_once_it_is_written_and_can_be_made_again(random_re
     assert "jacobian" not in vars(registration)
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "j.nrrd"))), before)
     assert np.array_equal(sitk.GetArrayFromImage(registration.jacobian), before)
+
+
+def test_with_an_error_map_and_labels_the_table_and_the_report_have_the_error_of_each_structure(
+    random_registration, tmp_path, monkeypatch, capsys
+):
+    registration = phantoms.with_expected_error(random_registration(1))
+    monkeypatch.setattr(pipeline, "register", lambda *_, **__: registration)
+    arguments = ["register", "--transform", tmp_path / "t.h5", "--quiet"]
+    for which, image in (("fixed", registration.fixed), ("moving", registration.moving)):
+        write_image(image, tmp_path / f"{which}.nrrd")
+        write_image(sitk.Cast(image > 50, sitk.sitkUInt8) + (image > 400), tmp_path / f"{which}_labels.nrrd")
+        arguments += [f"--{which}", tmp_path / f"{which}.nrrd", f"--{which}-labels", tmp_path / f"{which}_labels.nrrd"]
+    arguments += ["--error-map", tmp_path / "e.nrrd", "--report", tmp_path / "r.json"]
+    assert main(list(map(str, arguments))) == 0
+    error = sitk.GetArrayFromImage(phantoms.expected_error(registration.fixed))
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "e.nrrd"))), error)
+    assert registration.expected_error is not None
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "fixed_labels.nrrd")))
+    report = json.loads((tmp_path / "r.json").read_text())
+    lines = capsys.readouterr().out.splitlines()
+    header = next(index for index, line in enumerate(lines) if line.endswith("expected error mm"))
+    for number, line in zip((1, 2), lines[header + 1 :]):
+        expected = np.median(error[(labels == number) & (error > 0)])
+        assert report["labels"]["labels"][str(number)]["expected_error_mm"] == pytest.approx(expected)
+        assert line.split()[-1] == f"{expected:.2f}"
 
 
 def test_the_series_of_either_volume_is_chosen_by_its_option(tmp_path, tiny_pair, capsys):

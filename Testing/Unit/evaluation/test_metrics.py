@@ -13,6 +13,7 @@ from scipy import ndimage
 from wavemorph.errors import InputError
 from wavemorph.evaluation.metrics import (
     dice,
+    expected_error_by_structure,
     folding,
     format_table,
     hausdorff95_mm,
@@ -21,6 +22,7 @@ from wavemorph.evaluation.metrics import (
     volume_change,
     warp_labels,
 )
+from wavemorph.io.labels import LabelMap, Structure
 
 RANDOM = np.random.default_rng(0)
 SPACING = (0.8, 1.1, 2.3)
@@ -200,6 +202,80 @@ def test_volume_change_is_the_mean_jacobian_of_each_structure():
         assert mean == pytest.approx(jacobian[labels == label].mean(), rel=1e-5)
     with pytest.raises(InputError, match="same lattice"):
         volume_change(image_of(jacobian), image_of(labels, spacing=(1, 1, 1)))
+
+
+def expected_errors(shape, seed=0):
+    """mm; unknown, 0, in some places and in one corner."""
+    random = np.random.default_rng(seed)
+    errors = random.gamma(2.0, 0.6, shape) * (random.random(shape) > 0.2)
+    errors[: shape[0] // 2, : shape[1] // 2, : shape[2] // 2] = 0
+    return errors.astype(np.float32)
+
+
+def known_median(errors, inside):
+    known = sorted(value for value in errors[inside].tolist() if value > 0)
+    if not known:
+        return None
+    middle = len(known) // 2
+    return known[middle] if len(known) % 2 else (known[middle - 1] + known[middle]) / 2
+
+
+def test_the_expected_error_of_a_structure_is_the_median_of_its_known_voxels():
+    labels = blobs(3)
+    labels[:4, :4, :4] = 9  # where nothing is known
+    errors = expected_errors(labels.shape)
+    found = expected_error_by_structure(image_of(errors), image_of(labels))
+    assert [each.label for each in found] == [1, 2, 3, 9]
+    for each, median in found.items():
+        expected = known_median(errors, labels == each.label)
+        assert median == (None if each.label == 9 else pytest.approx(expected))
+
+
+def test_the_expected_error_is_that_of_the_nearest_voxel_on_another_lattice():
+    """Labels on voxels of a third of the size, one row and column of them beyond the map."""
+    errors = expected_errors((6, 7, 8))
+    image = image_of(errors, spacing=(3, 3, 3), direction=np.eye(3))
+    fine = np.random.default_rng(1).integers(0, 3, (18, 22, 25)).astype(np.uint8)
+    labels = image_of(fine, spacing=(1, 1, 1), direction=np.eye(3))
+    labels.SetOrigin((-12.0, 6.0, 2.0))  # one voxel before the center of the first voxel of the map
+    repeated = np.pad(errors.repeat(3, 0).repeat(3, 1).repeat(3, 2), ((0, 0), (0, 1), (0, 1)))
+    found = expected_error_by_structure(image, labels)
+    assert {each.label for each in found} == {1, 2}
+    for each, median in found.items():
+        assert median == pytest.approx(known_median(repeated, fine == each.label))
+
+
+def test_structures_that_overlap_have_the_error_of_all_their_voxels():
+    inner, outer = np.zeros((2, 10, 10, 10), np.uint8)
+    inner[3:6, 3:6, 3:6], outer[2:8, 2:8, 2:8] = 1, 1
+    layers = tuple(image_of(array) for array in (outer, inner))
+    structures = (Structure("PTV", 1, 0), Structure("GTV", 1, 1))
+    errors = expected_errors(inner.shape)
+    found = expected_error_by_structure(image_of(errors), LabelMap(layers, structures))
+    assert found[structures[0]] == pytest.approx(known_median(errors, outer == 1))
+    assert found[structures[1]] == pytest.approx(known_median(errors, inner == 1))
+    assert found[structures[0]] != found[structures[1]]
+
+
+def test_a_label_report_has_the_expected_error_where_there_is_one_and_its_table_a_column():
+    fixed, moving = blobs(3), blobs(3)
+    moving[moving == 2] = 5
+    errors = expected_errors(fixed.shape)
+    maps = image_of(fixed), image_of(moving), sitk.Transform()
+    report = label_report(*maps, distances=False, expected_error=image_of(errors))
+    for label in (1, 2, 3):
+        expected = pytest.approx(known_median(errors, fixed == label))
+        assert report["labels"][label]["expected_error_mm"] == expected
+    assert report["labels"][5]["expected_error_mm"] is None  # in the moving map only
+    assert json.loads(json.dumps(report, allow_nan=False))["labels"]["5"]["expected_error_mm"] is None
+    lines = format_table(report).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].endswith("expected error mm")
+    assert float(lines[1].split()[-1]) == pytest.approx(report["labels"][1]["expected_error_mm"], abs=0.005)
+    assert all(line.split()[-1] == "-" for line in lines[4:])  # the structure without one, and the means
+    without = label_report(*maps, distances=False)
+    assert "expected error" not in format_table(without)
+    assert "expected_error_mm" not in without["labels"][1]
 
 
 def test_the_report_is_perfect_for_the_true_transform_and_ready_for_json():

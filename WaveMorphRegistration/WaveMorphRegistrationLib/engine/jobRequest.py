@@ -13,7 +13,7 @@ from wavemorph.io.files import quiet_itk, short_reason
 
 from ..translation import _
 
-_BYTES_A_VOXEL_OF_RESULT = 64  # of the larger volume: displacement, field, inverse, registered volume, Jacobian
+_BYTES_A_VOXEL_OF_RESULT = 64  # of the larger volume: displacement, field, inverse, registered volume, maps
 _MEGABYTE = 1e6
 
 
@@ -21,8 +21,8 @@ _MEGABYTE = 1e6
 class JobRequest:
     """Images and transform in LPS mm and the settings of the engine; `context` is returned with the result.
 
-    outputs: which of "warped", "jacobian", "field" (the whole map as one displacement field) and "inverse" are wanted;
-        None for the whole result.
+    outputs: which of "warped", "jacobian", "expected_error", "field" (the whole map as one displacement field) and
+        "inverse" are wanted; None for the whole result.
     storeSpacingMm: of the transforms; None for that of the working grid.
     """
 

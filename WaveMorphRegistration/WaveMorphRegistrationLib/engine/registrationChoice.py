@@ -19,8 +19,9 @@ from ..scene.volumes import imageFromVolumeNode, latticeOfVolumeNode
 from ..translation import _
 from .jobRequest import JobRequest
 
-OUTPUTS = ("transform", "warped", "jacobian", "inverse")
-_OF_WORKER = {"transform": "field"}  # output: what the worker calls it, where that is another name
+OUTPUTS = ("transform", "warped", "jacobian", "expectedError", "inverse")
+# output: what the worker calls it, where that is another name
+_OF_WORKER = {"transform": "field", "expectedError": "expected_error"}
 
 
 @dataclass
@@ -61,7 +62,8 @@ class RegistrationChoice:
         if unknown:
             known = ", ".join(OUTPUTS)
             raise SettingsError(_("Unknown output {name}; choose from {known}.").format(name=unknown[0], known=known))
-        settings = Settings.from_dict({**self.settings, "inverse": "inverse" in self.outputs}).to_dict()
+        asked = {"inverse": "inverse" in self.outputs, "error_map": "expectedError" in self.outputs}
+        settings = Settings.from_dict({**self.settings, **asked}).to_dict()
         names = _("fixed volume"), _("moving volume")
         fixed, moving = _image(self.fixedNode, names[0]), _image(self.movingNode, names[1])
         size_warnings(fixed, moving, names)  # refuses a spacing that must be wrong; the report has what it returns
@@ -217,6 +219,7 @@ def _outputName(output: str) -> str:
         "transform": _("transform"),
         "warped": _("registered volume"),
         "jacobian": _("Jacobian"),
+        "expectedError": _("expected error"),
         "inverse": _("inverse transform"),
     }[output]
 

@@ -1,6 +1,6 @@
-"""A picture of a registration for visual inspection: before, after, Jacobian and grid in three planes.
+"""A picture of a registration for visual inspection: before, after, Jacobian, expected error and grid in three planes.
 
-Without Jacobian and grid where the nodes have none.
+Without Jacobian, expected error and grid where the nodes have none.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ class ResultPicture:
         self._views = [
             OffscreenSliceView(self._scene, headlessScene.applicationLogic, name, plane, size) for name, plane in _VIEWS
         ]
-        self._legend = None
         if nodes.grid is not None:
             showGrid(nodes.grid, fixedNode, visible=False)
-        if nodes.jacobian is not None:
-            self._legend = showLegend(nodes.jacobian, headlessScene.logics["Colors"])
+        maps = [node for node in (nodes.jacobian, nodes.expectedError) if node is not None]
+        self._legends = [showLegend(node, headlessScene.logics["Colors"]) for node in maps]
 
     def write(self, path: str) -> None:
         """Draw the picture and save it as .png."""
@@ -48,9 +47,12 @@ class ResultPicture:
             (_("Before: green fixed, magenta moving"), self._drawOverlay(self._movingNode)),
             (_("After: green fixed, magenta registered"), self._drawOverlay(self._nodes.warped)),
         ]
-        if self._nodes.jacobian is not None:
-            title = _("Jacobian: red is larger in moving")
-            columns.append((title, self._draw(self._fixedNode, self._nodes.jacobian, 0.6)))
+        for node, title in (
+            (self._nodes.jacobian, _("Jacobian: red is larger in moving")),
+            (self._nodes.expectedError, _("Expected error: yellow is large")),
+        ):
+            if node is not None:
+                columns.append((title, self._draw(self._fixedNode, node, 0.6)))
         if self._nodes.grid is not None:
             columns.append((_("Registered, with deformation grid"), self._draw(self._nodes.warped, grid=True)))
         _composePicture(columns, [plane for _name, plane in _VIEWS]).save(path)
@@ -71,8 +73,8 @@ class ResultPicture:
                 view.composite.SetBackgroundVolumeID(background.GetID())
                 view.composite.SetForegroundVolumeID(foreground.GetID() if foreground is not None else None)
                 view.composite.SetForegroundOpacity(opacity)
-                if self._legend is not None:
-                    self._legend.Modified()  # outside Slicer it is not notified when its volume is shown or hidden
+                for legend in self._legends:
+                    legend.Modified()  # outside Slicer it is not notified when its volume is shown or hidden
                 images.append(view.image())
         return images
 

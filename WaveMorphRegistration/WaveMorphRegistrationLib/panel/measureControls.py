@@ -71,21 +71,25 @@ class MeasureControls:
         structures = ui.fixedSegmentationSelector.currentNode(), ui.movingSegmentationSelector.currentNode()
         points = ui.fixedLandmarksSelector.currentNode(), ui.movingLandmarksSelector.currentNode()
         chosen = (
-            ("volumes", volumeTable, structures[:1], result.jacobian),
-            ("landmarks", landmarkTable, points, result.transform),
-            ("overlap", overlapTable, structures, result.transform),
+            ("volumes", volumeTable, structures[:1], (result.jacobian, result.expectedError)),
+            ("landmarks", landmarkTable, points, (result.transform,)),
+            ("overlap", overlapTable, structures, (result.transform,)),
         )
         wanted = [entry for entry in chosen if None not in entry[2]]
         if not wanted:
             raise WaveMorphError(
                 _("Choose a segmentation of the fixed volume, or segmentations or landmark lists of both volumes.")
             )
-        self._pending = [(table, make(result, *nodes)) for table, make, nodes, needed in wanted if needed is not None]
+        self._pending = [
+            (table, make(result, *nodes))
+            for table, make, nodes, needed in wanted
+            if any(node is not None for node in needed)
+        ]
         if not self._pending:
             raise WaveMorphError(
                 _(
-                    "Volumes are measured with the Jacobian, overlap and landmarks with the transform; it was not "
-                    "requested, or was deleted. Register again with this output."
+                    "Volumes are measured with the Jacobian or the expected error, overlap and landmarks with the "
+                    "transform; it was not requested, or was deleted. Register again with this output."
                 )
             )
         ui.measureButton.text = _("Stop measuring")

@@ -20,10 +20,12 @@ from .resultPanel import ResultPanel
 
 POLL_MS = 50
 _STORED_MM = 2.0
+_OF_DEFORMATIONS = ("jacobian", "expectedError")
 _WIDGET_NAMES = {  # output: how the names of its widgets and parameters end
     "transform": "Transform",
     "warped": "Warped",
     "jacobian": "Jacobian",
+    "expectedError": "ExpectedError",
     "inverse": "Inverse",
 }
 
@@ -127,6 +129,8 @@ class Panel:
             ui.storeCoarselyCheckBox,
             ui.wantJacobianCheckBox,
             ui.outputJacobianSelector,
+            ui.wantExpectedErrorCheckBox,
+            ui.outputExpectedErrorSelector,
         ):
             widget.enabled = deformable
         ui.progressBar.visible = active
@@ -269,9 +273,9 @@ class Panel:
         return self.parameters is None or self.parameters.transformType is TransformType.Deformable
 
     def _outputs(self) -> tuple[str, ...]:
-        """What the user wants; a Jacobian only of a deformation, as that of a linear transform is a single number."""
+        """What the user wants; of a linear transform no maps: its Jacobian is a number, its error is not estimated."""
         p = self.parameters
-        offered = [output for output in OUTPUTS if output != "jacobian" or self._isDeformable()]
+        offered = [output for output in OUTPUTS if output not in _OF_DEFORMATIONS or self._isDeformable()]
         return tuple(output for output in offered if getattr(p, f"want{_WIDGET_NAMES[output]}"))
 
     def _missingInput(self) -> str | None:

@@ -103,8 +103,9 @@ class WaveMorphParameters:
     aligned - The pair is already aligned: skip the affine stage.
     storeCoarsely - Store the transforms of a deformable registration at 2 mm.
     transformType, preset, contrast, device, model, smoothness - How to register.
-    wantTransform, wantWarped, wantJacobian, wantInverse - Which outputs to create.
-    outputTransform, outputWarped, outputJacobian, outputInverse - Nodes to fill; None creates new ones.
+    wantTransform, wantWarped, wantJacobian, wantExpectedError, wantInverse - Which outputs to create.
+    outputTransform, outputWarped, outputJacobian, outputExpectedError, outputInverse - Nodes to fill; None creates new
+    ones.
     """
 
     fixedVolume: vtkMRMLScalarVolumeNode
@@ -125,8 +126,10 @@ class WaveMorphParameters:
     wantTransform: bool = True
     wantWarped: bool = True
     wantJacobian: bool = True
+    wantExpectedError: bool = False
     wantInverse: bool = False
     outputTransform: vtkMRMLTransformNode
     outputWarped: vtkMRMLScalarVolumeNode
     outputJacobian: vtkMRMLScalarVolumeNode
+    outputExpectedError: vtkMRMLScalarVolumeNode
     outputInverse: vtkMRMLTransformNode

@@ -79,6 +79,7 @@ class ViewControls:
         """Nodes were added, removed or moved: show the present mode with those that are left, or what is possible."""
         if self.view is None:
             return
+        self.view.removeLegendsOfDeletedMaps()
         state = self._stateOf(self.view.result)
         if state != self._state:
             self._state = state
@@ -219,6 +220,10 @@ _TOOL_TIPS = {
     ),
     ViewMode.Jacobian: lambda: _(
         "Red: the moving tissue is larger than the fixed tissue. Blue: smaller. White: equal."
+    ),
+    ViewMode.ExpectedError: lambda: _(
+        "How far off the registration may be, in mm: 90 % of the errors are estimated to be below the value at each "
+        "voxel. Dark blue: small. Yellow: large."
     ),
     ViewMode.Warp: lambda: _("The moving volume on its way to the registered one; see the slider."),
 }

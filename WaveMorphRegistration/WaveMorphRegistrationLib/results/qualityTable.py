@@ -6,7 +6,7 @@ responsive, and returns the table node; `finish` runs one to its end.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..scene.segmentations import LabelLayer, labelLayers
 from ..scene.transforms import transformFromNode
 from ..scene.volumes import imageFromVolumeNode
 from ..translation import _
-from .reportTable import fillTable
+from .reportTable import fillTable, millimeters
 from .sceneResult import FIXED_ROLE, MOVING_ROLE, SceneResult
 
 _SLAB_VOXELS = 500_000
@@ -40,6 +40,8 @@ def finish(pieces: Pieces):
 
 def overlapTable(result: SceneResult, fixedSegmentation, movingSegmentation) -> Pieces:
     """A table of Dice and HD95 (mm), before and after, of each structure of either segmentation.
+
+    Where the result has it, with the median of the expected error (mm) in the structure of the fixed volume.
 
     Structures are paired as in `wavemorph evaluate`: by name, or by label (of a segmentation: by order) with a row that
     says so. Each is compared alone, so that structures may overlap.
@@ -62,11 +64,18 @@ def overlapTable(result: SceneResult, fixedSegmentation, movingSegmentation) -> 
             inMoving = warped[pair.moving.layer] == pair.moving.label
             measures[number].update(_overlap(inFixed, inMoving, lattice.GetSpacing(), when))
             yield
+    errors = _expectedErrors(result, lattice)
+    for number, pair in pairs.numbered.items():
+        if errors is not None and pair.fixed is not None:
+            inFixed = sitk.GetArrayViewFromImage(fixed.layers[pair.fixed.layer]) == pair.fixed.label
+            measures[number]["expected_error_mm"] = metrics.median_error_mm(errors, inFixed)
+            yield
     report = metrics.finished_label_report(measures, pairs)
-    rows = [(measure["name"] or str(label), *_cells(measure)) for label, measure in report["labels"].items()]
-    rows += [(remark, "", "", "", "") for remark in report["remarks"]]
-    rows += [(_(title), *_cells(mean)) for title, mean in metrics.mean_rows(report)]
-    header = (_("Structure"), _("Dice before"), _("Dice after"), _("HD95 before, mm"), _("HD95 after, mm"))
+    columns = _overlapColumns(errors is not None)
+    rows = [(measure["name"] or str(label), *_cells(measure, columns)) for label, measure in report["labels"].items()]
+    rows += [(remark, *[""] * len(columns)) for remark in report["remarks"]]
+    rows += [(_(title), *_cells(mean, columns)) for title, mean in metrics.mean_rows(report)]
+    header = (_("Structure"), *(column[0] for column in columns))
     return _filled(result, "overlap", _("overlap"), header, rows)
 
 
@@ -93,28 +102,53 @@ def landmarkTable(result: SceneResult, fixedPoints, movingPoints) -> Pieces:
 
 
 def volumeTable(result: SceneResult, fixedSegmentation) -> Pieces:
-    """A table of the volume (ml) of each structure of the fixed volume, and of the same tissue in the moving volume.
+    """A table of the volume (ml) of each structure of the fixed volume, and of what the result has of it.
 
+    With the Jacobian that is the volume (ml) of the same tissue in the moving volume; with the expected error, its
+    median (mm).
     Raises InputError where the segmentation has no voxels.
     """
     _checkPlaces(result, fixedSegmentation)
     layers = yield from labelLayers(fixedSegmentation, _volume(result, FIXED_ROLE), _("fixed segmentation"))
     lattice = layers[0].image
-    image = imageFromVolumeNode(result.jacobian)
-    jacobian = sitk.GetArrayFromImage(image if same_lattice(image, lattice) else sitk.Resample(image, lattice))
+    jacobian, errors = _jacobian(result, lattice), _expectedErrors(result, lattice)
     voxelMl = float(np.prod(lattice.GetSpacing())) / 1000
+    header = [_("Structure"), _("Fixed, ml")]
+    if jacobian is not None:
+        header += [_("Moving, ml"), _("Moving larger by, %")]
+    if errors is not None:
+        header.append(_("Expected error, mm"))
     rows = []
     for name, layer, label in _structures(layers):
         inside = sitk.GetArrayViewFromImage(layers[layer].image) == label
         fixed = np.count_nonzero(inside) * voxelMl
         if fixed:
-            moving = float(jacobian[inside].sum()) * voxelMl
-            rows.append((name, f"{fixed:.2f}", f"{moving:.2f}", f"{100 * (moving / fixed - 1):+.1f}"))
+            row = [name, f"{fixed:.2f}"]
+            if jacobian is not None:
+                moving = float(jacobian[inside].sum()) * voxelMl
+                row += [f"{moving:.2f}", f"{100 * (moving / fixed - 1):+.1f}"]
+            if errors is not None:
+                row.append(_written(metrics.median_error_mm(errors, inside), millimeters))
+            rows.append(tuple(row))
         yield
     if not rows:
         raise InputError(_("The segmentation {name} has no voxels.").format(name=fixedSegmentation.GetName()))
-    header = (_("Structure"), _("Fixed, ml"), _("Moving, ml"), _("Moving larger by, %"))
-    return _filled(result, "volumes", _("volumes"), header, rows)
+    return _filled(result, "volumes", _("volumes"), tuple(header), rows)
+
+
+def _jacobian(result: SceneResult, lattice: sitk.Image) -> np.ndarray | None:
+    """The Jacobian of a result (k, j, i) on a lattice; None where the result has none."""
+    if result.jacobian is None:
+        return None
+    image = imageFromVolumeNode(result.jacobian)
+    return sitk.GetArrayFromImage(image if same_lattice(image, lattice) else sitk.Resample(image, lattice))
+
+
+def _expectedErrors(result: SceneResult, lattice: sitk.Image) -> np.ndarray | None:
+    """The expected errors of a result (k, j, i), mm, on a lattice; None where the result has none."""
+    if result.expectedError is None:
+        return None
+    return metrics.error_on_lattice(imageFromVolumeNode(result.expectedError), lattice)
 
 
 def _volume(result: SceneResult, role: str):
@@ -182,9 +216,25 @@ def _overlap(fixed: np.ndarray, moved: np.ndarray, spacing, when: str) -> dict:
     return {f"dice_{when}": overlap, f"hd95_{when}_mm": None if np.isnan(distance) else distance}
 
 
-def _cells(measure: dict) -> list[str]:
-    keys = (("dice_before", ".3f"), ("dice_after", ".3f"), ("hd95_before_mm", ".2f"), ("hd95_after_mm", ".2f"))
-    return [format(measure[key], form) if measure[key] is not None else "-" for key, form in keys]
+def _overlapColumns(withError: bool) -> list[tuple[str, str, Callable[[float], str]]]:
+    """(title, key of a measure, how its value is written) of the columns after the name of the structure."""
+    columns: list[tuple[str, str, Callable[[float], str]]] = [
+        (_("Dice before"), "dice_before", "{:.3f}".format),
+        (_("Dice after"), "dice_after", "{:.3f}".format),
+        (_("HD95 before, mm"), "hd95_before_mm", "{:.2f}".format),
+        (_("HD95 after, mm"), "hd95_after_mm", "{:.2f}".format),
+    ]
+    if withError:
+        columns.append((_("Expected error, mm"), "expected_error_mm", millimeters))
+    return columns
+
+
+def _cells(measure: dict, columns) -> list[str]:
+    return [_written(measure.get(key), write) for _title, key, write in columns]
+
+
+def _written(value: float | None, write: Callable[[float], str]) -> str:
+    return write(value) if value is not None else "-"
 
 
 def _filled(result: SceneResult, table: str, title: str, header, rows):

@@ -50,6 +50,40 @@ def verdictTitle(level: str) -> str:
     return {"good": _("Good"), "check": _("Check"), "do not trust": _("Do not trust")}[level]
 
 
+def millimeters(value: float) -> str:
+    """A distance with one decimal, or one significant digit below 0.1 mm, as in small animals."""
+    return f"{value:.1f}" if value >= 0.095 else f"{value:.1g}"
+
+
+def expectedErrorSentence(report: dict) -> str:
+    """What the values of the expected error mean in this result, in one or two sentences."""
+    said = _("90 % of the errors are estimated to be below these values: {range}.").format(range=_errorRange(report))
+    return f"{said} {_errorCaveat(report)}".rstrip()
+
+
+def _errorRange(report: dict) -> str:
+    expected = report["expected_error"]
+    return _("median {median} mm, 95 % {p95} mm").format(
+        median=millimeters(expected["median_mm"]), p95=millimeters(expected["p95_mm"])
+    )
+
+
+def _errorCaveat(report: dict) -> str:
+    if report["verdict"]["level"] != "do not trust":
+        return ""
+    return _("This does not hold here, because the verdict is do not trust.")
+
+
+def _expectedErrorRow(report: dict) -> list[tuple[str, str, str]]:
+    if report.get("expected_error") is None:
+        return []
+    meaning = _(
+        "90 % of the errors are estimated to be below these, at half and at 95 % of the voxels of the subject. "
+        "Calibrated on pairs with a known deformation."
+    )
+    return [(_("Expected error"), _errorRange(report), f"{meaning} {_errorCaveat(report)}".rstrip())]
+
+
 def _verdictRow(verdict: dict) -> tuple[str, str, str]:
     return (
         _("Verdict"),
@@ -99,6 +133,7 @@ def _deformableRows(report: dict) -> list[tuple[str, str, str]]:
             report["segmentation"],
             _("Overlap of eleven structures segmented by a network, before and after the deformation; 1 is best."),
         ),
+        *_expectedErrorRow(report),
         (
             _("Folded voxels"),
             f"{folding['central_voxels']} / {folding['strict_voxels']}",

@@ -10,7 +10,7 @@ from ..scene.coordinates import vtkMatrix
 from ..scene.transforms import affineMatrix, inverseTransform, setTransformFromParent, wholeTransform
 from ..scene.volumes import updateVolumeNodeFromImage
 from ..translation import _
-from .display import displayAs, showJacobian
+from .display import displayAs, showExpectedError, showJacobian
 from .sceneResult import ALL_OUTPUTS, OUTPUT_ATTRIBUTE, SceneResult, placeInFolderOf, updateFixedSpaceTransform
 
 
@@ -23,7 +23,8 @@ def addRegistrationToScene(
 ) -> SceneResult:
     """Create the nodes of a registration in the scene of the fixed node, or none at all where anything fails.
 
-    outputs: which nodes, names of ALL_OUTPUTS. A linear map has neither "affine", as it is one, nor "folding".
+    outputs: which nodes, names of ALL_OUTPUTS. A linear map has neither "affine", as it is one, nor "folding"; a
+        registration that has not estimated its error has no "expectedError".
     into: output name -> existing node to fill instead of a new one; a transform node of another class is left alone.
     Each node refers to the fixed and the moving volume and is in the folder of the fixed one.
     """
@@ -38,7 +39,7 @@ def addRegistrationToScene(
 
 
 def _createNodes(registration, fixedNode, movingNode, outputs, into, scene) -> SceneResult:
-    made = [output for output in outputs if not registration.is_linear or output in _OUTPUTS_OF_LINEAR_MAPS]
+    made = [output for output in outputs if _has(registration, output)]
     contents = {output: _CONTENTS[output](registration) for output in ALL_OUTPUTS if output in made}
     names = {"fixed": fixedNode.GetName(), "moving": movingNode.GetName()}
     names["kind"] = _kindName(registration)
@@ -53,10 +54,19 @@ def _createNodes(registration, fixedNode, movingNode, outputs, into, scene) -> S
             displayAs(movingNode, node)
         elif new and output == "jacobian":
             showJacobian(node)
+        elif new and output == "expectedError":
+            showExpectedError(node, registration.report["subject"]["extent_mm"])
         _FILL[output](node, content)
         placeInFolderOf(fixedNode, node)
         filled[output] = node
     return SceneResult.create(fixedNode, movingNode, registration, filled)
+
+
+def _has(registration: Registration, output: str) -> bool:
+    """Whether the output exists for the map of a registration."""
+    if output == "expectedError" and registration.expected_error is None:
+        return False
+    return not registration.is_linear or output in _OUTPUTS_OF_LINEAR_MAPS
 
 
 def _addNode(scene, className: str, name: str, output: str):
@@ -88,6 +98,7 @@ def _nodeName(output: str, names: dict) -> str:
         "inverse": _("{fixed} to {moving} {kind}") if linear else _("{fixed} to {moving}"),
         "warped": _("{moving} registered"),
         "jacobian": _("{moving} to {fixed} Jacobian"),
+        "expectedError": _("{moving} to {fixed} expected error"),
         "folding": _("{moving} to {fixed} folding"),
     }[output].format(**names)
 
@@ -108,6 +119,7 @@ _CONTENTS = {
     "inverse": inverseTransform,
     "warped": lambda registration: registration.warped,
     "jacobian": lambda registration: registration.jacobian,
+    "expectedError": lambda registration: registration.expected_error,
     "folding": lambda registration: sitk.Cast(registration.jacobian <= 0, sitk.sitkUInt8),
 }
 _FILL = {
@@ -116,6 +128,7 @@ _FILL = {
     "inverse": _setTransform,
     "warped": _setVolume,
     "jacobian": _setVolume,
+    "expectedError": _setVolume,
     "folding": _setVolume,
 }
 _CLASSES = {
@@ -124,6 +137,7 @@ _CLASSES = {
     "inverse": "vtkMRMLTransformNode",
     "warped": "vtkMRMLScalarVolumeNode",
     "jacobian": "vtkMRMLScalarVolumeNode",
+    "expectedError": "vtkMRMLScalarVolumeNode",
     "folding": "vtkMRMLLabelMapVolumeNode",
 }
 _LINEAR_CLASSES = dict.fromkeys(("transform", "inverse"), "vtkMRMLLinearTransformNode")

@@ -18,7 +18,8 @@ from ..scene.coordinates import arrayFromMatrix, ijkToWorld, vtkMatrix
 from ..scene.transforms import gridTransform, sampledDisplacement, transformFromNode
 from ..scene.volumes import imageFromVolumeNode, updateVolumeNodeFromImage
 from ..translation import _
-from .display import displayAs, gridRegion, shadesOf, showGrid, showLegend
+from .display import displayAs, gridRegion, hideLegend, shadesOf, showGrid, showLegend
+from .reportTable import expectedErrorSentence
 from .sceneResult import FIXED_ROLE, MOVING_ROLE, SceneResult, volumeCopy
 from .sliceLayers import SliceLayers
 
@@ -36,9 +37,11 @@ class ViewMode(enum.Enum):
     Checkerboard = "Checkerboard"
     Colors = "Colors"
     Jacobian = "Jacobian"
+    ExpectedError = "Expected error"
     Warp = "Warp"
 
 
+_MAPS = {ViewMode.Jacobian: "jacobian", ViewMode.ExpectedError: "expectedError"}  # outputs shown with a legend
 _OWN_OPACITY = (ViewMode.Checkerboard, ViewMode.Colors)  # the slider has no meaning there
 
 
@@ -52,18 +55,21 @@ class ResultView:
         self.result, self.mode = result, None
         self._colorLogic, self._scene, self._layers = colorLogic, result.scene, SliceLayers(result.scene)
         self._opacity = {mode: 1.0 if mode in _OWN_OPACITY else 0.5 for mode in ViewMode}
-        self._opacity[ViewMode.Jacobian] = 0.6
+        self._opacity.update(dict.fromkeys(_MAPS, 0.6))
         self._warpPercent, self._showsBefore = 100.0, False
         self._helpers: dict[str, list] = {}
         self._shownIds: set[str] = set()
         self._region = None
+        self._legends: dict[str, object] = {}  # output: display node of its legend
+        self._findLegends()
         self._show = {
             ViewMode.Before: self._showBefore,
             ViewMode.After: self._showAfter,
             ViewMode.Flicker: self._showFlicker,
             ViewMode.Checkerboard: self._showCheckerboard,
             ViewMode.Colors: self._showColors,
-            ViewMode.Jacobian: self._showJacobian,
+            ViewMode.Jacobian: self._showMap,
+            ViewMode.ExpectedError: self._showMap,
             ViewMode.Warp: self._showWarp,
         }
 
@@ -87,6 +93,8 @@ class ResultView:
         """One line: what the slice views show."""
         if self.mode is None:
             return ""
+        if self.mode is ViewMode.ExpectedError:
+            return expectedErrorSentence(self.result.report)
         return {
             ViewMode.Before: _("The moving volume where it was, over the fixed volume."),
             ViewMode.After: _("The registered volume over the fixed volume."),
@@ -103,17 +111,14 @@ class ResultView:
         fixed, moving = self._reasonOf(FIXED_ROLE), self._reasonOf(MOVING_ROLE)
         transform = "" if result.transform is not None else _("The transform was not requested, or was deleted.")
         registered = "" if result.warped is not None else moving or transform
-        jacobian = "" if result.jacobian is not None else _("The Jacobian was not requested, or was deleted.")
-        if jacobian and result.report.get("transform_type") != "deformable":
-            jacobian = _("The Jacobian of a linear transform is the same everywhere.")
         needs = {
             ViewMode.Before: moving,
             ViewMode.After: registered,
             ViewMode.Flicker: moving or registered,
             ViewMode.Checkerboard: registered,
             ViewMode.Colors: registered,
-            ViewMode.Jacobian: jacobian,
             ViewMode.Warp: moving or transform,
+            **{mode: self._reasonOfMap(output) for mode, output in _MAPS.items()},
         }
         return {mode: fixed or reason for mode, reason in needs.items()}
 
@@ -130,9 +135,8 @@ class ResultView:
     def show(self, mode: ViewMode) -> None:
         """Show this mode instead of the present one."""
         former, self._helpers = self._helpers, {}
-        if self.mode is ViewMode.Jacobian and mode is not ViewMode.Jacobian:
-            self._showLegend(False)
         self.mode = mode
+        self._hideLegends(self.result, kept=_MAPS.get(mode))
         try:
             self._show[mode]()
         finally:
@@ -185,8 +189,15 @@ class ResultView:
             if other.node is not self.result.node:
                 if other.grid is not None and other.grid.GetDisplayNode() is not None:
                     other.grid.GetDisplayNode().SetVisibility(False)
-                if other.jacobian is not None and self._colorLogic is not None:
-                    self._hideLegend(other.jacobian)
+                self._hideLegends(other)
+
+    def removeLegendsOfDeletedMaps(self) -> None:
+        """A legend would stay in the views when its volume is deleted."""
+        for output, legend in list(self._legends.items()):
+            if legend.GetDisplayableNode() is None:
+                del self._legends[output]
+                if legend.GetScene() is not None:
+                    self._scene.RemoveNode(legend)
 
     def close(self) -> None:
         """Remove the nodes that were created, and leave the views without them."""
@@ -196,8 +207,8 @@ class ResultView:
         if self._region is not None:
             self._remove({"region": [self._region]})
             self._region = None
-        if self.mode is ViewMode.Jacobian:
-            self._showLegend(False)
+        self._hideLegends(self.result)
+        self.removeLegendsOfDeletedMaps()
 
     def _showBefore(self) -> None:
         self._showPair(self._moving())
@@ -251,21 +262,31 @@ class ResultView:
             shown.append(copy)
         self._layers.show(*shown, self.opacity, slicer.vtkMRMLSliceCompositeNode.Add)
 
-    def _showJacobian(self) -> None:
-        self._showPair(self.result.jacobian)
-        self._showLegend(True)
+    def _showMap(self) -> None:
+        """The legend is drawn where its volume is a layer at the time when it is shown."""
+        shown = self.result.output(_MAPS[self.mode])
+        self._showPair(shown)
+        if self._colorLogic is not None:
+            showLegend(shown, self._colorLogic)
+            self._findLegends()
 
     def _showWarp(self) -> None:
         self._showPair(self._underTransform(self._warpPercent / 100))
 
-    def _showLegend(self, visible: bool) -> None:
-        """The legend is drawn where its volume is a layer at the time when it is shown."""
-        if self._colorLogic is not None and self.result.jacobian is not None:
-            showLegend(self.result.jacobian, self._colorLogic, visible)
+    def _findLegends(self) -> None:
+        for output in _MAPS.values():
+            shown = self.result.output(output)
+            if shown is not None and self._colorLogic is not None:
+                legend = self._colorLogic.GetColorLegendDisplayNode(shown)
+                if legend is not None:
+                    self._legends[output] = legend
 
-    def _hideLegend(self, jacobianNode) -> None:
-        if self._colorLogic.GetColorLegendDisplayNode(jacobianNode) is not None:
-            showLegend(jacobianNode, self._colorLogic, False)
+    def _hideLegends(self, result: SceneResult, kept: str | None = None) -> None:
+        """Hide the legends of the maps of a result; kept: the output whose legend is left alone."""
+        for output in _MAPS.values():
+            shown = result.output(output)
+            if output != kept and shown is not None and self._colorLogic is not None:
+                hideLegend(shown, self._colorLogic)
 
     def _fixed(self):
         return self._asRegistered(FIXED_ROLE, self.result.fixedNode)
@@ -331,6 +352,18 @@ class ResultView:
         if self.result.volumeAsRegistered(role) is None:
             return _("The {name} volume was changed since the registration, for example hardened.").format(name=name)
         return ""
+
+    def _reasonOfMap(self, output: str) -> str:
+        if self.result.output(output) is not None:
+            return ""
+        isLinear = self.result.report.get("transform_type") != "deformable"
+        if output == "jacobian":
+            if isLinear:
+                return _("The Jacobian of a linear transform is the same everywhere.")
+            return _("The Jacobian was not requested, or was deleted.")
+        if isLinear:
+            return _("The error of a linear transform is not estimated.")
+        return _("The expected error was not requested, or was deleted.")
 
     def _addHelper(self, use: str, node, name: str):
         """Add a node that is removed with the mode that uses it."""

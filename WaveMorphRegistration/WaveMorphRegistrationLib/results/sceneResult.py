@@ -20,7 +20,7 @@ from ..translation import _
 
 FIXED_ROLE = "spatialRegistrationFixed"
 MOVING_ROLE = "spatialRegistrationMoving"
-ALL_OUTPUTS = ("transform", "affine", "inverse", "warped", "jacobian", "folding")
+ALL_OUTPUTS = ("transform", "affine", "inverse", "warped", "jacobian", "expectedError", "folding")
 TABLES = ("report", "overlap", "landmarks", "volumes")
 VERDICT_ATTRIBUTE = "WaveMorph.Verdict"  # on the node of the result and on its transform: the level of the verdict
 OUTPUT_ATTRIBUTE = "WaveMorph.output"  # on every output node: which output it is
@@ -33,8 +33,8 @@ _CARRIED_ROLE = "WaveMorph.fixedSpaceTransformOf"  # and back: a clone of the tr
 class SceneResult:
     """One result: a hidden node of the scene refers to the volumes, the outputs and the tables, and holds the report.
 
-    The properties `transform`, `affine`, `inverse`, `warped`, `jacobian` and `folding` are None where an output was not
-    requested or where its node was deleted, `fixedNode` and `movingNode` where that volume was.
+    The properties `transform`, `affine`, `inverse`, `warped`, `jacobian`, `expectedError` and `folding` are None where
+    an output was not requested or where its node was deleted, `fixedNode` and `movingNode` where that volume was.
 
     transform: vtkMRMLGridTransformNode, the whole map, affine included (`scene.transforms.wholeTransform`); or
         vtkMRMLLinearTransformNode where the whole map is linear.
@@ -42,6 +42,8 @@ class SceneResult:
     inverse: vtkMRMLTransformNode or vtkMRMLLinearTransformNode, moving points -> fixed points.
     warped, jacobian: scalar volumes on the voxels of the fixed one. folding: label map or segmentation, where the
         Jacobian is <= 0.
+    expectedError: scalar volume on the voxels of the fixed one, mm; 90 % of the errors of the map are estimated to be
+        below it, and it is 0 outside the subject.
 
     >>> for result in SceneResult.allIn(slicer.mrmlScene):
     ...     print(result.name, result.report["folding"], result.transform)

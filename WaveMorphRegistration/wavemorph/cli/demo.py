@@ -29,6 +29,7 @@ _FILES = {
     "inverse": "moving_to_fixed.h5",
     "warped": "registered.nii.gz",
     "jacobian": "jacobian.nii.gz",
+    "error_map": "expected_error.nii.gz",
     "report": "report.json",
     "picture": "picture.png",
 }
@@ -50,15 +51,17 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
         raise SettingsError("A pair of your own needs both; give FIXED and MOVING, or neither.")
     folder = Path(options.output)
     pair = None if options.fixed else _write_built_in_pair(folder)
+    settings = settings_of(options)
+    settings = dataclasses.replace(settings, inverse=True, error_map=settings.deformable)
+    files = {name: str(folder / file) for name, file in _FILES.items()}
     job = argparse.Namespace(
         fixed=options.fixed or str(folder / "fixed.nii.gz"),
         moving=options.moving or str(folder / "moving.nii.gz"),
         output=str(folder / "scene.mrb"),
         with_inverse=False,
-        **{name: str(folder / file) for name, file in _FILES.items()},
+        **{**files, "error_map": files["error_map"] if settings.deformable else None},
         **dict.fromkeys(("fixed_mask", "moving_mask", "initial_transform", "store_spacing")),
     )
-    settings = dataclasses.replace(settings_of(options), inverse=True)
     registration, written = register_to_scene(job, settings, progress)
     print(summary(registration.report))
     if pair is not None:

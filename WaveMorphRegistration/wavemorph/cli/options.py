@@ -100,7 +100,7 @@ def output_files(options: argparse.Namespace) -> outputs.Outputs:
         (options.inverse, outputs.write_inverse, outputs.TRANSFORM_EXTENSIONS, "inverse transform"),
         (options.warped, _volume_writer("warped"), outputs.IMAGE_EXTENSIONS, "warped volume"),
         (options.jacobian, _volume_writer("jacobian"), outputs.IMAGE_EXTENSIONS, "Jacobian"),
-        (options.error_map, _volume_writer("expected_error"), outputs.IMAGE_EXTENSIONS, "expected error"),
+        (options.error_map, _write_expected_error, outputs.IMAGE_EXTENSIONS, "expected error"),
         (options.report, _write_report, (".json",), "report"),
     ):
         if path:
@@ -121,6 +121,12 @@ def _volume_writer(name: str) -> outputs.Writer:
         vars(registration).pop(name, None)
 
     return write
+
+
+def _write_expected_error(registration: Registration, path: str) -> None:
+    """It is not released: it cannot be made again."""
+    assert registration.expected_error is not None, "the option sets Settings.error_map"
+    outputs.write_image(registration.expected_error, path)
 
 
 def _write_report(registration: Registration, path: str) -> None:

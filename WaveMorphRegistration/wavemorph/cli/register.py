@@ -49,7 +49,9 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> int:
     names = read_label_names(options.label_names) if options.label_names else {}
     registration = register_files(options, settings, progress)
     if label_maps:
-        registration.report["labels"] = metrics.label_report(*label_maps, registration.transform)
+        registration.report["labels"] = metrics.label_report(
+            *label_maps, registration.transform, expected_error=registration.expected_error
+        )
     written = files.write(registration)
     print(summary(registration.report))
     if label_maps:

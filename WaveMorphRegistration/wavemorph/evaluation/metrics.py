@@ -1,4 +1,4 @@
-"""Measures of a registration: overlap, surface distance, landmark error, folding and volume change.
+"""Measures of a registration: overlap, surface distance, landmark and expected error, folding and volume change.
 
 Free of torch, so that Slicer's own process can use it. Arrays are (D, H, W) = (k, j, i), spacings mm along (i, j, k)
 as in SimpleITK, points LPS mm. Transforms map fixed points to moving points.
@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..io.images import same_lattice
-from ..io.labels import LabelMap, label_map_of
+from ..io.labels import LabelMap, Structure, label_map_of
 from ..io.points import transform_points
 from .structures import StructurePair, StructurePairs, pair_structures, uncropped_layers
 
@@ -193,11 +193,45 @@ def volume_change(jacobian: sitk.Image, labels: sitk.Image) -> dict[int, float]:
     return {int(number): float(mean) for number, mean in zip(numbers, means) if number != 0}
 
 
+def expected_error_by_structure(error: sitk.Image, labels: sitk.Image | LabelMap) -> dict[Structure, float | None]:
+    """The median of the expected error in each structure of the fixed image.
+
+    Parameters:
+        error: mm, as `Registration.expected_error`: 0 where nothing is estimated, which is not counted.
+        labels: label map of the fixed image, on any lattice; a voxel has the error of the nearest voxel of `error`.
+
+    Returns:
+        Structure -> mm, None where no error is estimated in any of its voxels.
+
+    Raises:
+        InputError: the label map cannot be used.
+    """
+    label_map = _as_label_map(labels, "label map")
+    errors = error_on_lattice(error, label_map.layers[0])
+    layers = [sitk.GetArrayViewFromImage(layer) for layer in label_map.layers]
+    return {each: median_error_mm(errors, layers[each.layer] == each.label) for each in label_map.structures}
+
+
+def error_on_lattice(error: sitk.Image, lattice: sitk.Image) -> np.ndarray:
+    """(D, H, W) mm: an expected error on another lattice. Not interpolated: 0 means unknown, not a small error."""
+    if not same_lattice(error, lattice):
+        error = sitk.Resample(error, lattice, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
+    return sitk.GetArrayFromImage(error)
+
+
+def median_error_mm(errors: np.ndarray, inside: np.ndarray) -> float | None:
+    """The median of the expected errors (D, H, W) above 0 in a mask of this shape; None where there are none."""
+    known = errors[inside]
+    known = known[known > 0]
+    return float(np.median(known)) if known.size else None
+
+
 def label_report(
     fixed_labels: sitk.Image | LabelMap,
     moving_labels: sitk.Image | LabelMap,
     transform: sitk.Transform,
     distances: bool = True,
+    expected_error: sitk.Image | None = None,
 ) -> dict:
     """Dice and HD95 of every structure that either label map holds, before the transform (identity) and after it.
 
@@ -209,12 +243,14 @@ def label_report(
         moving_labels: label map of the moving image.
         transform: fixed points -> moving points, LPS mm.
         distances: also compute HD95, which takes longer.
+        expected_error: mm, as `Registration.expected_error`; None where it was not estimated.
 
     Returns:
         "labels": a number -> name, fixed_label and moving_label (None where a map lacks them), and dice_before,
         dice_after, hd95_before_mm and hd95_after_mm. The number is the label in the fixed map where it is unique. A
         structure that one map lacks has a Dice of 0. HD95 is None where a structure has no voxel in the volume or in
-        one of the maps, and where `distances` is False.
+        one of the maps, and where `distances` is False. With `expected_error` also expected_error_mm, its median in the
+        structure of the fixed map, or None.
         "mean": the four means over all structures of either map, and "mean_common" over those of both; None is left
         out. "paired_by": "name" or "label". "remarks": sentences on the files of the
         maps, on how structures are paired and which are not.
@@ -235,6 +271,10 @@ def label_report(
                     distance = hausdorff95_mm(fixed_array, moving_array, number, layers[0].GetSpacing())
                 measures[number][f"dice_{when}"] = overlap
                 measures[number][f"hd95_{when}_mm"] = None if math.isnan(distance) else distance
+    if expected_error is not None:
+        errors = expected_error_by_structure(expected_error, fixed)
+        for number, pair in pairs.numbered.items():
+            measures[number]["expected_error_mm"] = errors[pair.fixed] if pair.fixed is not None else None
     return finished_label_report(measures, pairs, (*fixed.remarks, *moving.remarks))
 
 
@@ -263,13 +303,16 @@ def format_table(report: dict, names: dict[int, str] | None = None) -> str:
         report: as `label_report` returns it.
         names: label -> name, as `read_label_names` returns it; by default the names that the maps give.
     """
-    columns = (("dice_before", ".3f"), ("dice_after", ".3f"), ("hd95_before_mm", ".2f"), ("hd95_after_mm", ".2f"))
-    rows: list[tuple[str, ...]] = [("label", "Dice before", "after", "HD95 mm before", "after")]
+    columns = [("dice_before", ".3f"), ("dice_after", ".3f"), ("hd95_before_mm", ".2f"), ("hd95_after_mm", ".2f")]
+    titles = ["label", "Dice before", "after", "HD95 mm before", "after"]
+    if any("expected_error_mm" in measure for measure in report["labels"].values()):
+        columns.append(("expected_error_mm", ".2f"))
+        titles.append("expected error mm")
+    rows: list[tuple[str, ...]] = [tuple(titles)]
     entries = [(_called(int(label), measure, names or {}), measure) for label, measure in report["labels"].items()]
     for title, measure in [*entries, *mean_rows(report)]:
-        rows.append(
-            (title, *(format(measure[key], form) if measure[key] is not None else "-" for key, form in columns))
-        )
+        values = ((measure.get(key), form) for key, form in columns)
+        rows.append((title, *(format(value, form) if value is not None else "-" for value, form in values)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
