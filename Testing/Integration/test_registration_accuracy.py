@@ -17,6 +17,7 @@ from wavemorph.network import NetworkConfig, WaveMorphNetwork
 from wavemorph.registration.deformable import stage as deformable_stage
 from wavemorph.spatial import resampling
 from wavemorph.spatial.preprocessing import Pair
+from wavemorph.training.known_deformation import Difference, make_pair
 
 QUICK = Settings(spacing_mm=4.0, weights="none", inverse=True)
 
@@ -227,6 +228,31 @@ def test_a_head_registered_to_noise_has_a_warning():
     noise.CopyInformation(lattice)
     report = register(phantoms.head(lattice), noise, Settings(spacing_mm=3.0, weights="none", affine=False)).report
     assert report["warnings"]
+
+
+def test_the_expected_error_bounds_the_true_error_and_is_larger_where_that_is():
+    """A head and its deformed copy, of which the moving volume shows three quarters."""
+    head = phantoms.head(phantoms.regular((80, 88, 76), (2.0, 2.0, 2.0)), noise=0.01)
+    pair = make_pair(head, Difference(noise=0.03, spacing_mm=(2.0, 2.0, 3.0), obliqueness=0.0), seed=3)
+    moving = pair.moving[:, :, : 3 * pair.moving.GetSize()[2] // 4]
+    settings = Settings(spacing_mm=2.5, weights="none", error_map=True)
+    result = register(pair.fixed, moving, settings)
+
+    expected, transform = result.expected_error, result.transform
+    assert expected.GetSize() == head.GetSize() and expected.GetOrigin() == head.GetOrigin()
+    assert expected[0, 0, 0] == 0  # in air nothing is known
+    inside = np.argwhere(sitk.GetArrayViewFromImage(pair.foreground) > 0)[::97, ::-1].tolist()
+    points = [head.TransformIndexToPhysicalPoint(index) for index in inside]
+    error = np.array([np.subtract(transform.TransformPoint(p), pair.truth.TransformPoint(p)) for p in points])
+    error, bound = np.linalg.norm(error, axis=1), np.array([expected[index] for index in inside])
+    known = bound > 0
+    assert known.mean() > 0.98
+    assert np.mean(error[known] < bound[known]) > 0.8
+    assert np.median(bound[known]) < 4 * np.median(error[known])
+    assert np.corrcoef(np.log(bound[known]), np.log(error[known]))[0, 1] > 0.5
+    entry = result.report["expected_error"]
+    assert 0 < entry["median_mm"] < entry["p95_mm"]
+    assert result.report["seconds"]["Expected error"] > 0
 
 
 def test_volumes_resampled_in_slabs_are_registered_as_whole_volumes_are(monkeypatch, tiny_pair):
