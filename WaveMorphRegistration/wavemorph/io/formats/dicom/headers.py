@@ -85,8 +85,7 @@ class Header:
         """The value of a tag, "gggg|eeee"; "" where it is missing."""
         if tag not in self._keys:
             return ""
-        text = self._reader.GetMetaData(tag).encode("utf-8", "replace").decode("utf-8", "replace")
-        return "".join(letter for letter in text if letter.isprintable()).strip()
+        return printable(self._reader.GetMetaData(tag))
 
     @property
     def frames(self) -> int:
@@ -139,6 +138,11 @@ class Header:
         scaling = _numbers(self.text("3004|000e"))
         stored = self._voxels[number]
         return stored * scaling[0] if scaling and stored.dtype.kind in "iu" else stored
+
+
+def printable(text: str) -> str:
+    """A text of a file without what controls a terminal, breaks lines or is no character."""
+    return "".join(letter for letter in text if letter.isprintable()).strip()
 
 
 def _moved(plane: Plane | None, offset: float) -> Plane | None:

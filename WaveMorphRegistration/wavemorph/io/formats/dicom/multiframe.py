@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import InputError
-from .headers import read_planes
+from .headers import printable, read_planes
 from .slices import Plane, Slice, plane_from
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame, of 16-bit words
@@ -56,21 +56,23 @@ class EnhancedFile:
                 warnings.simplefilter("ignore")
                 self._data = pydicom.dcmread(path, force=True)
                 self._count = int(self._data.get("NumberOfFrames", 1) or 1)
+                if self._count > path.stat().st_size:
+                    raise ValueError(f"{self._count} frames in {path.stat().st_size} bytes")
                 self._shared = _first(self._data, "SharedFunctionalGroupsSequence")
                 self._frames = list(self._data.get("PerFrameFunctionalGroupsSequence") or [])
                 self.slices = [self._slice(number) for number in range(self._count)]
         except Exception as error:  # pydicom raises many kinds for a damaged file
             raise InputError(
                 f"The {called} is a multi-frame DICOM file that cannot be read ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:120]}); copy it again, or open it in Slicer and save it as .nrrd."
+                f"{printable(' '.join(str(error).split()))[:120]}); copy it again, or open it in Slicer and save it as .nrrd."
             ) from error
 
     def _slice(self, number: int) -> Slice:
         data = self._data
         series = {
-            "number": str(data.get("SeriesNumber", "") or ""),
-            "description": str(data.get("SeriesDescription", "") or ""),
-            "uid": str(data.get("SeriesInstanceUID", "") or ""),
+            "number": printable(str(data.get("SeriesNumber", "") or "")),
+            "description": printable(str(data.get("SeriesDescription", "") or "")),
+            "uid": printable(str(data.get("SeriesInstanceUID", "") or "")),
         }
         return Slice(
             self._path,
@@ -94,7 +96,8 @@ class EnhancedFile:
         for name, (sequence, attribute) in _TRAITS.items():
             value = self._value(number, sequence, attribute)
             if value is not None:
-                traits[name] = str(value) if isinstance(value, (str, int, float)) else "\\".join(map(str, value))
+                text = str(value) if isinstance(value, (str, int, float)) else "\\".join(map(str, value))
+                traits[name] = printable(text)
         content = self._value(number, "FrameContentSequence", "DimensionIndexValues")
         indices = np.atleast_1d(content) if content is not None else ()
         traits.update({f"dimension {place}": str(index) for place, index in enumerate(indices, 1)})
