@@ -22,7 +22,7 @@ from .mutations import changed_bytes, changed_text, cut, extreme, some_bytes, wi
 from .runner import Case, Wrong
 
 SIZE = (7, 6, 5)
-_BOMB_BYTES = 400 << 20
+_BOMB_BYTES = 128 << 20
 _NIFTI_FIELDS = [(0, "i"), *((40 + 2 * n, "h") for n in range(8)), *((56 + 4 * n, "f") for n in range(3))]
 _NIFTI_FIELDS += [(68, "h"), (70, "h"), (72, "h"), *((76 + 4 * n, "f") for n in range(8)), (108, "f"), (112, "f")]
 _NIFTI_FIELDS += [(116, "f"), (123, "B"), (252, "h"), (254, "h"), *((256 + 4 * n, "f") for n in range(18))]
@@ -121,7 +121,9 @@ class Nifti:
             elif what == 6 and generator.random() < 0.5:
                 content, reason = cut(generator, content), "it is cut short"
         path.write_bytes(content)
-        if path.suffix == ".gz" and generator.random() < 0.05:  # what ITK takes instead of a compressed file of the same name
+        if (
+            path.suffix == ".gz" and generator.random() < 0.05
+        ):  # what ITK takes instead of a compressed file of the same name
             (folder / "volume.nii").write_bytes(written(".nii"))
         return image_case(path, generator, available, reason)
 

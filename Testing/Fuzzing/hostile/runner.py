@@ -34,7 +34,9 @@ SECONDS_PER_INPUT = 10.0
 MEMORY_BYTES = 1 << 30  # beyond what the child has when it starts
 _INPUTS_PER_CHILD = 1000  # so that what C++ libraries leak does not count as an input's memory
 _LONGEST_SENTENCE = 2000
-_OF_MEMORY = re.compile(r"allocat|out of memory|bad_alloc|memoryerror|file too large", re.IGNORECASE)
+_OF_MEMORY = re.compile(
+    r"(failed|unable|cannot|not) (to )?allocate|out of memory|bad_alloc|memoryerror|file too large", re.I
+)
 _NO_SENTENCE = re.compile(r"Traceback|0x[0-9a-f]{6}|\.[ch]xx\b")
 _FORBIDDEN_EVENTS = (
     "os.system",
@@ -270,7 +272,7 @@ def _contents(folder: Path) -> dict[str, str]:
 
 def _left_behind(base: Path, folder: Path, before: dict[str, str]) -> str:
     """What reading changed: an input, a file outside, a temporary file that is still there; "" for nothing."""
-    after = {name: digest for name, digest in _contents(folder).items() if not name.startswith("written")}
+    after = {name: digest for name, digest in _contents(folder).items() if not name.startswith(("written", "result"))}
     if after != before:
         return "changed " + ", ".join(sorted({name for name, _ in after.items() ^ before.items()}))
     others = sorted(str(path.relative_to(base)) for path in base.rglob("*") if not path.is_relative_to(folder))

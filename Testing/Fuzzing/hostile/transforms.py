@@ -121,9 +121,22 @@ def _with_other_number(generator: random.Random, content: bytes) -> bytes:
 
 def _with_other_text(generator: random.Random, content: bytes) -> bytes:
     """A name of a group or a kind of transform replaced by another of its length."""
-    names = [name for name in (b"TransformGroup", b"TransformType", b"TransformParameters", b"TransformFixedParameters",
-                               b"AffineTransform_double_3_3", b"CompositeTransform_double_3_3", b"ITKVersion",
-                               b"DisplacementFieldTransform", b"_double_3_3", b"Euler3DTransform") if name in content]
+    names = [
+        name
+        for name in (
+            b"TransformGroup",
+            b"TransformType",
+            b"TransformParameters",
+            b"TransformFixedParameters",
+            b"AffineTransform_double_3_3",
+            b"CompositeTransform_double_3_3",
+            b"ITKVersion",
+            b"DisplacementFieldTransform",
+            b"_double_3_3",
+            b"Euler3DTransform",
+        )
+        if name in content
+    ]
     name = generator.choice(names)
     other = generator.choice((b"TransformType", b"Euler3DTransform_double_3_3", b"_float_3_3", b"_double_2_2", b"\0"))
     other = generator.choice((other, some_bytes(generator), generator.choice(TEXTS).encode("utf-8", "surrogatepass")))
@@ -143,7 +156,9 @@ def _linked() -> tuple[bytes, ...]:
 
     def external_link(file: h5py.File) -> None:
         group = whole(file)
-        group["TransformParameters"] = h5py.ExternalLink("../outside/bystander.raw", "/TransformGroup/0/TransformParameters")
+        group["TransformParameters"] = h5py.ExternalLink(
+            "../outside/bystander.raw", "/TransformGroup/0/TransformParameters"
+        )
         group["TransformFixedParameters"] = np.zeros(3)
 
     def linked_group(file: h5py.File) -> None:
@@ -187,7 +202,17 @@ def _linked() -> tuple[bytes, ...]:
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        makers = (external_link, linked_group, soft_loop, external_values, huge, huge_chunked, unallocated, many_axes, bomb)
+        makers = (
+            external_link,
+            linked_group,
+            soft_loop,
+            external_values,
+            huge,
+            huge_chunked,
+            unallocated,
+            many_axes,
+            bomb,
+        )
         for number, make in enumerate(makers):
             for version in ("earliest", "latest"):
                 path = Path(folder) / f"{number}{version}.h5"
@@ -243,7 +268,9 @@ class TextTransforms:
                 content = bytes(changed)
         elif what == 8:
             extension = ".xfm"
-            content = changed_text(generator, generator.choice((_FOREIGN[".xfm"], *map(bytes.decode, written_transforms(".xfm"))))).encode("utf-8", "surrogatepass")
+            content = changed_text(
+                generator, generator.choice((_FOREIGN[".xfm"], *map(bytes.decode, written_transforms(".xfm"))))
+            ).encode("utf-8", "surrogatepass")
         else:
             extension = generator.choice(list(_FOREIGN))
             content = changed_text(generator, _FOREIGN[extension]).encode("utf-8", "surrogatepass")
@@ -272,9 +299,20 @@ def _changed_itk_text(generator: random.Random, text: str) -> str:
         values = value.split()
         value = " ".join(values[: generator.randrange(len(values) + 1)] * generator.choice((1, 1, 2, 1000)))
     else:
-        kinds = ("AffineTransform", "Euler3DTransform", "CompositeTransform", "BSplineTransform", "FooTransform",
-                 "DisplacementFieldTransform", "IdentityTransform", "Euler2DTransform", "ThinPlateSplineKernelTransform",
-                 "GaussianExponentialDiffeomorphicTransform", "MatrixOffsetTransformBase", "QuaternionRigidTransform")
+        kinds = (
+            "AffineTransform",
+            "Euler3DTransform",
+            "CompositeTransform",
+            "BSplineTransform",
+            "FooTransform",
+            "DisplacementFieldTransform",
+            "IdentityTransform",
+            "Euler2DTransform",
+            "ThinPlateSplineKernelTransform",
+            "GaussianExponentialDiffeomorphicTransform",
+            "MatrixOffsetTransformBase",
+            "QuaternionRigidTransform",
+        )
         types = ("_double_3_3", "_float_3_3", "_double_2_2", "_double_3_2", "_double_4_4", "", "_int_3_3")
         value = " " + generator.choice(kinds) + generator.choice(types)
     lines[at] = f"{name}: {value}"

@@ -21,7 +21,9 @@ _HDF5, _TEXT, _MATLAB = (".h5", ".hdf5", ".hdf", ".hd5", ".he5"), (".tfm", ".txt
 _KIND = re.compile(r"(\w{1,100})_(?:double|float)_(\d)_(\d)")
 # kind -> (parameters, fixed parameters) that it may have; ITK's text and MATLAB readers do not count them
 _COUNTS = {
-    **dict.fromkeys(("AffineTransform", "MatrixOffsetTransformBase", "ComposeScaleSkewVersor3DTransform"), ((12,), (3,))),
+    **dict.fromkeys(
+        ("AffineTransform", "MatrixOffsetTransformBase", "ComposeScaleSkewVersor3DTransform"), ((12,), (3,))
+    ),
     "Euler3DTransform": ((6,), (3, 4)),
     "VersorRigid3DTransform": ((6,), (3,)),
     "VersorTransform": ((3,), (3,)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import tempfile
 import warnings
 from functools import partial
@@ -117,8 +118,7 @@ class EnhancedFile:
         """(rows, columns): stored integers where the rescaling is whole, else float64."""
         if self._pixels is None:
             self._pixels = self._stored_pixels()
-        slope = float(self._value(number, "PixelValueTransformationSequence", "RescaleSlope") or 1.0)
-        intercept = float(self._value(number, "PixelValueTransformationSequence", "RescaleIntercept") or 0.0)
+        slope, intercept = self._rescaling(number)
         plane = self._pixels[number]
         if (slope, intercept) == (1.0, 0.0):
             return plane
@@ -126,6 +126,23 @@ class EnhancedFile:
         if whole and plane.dtype.kind in "iu" and plane.dtype.itemsize <= 2:
             return (plane.astype(np.int64) * int(slope) + int(intercept)).astype(np.int32)
         return plane * np.float64(slope) + intercept
+
+    def _rescaling(self, number: int) -> tuple[float, float]:
+        """(slope, intercept) of a frame."""
+        values = [
+            self._value(number, "PixelValueTransformationSequence", name)
+            for name in ("RescaleSlope", "RescaleIntercept")
+        ]
+        try:
+            slope, intercept = float(values[0] or 1.0), float(values[1] or 0.0)
+            if math.isfinite(slope) and math.isfinite(intercept):
+                return slope, intercept
+        except (TypeError, ValueError):
+            pass
+        raise InputError(
+            f"The {self._called} states the slope {values[0]} and the intercept {values[1]} for frame {number + 1}, which "
+            "are no numbers; copy it again."
+        )
 
     def _stored_pixels(self) -> np.ndarray:
         """(frames, rows, columns), or with one axis more for colors; by GDCM where pydicom lacks the decoder."""
@@ -137,7 +154,7 @@ class EnhancedFile:
         except Exception:
             syntax = getattr(self._data.file_meta, "TransferSyntaxUID", None)
             if syntax is not None and syntax.is_compressed:
-                with contextlib.suppress(InputError):
+                with contextlib.suppress(Exception):  # of pydicom, which writes the copy, too
                     return self._decoded_by_gdcm()
             raise InputError(
                 f"The voxels of the {self._called} cannot be read (transfer syntax {getattr(syntax, 'name', syntax)}); "
