@@ -16,7 +16,7 @@ from wavemorph.io.labels import read_label_map
 from wavemorph.io.reading import read_lattice, read_volume
 
 from .images import check_geometry
-from .mutations import FLOATS, NUMBERS, TEXTS, changed_bytes, cut, extreme, some_bytes
+from .mutations import FLOATS, NUMBERS, TEXTS, changed_bytes, extreme, some_bytes
 from .runner import Case, Wrong
 
 _SLICES, _ROWS, _COLUMNS = 5, 6, 7

@@ -132,7 +132,7 @@ def cut(generator: random.Random, content: bytes) -> bytes:
 
 
 def changed_text(generator: random.Random, text: str) -> str:
-    """One to a few changes of a text: numbers replaced, lines removed, doubled, swapped or lengthened, words inserted."""
+    """One to a few changes of a text: numbers replaced, lines removed, doubled or swapped, words inserted."""
     for _ in range(generator.choice((1, 1, 1, 2, 3))):
         lines = text.split("\n")
         at = generator.randrange(len(lines))

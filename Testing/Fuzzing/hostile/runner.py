@@ -7,6 +7,7 @@ input it was, and goes on with the next one in a fresh child.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import hashlib
 import json
 import mmap
@@ -176,6 +177,7 @@ def _describe(status: int) -> str:
 def _as_child(form: Format, batch: list[int], seed: int, base: Path, shared: mmap.mmap, sending: int) -> None:
     """Read a batch, and write an outcome for each input as a line of JSON. Does not return."""
     code = 1
+    faulthandler.disable()  # which a test runner enables
     try:
         with open(os.devnull, "w") as nowhere:  # what C++ libraries print of damaged files
             os.dup2(nowhere.fileno(), 1)

@@ -23,8 +23,14 @@ from wavemorph.io.text_files.label_names import read_label_names
 from wavemorph.io.transforms import read_transform
 from wavemorph.settings import Settings
 
-NRRD = "NRRD0005\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 7 6 5\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nendian: little\n"
-META = "ObjectType = Image\nNDims = 3\nBinaryData = True\nElementSpacing = 1 1 1\nDimSize = 7 6 5\nElementType = MET_SHORT\n"
+NRRD = (
+    "NRRD0005\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 7 6 5\n"
+    "space directions: (1,0,0) (0,1,0) (0,0,1)\nendian: little\n"
+)
+META = (
+    "ObjectType = Image\nNDims = 3\nBinaryData = True\nElementSpacing = 1 1 1\nDimSize = 7 6 5\n"
+    "ElementType = MET_SHORT\n"
+)
 DATA = voxels().tobytes()
 TEXT = " ".join(map(str, voxels().ravel())).encode()
 
@@ -56,7 +62,9 @@ def test_a_nrrd_file_that_is_cut_short_is_refused_and_a_whole_one_read(tmp_path,
 
 @pytest.mark.parametrize("detached", [False, True])
 @pytest.mark.parametrize(
-    ("header", "data"), [("", DATA), ("CompressedData = True\n", zlib.compress(DATA))], ids=["raw", "compressed"]
+    ("header", "data"),
+    [("", DATA), (f"CompressedData = True\nCompressedDataSize = {len(zlib.compress(DATA))}\n", zlib.compress(DATA))],
+    ids=["raw", "compressed"],
 )
 def test_a_metaimage_that_is_cut_short_is_refused_and_a_whole_one_read(tmp_path, header, data, detached):
     def write(content: bytes) -> None:
@@ -91,6 +99,7 @@ def test_a_claim_of_a_million_million_voxels_is_refused_by_the_size_of_the_file(
         ("long.nrrd", (NRRD.replace("sizes: 7 6 5", "sizes: 7 6 " + "9" * 5000) + "encoding: raw\n\n").encode() + DATA),
         ("twice.nrrd", (NRRD + "encoding: raw\nencoding: gzip\n\n").encode() + DATA),
         ("axes.mha", (META.replace("NDims = 3", "NDims = 100") + "ElementDataFile = LOCAL\n").encode() + DATA),
+        ("size.mha", (META + "CompressedData = True\nElementDataFile = LOCAL\n").encode() + zlib.compress(DATA)),
         ("format.mha", (META + "ElementDataFile = volume%n%n.raw 1 2 1\n").encode()),
         ("endless.mha", (META + "TransformMatrix = 1 0 0 -1e308 1 0 0 0 1\nElementDataFile = LOCAL\n").encode() + DATA),
         ("device.nhdr", (NRRD + "encoding: raw\ndata file: /dev/zero\n").encode()),
@@ -194,3 +203,9 @@ def test_an_error_is_one_line_without_control_characters(text):
 def test_settings_of_another_type_are_refused(values):
     with pytest.raises(SettingsError):
         Settings.from_dict(values)
+
+
+@pytest.mark.parametrize("line", ["# CoordinateSystem = LPS", "# columns = id,z,y,x"])
+def test_what_a_landmark_file_states_after_its_landmarks_is_refused(tmp_path, line):
+    (tmp_path / "points.fcsv").write_text(f"# columns = id,x,y,z\n1,1,2,3\n{line}\n2,4,5,6\n")
+    assert "after landmarks" in refusal(read_points, tmp_path / "points.fcsv")

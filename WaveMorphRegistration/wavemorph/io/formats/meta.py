@@ -40,9 +40,9 @@ def check_header(path: Path, called: str, count: bool = True) -> None:
     axes = _whole(fields, "NDims", called)
     if not 1 <= axes <= _MOST_AXES:
         raise _damaged(called, f"NDims is {axes}")
-    for key, count in _NUMBERS.items():
+    for key, count_for in _NUMBERS.items():
         if key in fields:
-            _check_numbers(key, fields[key], count(axes), called)
+            _check_numbers(key, fields[key], count_for(axes), called)
     size = [_number(part, called) for part in fields.get("DimSize", "").split()]
     if len(size) != axes or min(size) < 1:
         raise _damaged(called, f"DimSize is {fields.get('DimSize', '')[:80]!r}")
@@ -92,6 +92,8 @@ def _payload(
         raise _damaged(called, f"CompressedDataSize is {stored}")
     named = fields["ElementDataFile"]
     if named in ("LOCAL", "Local", "local"):
+        if encoding == "zlib" and not stored:  # ITK would decompress something else
+            raise _damaged(called, "its voxels are compressed, and CompressedDataSize is not stated")
         return Payload([(path, end)], encoding, needed, most=stored)
     files = [path.parent / name for name in _named(named, listed, called)]
     if skip == -1 and encoding == "raw":  # the voxels are at the end

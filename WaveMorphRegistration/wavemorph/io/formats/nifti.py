@@ -326,8 +326,8 @@ def _convert(source: BinaryIO, target: BinaryIO, called: str) -> None:
     datatype, bitpix, *dim = values("2h8q", 12)
     if max(dim[1:]) > _LARGEST_SIDE:
         raise InputError(
-            f"The {called} is a NIfTI-2 file with {max(dim[1:])} voxels along one axis, and at most {_LARGEST_SIDE} are "
-            "read; crop it, or save it as .nrrd."
+            f"The {called} is a NIfTI-2 file with {max(dim[1:])} voxels along one axis, and at most {_LARGEST_SIDE} "
+            "are read; crop it, or save it as .nrrd."
         )
     intent, pixdim = values("3d", 80), values("8d", 104)
     (offset,) = values("q", 168)

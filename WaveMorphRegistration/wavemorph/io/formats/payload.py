@@ -1,6 +1,6 @@
 """Whether files hold the voxels that a header states: counted piece by piece, before ITK allocates them.
 
-ITK reads NIfTI, NRRD and MetaImage files that are cut short without an error, and leaves what is missing undefined or 0.
+ITK reads NIfTI, NRRD and MetaImage files that are cut short without an error, with zeros or anything for the rest.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def read_text(path: Path, name: str) -> str:
 
 
 def read_json(text: str, called: str) -> Any:
-    """The content of a text in JSON. Raises InputError, also where it is nested too deeply or holds half a character."""
+    """The content of a text in JSON. Raises InputError, also where it is nested too deeply or has half a character."""
     try:
         content = json.loads(text)
         if "\\ud" in text.lower():  # escapes of surrogates, of which one alone cannot be written or printed

@@ -243,7 +243,7 @@ class Hdf5File:
     def _chunks(self, layout: bytes, messages: list[_Message], needed: int) -> bytes:
         axes, tree, length, width = layout[2], *struct.unpack_from("<Q2I", layout, 3)
         size = length * width
-        if axes != 2 or not 0 < size or tree == _UNDEFINED:
+        if axes != 2 or size <= 0 or tree == _UNDEFINED:
             raise Hdf5Error("values are missing")
         if size > len(self._content) * _MOST_INFLATION:
             raise Hdf5Error("a part is larger than the file can hold")

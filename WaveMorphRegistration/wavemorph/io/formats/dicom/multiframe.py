@@ -65,7 +65,8 @@ class EnhancedFile:
         except Exception as error:  # pydicom raises many kinds for a damaged file
             raise InputError(
                 f"The {called} is a multi-frame DICOM file that cannot be read ({type(error).__name__}: "
-                f"{printable(' '.join(str(error).split()))[:120]}); copy it again, or open it in Slicer and save it as .nrrd."
+                f"{printable(' '.join(str(error).split()))[:120]}); copy it again, or open it in Slicer and save it as "
+                ".nrrd."
             ) from error
 
     def _slice(self, number: int) -> Slice:
@@ -140,8 +141,8 @@ class EnhancedFile:
         except (TypeError, ValueError):
             pass
         raise InputError(
-            f"The {self._called} states the slope {values[0]} and the intercept {values[1]} for frame {number + 1}, which "
-            "are no numbers; copy it again."
+            f"The {self._called} states the slope {values[0]} and the intercept {values[1]} for frame {number + 1}, "
+            "which are no numbers; copy it again."
         )
 
     def _stored_pixels(self) -> np.ndarray:
