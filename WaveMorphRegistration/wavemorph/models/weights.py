@@ -190,6 +190,10 @@ def load(path: Path, device: Any) -> LoadedModel:
 
     from ..network import NetworkConfig, SegmentationNetwork, WaveMorphNetwork
 
+    try:
+        tensors = _with_current_names(safetensors.torch.load(content))
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise WeightsError(f'The weights "{path.name}" are damaged ({error}); copy or download them again.') from error
     _check_config(card, path)
     try:
         config = NetworkConfig.from_dict(card.config)
@@ -200,10 +204,6 @@ def load(path: Path, device: Any) -> LoadedModel:
         raise WeightsError(
             f'The card of "{path.name}" does not describe a network that can be built ({error}).'
         ) from error
-    try:
-        tensors = _with_current_names(safetensors.torch.load(content))
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise WeightsError(f'The weights "{path.name}" are damaged ({error}); copy or download them again.') from error
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
