@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+_LONGEST = 2000  # characters of a sentence
+
 
 class WaveMorphError(Exception):
-    """An expected failure. `str(error)` is one sentence: what is wrong, the values found, what to do."""
+    """An expected failure. `str(error)` is one sentence: what is wrong, the values found, what to do.
+
+    The values may come from any file: what would control a terminal or break the line is replaced, and the middle of a
+    very long sentence is left out.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = "".join(each if each.isprintable() else " " if each.isspace() else "?" for each in super().__str__())
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
 
 
 class InputError(WaveMorphError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
+import os
 from dataclasses import dataclass
 
 from .errors import SettingsError
@@ -14,6 +16,7 @@ CONTRASTS = ("auto", "same", "different")
 SIMILARITIES = ("auto", "lncc", "mind", "mi")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _MIN_SPACING_MM, _MAX_SPACING_MM = 0.001, 100.0  # from an embryo under a microscope to more than a human body needs
+_LARGEST_SEED, _MOST_THREADS = 2**32 - 1, 4096
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
+        self._check_types()
         object.__setattr__(self, "preset", _one_of("preset", self.preset, PRESETS))
         transform_type = _one_of("transform type", self.transform_type, TRANSFORM_TYPES)
         object.__setattr__(self, "transform_type", transform_type)
@@ -94,11 +98,32 @@ class Settings:
         """Whether a displacement is made after the linear stage."""
         return self.transform_type == "deformable"
 
+    def _check_types(self) -> None:
+        """Raises SettingsError where a value is of another type, or a number that no other part can hold."""
+        for names, known, what in (
+            (("threads", "max_voxels", "seed"), numbers.Integral, "a whole number"),
+            (("spacing_mm",), numbers.Real, "a number"),
+            (("weights",), (str, os.PathLike), "a name or a file"),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                if value is None and name not in ("seed", "weights"):
+                    continue
+                if isinstance(value, bool) or not isinstance(value, known):
+                    raise SettingsError(f"The setting {name} must be {what}, not {str(value)[:80]!r}.")
+        if not 0 <= self.seed <= _LARGEST_SEED or (self.threads is not None and self.threads > _MOST_THREADS):
+            raise SettingsError(
+                f"The seed must lie between 0 and {_LARGEST_SEED}, and there may be {_MOST_THREADS} threads at most; "
+                f"they are {str(self.seed)[:80]} and {str(self.threads)[:80]}."
+            )
+
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict) -> Settings:
+        if not isinstance(values, dict):
+            raise SettingsError(f"Settings are names with values, not {str(values)[:80]!r}.")
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:

@@ -74,15 +74,25 @@ class Worker:
     def _listen(self) -> None:
         """Read messages in a thread of its own: a running job must notice a cancellation and the end of its parent."""
         for line in self._source:
-            try:
-                message = json.loads(line)
-                if "cancel" in message:
-                    self._cancelled.add(message["cancel"])
-                else:
-                    self._jobs.put(message)
-            except (ValueError, TypeError) as error:
-                self._send("log", message=f"not understood: {line.strip()[:200]} ({error})")
+            job = self._understood(line)
+            if job is not None:
+                self._jobs.put(job)
         os._exit(0)  # the parent process has ended, so that a running job has no receiver
+
+    def _understood(self, line: str) -> dict[str, Any] | None:
+        """The job in a line; None after a cancellation, or where the line is neither and was reported."""
+        try:
+            message = json.loads(line)
+            if isinstance(message, dict) and "cancel" in message:
+                self._cancelled.add(message["cancel"])
+                return None
+            hash(message["job"])
+            Path(message["folder"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            self._send("log", message=f"not understood: {line.strip()[:200]} ({type(error).__name__}: {reason})")
+            return None
+        return message
 
     def _do(self, job: dict[str, Any]) -> None:
         from .errors import Cancelled, OutOfMemoryError, WaveMorphError
@@ -107,8 +117,9 @@ class Worker:
     def _register(self, job: dict[str, Any]) -> Path:
         import SimpleITK as sitk
 
-        from .errors import Cancelled, OutputError
-        from .io.files import short_reason
+        from .errors import Cancelled, InputError, OutputError
+        from .io.files import one_sentence, short_reason
+        from .io.result import check_store_spacing
         from .registration.pipeline import register
         from .settings import Settings
 
@@ -119,26 +130,27 @@ class Worker:
                 raise Cancelled("Canceled.")
             self._send("progress", job=job["job"], stage=stage, fraction=round(fraction, 4), message=message)
 
+        if not os.path.isdir(folder):
+            raise InputError(f'The folder of the job, "{str(folder)[:200]}", does not exist.')
         progress("Reading", 0.0, "")
-        extra: dict[str, Any] = {
-            name: sitk.ReadImage(str(path)) for name in _INPUTS if (path := folder / f"{name}.nrrd").exists()
-        }
+        settings, outputs = Settings.from_dict(job.get("settings", {})), _known_outputs(job.get("outputs"))
+        if job.get("store_spacing_mm") is not None:
+            check_store_spacing(job["store_spacing_mm"])
         initial = folder / "initial_transform.h5"
-        if initial.exists():
-            extra["initial_transform"] = sitk.ReadTransform(str(initial))
-        registration = register(
-            sitk.ReadImage(str(folder / "fixed.nrrd")),
-            sitk.ReadImage(str(folder / "moving.nrrd")),
-            Settings.from_dict(job.get("settings", {})),
-            progress,
-            **extra,
-        )
+        with one_sentence("The inputs of the job cannot be read"):
+            extra: dict[str, Any] = {
+                name: sitk.ReadImage(str(path)) for name in _INPUTS if (path := folder / f"{name}.nrrd").exists()
+            }
+            if initial.exists():
+                extra["initial_transform"] = sitk.ReadTransform(str(initial))
+            fixed, moving = (sitk.ReadImage(str(folder / f"{name}.nrrd")) for name in ("fixed", "moving"))
+        registration = register(fixed, moving, settings, progress, **extra)
         progress("Writing", 1.0, "")
         if job.get("store_spacing_mm") is not None:
             registration = registration.stored_at(job["store_spacing_mm"])
         result = folder / "result"
         try:
-            _save(registration, result, job.get("outputs"))
+            _save(registration, result, outputs)
         except (OSError, RuntimeError) as error:
             raise OutputError(
                 f'The result could not be written to the temporary folder "{folder.parent}" ({short_reason(error)}); '
@@ -161,6 +173,15 @@ def _describe_engine() -> dict[str, Any]:
     device = choose_device("auto")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple GPU"}.get(device.type, "CPU")
     return {"device": name, "device_type": device.type, "torch": torch.__version__}
+
+
+def _known_outputs(wanted: Any) -> list[str] | None:
+    """The names of the outputs of a job; None for all. Raises SettingsError."""
+    if wanted is None or (isinstance(wanted, list) and all(isinstance(name, str) for name in wanted)):
+        return wanted
+    from .errors import SettingsError
+
+    raise SettingsError(f"The outputs of a job are a list of names, not {str(wanted)[:80]}.")
 
 
 def _save(registration: Registration, folder: Path, wanted: Iterable[str] | None) -> None:

@@ -8,13 +8,13 @@ import math
 import os
 import re
 import textwrap
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import SimpleITK as sitk
 
 from ..errors import InputError
+from .formats.claims import check_claims, check_room
 
 
 def existing(path: str | os.PathLike, name: str) -> tuple[Path, str]:
@@ -30,10 +30,14 @@ def existing(path: str | os.PathLike, name: str) -> tuple[Path, str]:
     return path, called
 
 
-def open_image(path: Path, called: str) -> sitk.ImageFileReader:
-    """A reader that has read the header. Raises InputError."""
+def open_image(path: Path, called: str, count: bool = True) -> sitk.ImageFileReader:
+    """A reader that has read the header, after what it states was checked. Raises InputError.
+
+    count: see `check_claims`.
+    """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO(check_claims(path, called, count))
     try:
         with quiet_itk():
             reader.ReadImageInformation()
@@ -47,12 +51,12 @@ def open_image(path: Path, called: str) -> sitk.ImageFileReader:
             f"The {called} cannot be read as an image ({short_reason(error)}); give a complete NIfTI, NRRD or "
             "MetaImage file, or a folder of DICOM slices."
         ) from error
+    check_room(path, math.prod(reader.GetSize()) * reader.GetNumberOfComponents(), called)
     return reader
 
 
-def load_image(reader: sitk.ImageFileReader, path: Path, called: str) -> sitk.Image:
-    """The image of a reader that has read the header of `path`. Raises InputError."""
-    _refuse_cut_nifti(reader, path, called)
+def load_image(reader: sitk.ImageFileReader, called: str) -> sitk.Image:
+    """The image of a reader that has read the header. Raises InputError."""
     with quiet_itk(), one_sentence(f"The voxels of the {called} cannot be read; copy or write the file again"):
         return reader.Execute()
 
@@ -92,30 +96,5 @@ def short_reason(error: Exception) -> str:
     """The reason in an error of the system or of SimpleITK, on one short line, without source files and addresses."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = re.sub(r"\w+\(0x[0-9a-f]+\):\s*", "", str(error).rpartition("ERROR:")[2])
+    text = re.sub(r"\w+\(0x[0-9a-f]+\):\s*|\bat 0x[0-9a-f]+", "", str(error).rpartition("ERROR:")[2])
     return textwrap.shorten(text, 160, placeholder=" ...").rstrip(" .") or type(error).__name__
-
-
-def _refuse_cut_nifti(reader: sitk.ImageFileReader, path: Path, called: str) -> None:
-    """ITK reads a truncated NIfTI file without an error and fills the rest with zeros. Raises InputError."""
-    if not reader.HasMetaDataKey("bitpix"):
-        return
-    dimensions = int(reader.GetMetaData("dim[0]"))
-    voxels = math.prod(max(1, int(reader.GetMetaData(f"dim[{axis}]"))) for axis in range(1, dimensions + 1))
-    needed = voxels * int(reader.GetMetaData("bitpix")) // 8 + int(float(reader.GetMetaData("vox_offset")))
-    try:
-        cut = stored_length(_with_voxels(path)) < needed
-    except (EOFError, OSError, zlib.error):
-        cut = True
-    if cut:
-        raise InputError(f"The {called} is cut short or damaged; copy or download it again.")
-
-
-def _with_voxels(path: Path) -> Path:
-    """The file with the voxels: of a pair of header and image, the image."""
-    name = path.name[: -len(".gz")] if path.suffix.lower() == ".gz" else path.name
-    if not name.lower().endswith((".hdr", ".img")):
-        return path
-    stem = name[: -len(".img")]
-    candidates = (path.with_name(stem + ending) for ending in (".img", ".img.gz", ".IMG", ".IMG.GZ"))
-    return next((file for file in candidates if file.exists()), path)

@@ -22,7 +22,7 @@ from .images import validate_labels
 from .reading import read_segmentation
 from .text_files.label_names import label_names_beside
 
-_SEGMENT_KEY = re.compile(r"Segment(\d+)_(\w+)")
+_SEGMENT_KEY = re.compile(r"Segment([0-9]{1,9})_(\w+)")
 _SEGMENTATION_KEYS = "Segmentation_"
 _REFERENCE_GEOMETRY = "Reference image geometry|"
 

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .checks import check_axes, check_kind
-from .files import existing, load_image, open_image
+from .files import existing, load_image, one_sentence, open_image
 from .formats import nifti, nrrd
 from .formats.dicom.headers import is_dicom
 from .formats.dicom.reader import read_dicom
@@ -110,16 +110,17 @@ def read_lattice(path: str | os.PathLike, name: str = "reference image", series:
     if path.is_dir() or is_dicom(path):
         return _zeros_like(read_dicom(path, called, series)[0])
     with nifti.as_itk_reads_it(path, called) as file:
-        reader = open_image(file, called)
+        reader = open_image(file, called, count=False)
         if reader.GetDimension() != 3:
             check_kind(reader.GetSize()[:3], 1, sitk.sitkUInt8, called)
             reader.SetExtractSize([*reader.GetSize()[:3], *[0] * (reader.GetDimension() - 3)])
-            lattice = _zeros_like(load_image(reader, file, called))
+            lattice = _zeros_like(load_image(reader, called))
         else:
             lattice = sitk.Image(reader.GetSize(), sitk.sitkUInt8)
-            lattice.SetOrigin(reader.GetOrigin())
-            lattice.SetSpacing(reader.GetSpacing())
-            lattice.SetDirection(reader.GetDirection())
+            with one_sentence(f"The {called} has no usable geometry; correct its header"):
+                lattice.SetOrigin(reader.GetOrigin())
+                lattice.SetSpacing(reader.GetSpacing())
+                lattice.SetDirection(reader.GetDirection())
         lattice, _ = nifti.with_stated_spacing(lattice, reader, file, called)
     lattice, _ = _in_mm(lattice, path, reader, called)
     check_axes(lattice, called)
@@ -142,7 +143,7 @@ def _read_file(path: Path, called: str, layers: bool = False) -> tuple[sitk.Imag
             size = size[:3]
         components = 1 if layers and nrrd.is_segmentation(reader) else reader.GetNumberOfComponents()
         check_kind(size, components, reader.GetPixelID(), called)
-        image, on_spacing = nifti.with_stated_spacing(load_image(reader, file, called), reader, file, called)
+        image, on_spacing = nifti.with_stated_spacing(load_image(reader, called), reader, file, called)
     image, remarks = _in_mm(image, path, reader, called)
     header_remarks = nrrd.remarks_of(reader, called) if nrrd.is_nrrd(path) else nifti.remarks_of(reader, called)
     return image, (*remarks, *on_spacing, *header_remarks)

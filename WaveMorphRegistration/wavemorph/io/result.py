@@ -20,7 +20,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, SettingsError
+from .checks import check_axes, check_finite
+from .files import load_image, open_image, short_reason
 from .labels import warp_label_map
+from .transforms import read_transform
 from .volumes import VolumeLike, as_image, as_label_map
 from .warping import warp_at_nodes, warp_image
 
@@ -253,18 +256,35 @@ class Registration:
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Registration:
-        """Read a result that `save` wrote. `fixed` and `moving` are not part of it."""
+        """Read a result that `save` wrote. `fixed` and `moving` are not part of it.
+
+        Raises:
+            InputError: a file of it is missing, damaged or cut short.
+        """
         folder = Path(folder)
+        try:
+            return cls._load(folder)
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+            raise InputError(
+                f'The result "{folder.name}" cannot be read ({type(error).__name__}: {short_reason(error)}); copy it '
+                "again, or register again."
+            ) from error
+
+    @classmethod
+    def _load(cls, folder: Path) -> Registration:
         images: dict[str, Any] = {
-            name: sitk.ReadImage(str(path)) if (path := folder / f"{name}.nrrd").exists() else None
+            name: _read_volume(path, name) if (path := folder / f"{name}.nrrd").exists() else None
             for name in (*_FIELDS, *VOLUMES)
         }
-        affine = sitk.AffineTransform(sitk.ReadTransform(str(folder / "affine.tfm")))
+        affine = sitk.AffineTransform(read_transform(folder / "affine.tfm"))
         report = _with_current_keys(json.loads((folder / "report.json").read_text(encoding="utf-8")))
         field = read_field_array(folder) if (folder / _FIELD_FILE).exists() else None
         registration = cls(affine=affine, report=report, field=field, **{name: images[name] for name in _FIELDS})
         if (folder / _CORNERS_FILE).exists():
-            registration._loaded_corners = json.loads((folder / _CORNERS_FILE).read_text(encoding="utf-8"))
+            corners = np.array(json.loads((folder / _CORNERS_FILE).read_text(encoding="utf-8")), float)
+            if corners.shape != (8, 3) or not np.all(np.isfinite(corners)):
+                raise ValueError(f"{_CORNERS_FILE} holds no eight corners")
+            registration._loaded_corners = [tuple(corner) for corner in corners.tolist()]
         for name in VOLUMES:  # fills the cached properties, and the expected error
             if images[name] is not None:
                 registration.__dict__[name] = images[name]
@@ -286,12 +306,29 @@ def write_field_array(field: Field, folder: Path) -> None:
 
 
 def read_field_array(folder: Path) -> Field:
-    """The field that `write_field_array` wrote."""
+    """The field that `write_field_array` wrote. Raises OSError, ValueError or RuntimeError where it is damaged."""
+    stored = np.load(folder / _FIELD_FILE, mmap_mode="r")  # no memory for what the file does not have
     geometry = json.loads((folder / _FIELD_LATTICE_FILE).read_text(encoding="utf-8"))
-    lattice = sitk.Image(geometry.pop("Size"), sitk.sitkUInt8)
-    for name, values in geometry.items():
-        getattr(lattice, f"Set{name}")(values)
-    return Field(np.load(folder / _FIELD_FILE), lattice)
+    if stored.dtype != np.float32 or list(stored.shape) != [*geometry["Size"][::-1], 3]:
+        raise ValueError(f"{_FIELD_FILE} has the shape {stored.shape}, and its lattice {geometry['Size']}")
+    lattice = sitk.Image(geometry["Size"], sitk.sitkUInt8)
+    for name in ("Origin", "Spacing", "Direction"):
+        getattr(lattice, f"Set{name}")(geometry[name])
+    return Field(np.array(stored), lattice)
+
+
+def _read_volume(path: Path, name: str) -> sitk.Image:
+    """A 3D image of a result: of vectors for a displacement or a velocity. Raises InputError or RuntimeError."""
+    reader = open_image(path, f"file {path.name}")
+    components = 3 if name in _FIELDS and name != "working_jacobian" else 1
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != components:
+        raise ValueError(
+            f"{path.name} has {reader.GetDimension()} axes and {reader.GetNumberOfComponents()} components"
+        )
+    image = load_image(reader, f"file {path.name}")
+    check_axes(image, f"file {path.name}")
+    check_finite(sitk.GetArrayViewFromImage(image), f"file {path.name}")
+    return image
 
 
 def check_store_spacing(spacing_mm: float) -> None:
@@ -329,6 +366,8 @@ def _with_shortened_values(image: sitk.Image) -> sitk.Image:
 
 def _with_current_keys(report: dict[str, Any]) -> dict[str, Any]:
     """The report with the keys of this version, also in the entries that are dictionaries."""
+    if not isinstance(report, dict):
+        raise ValueError("report.json holds no report")
     return {
         _LEGACY_REPORT_KEYS.get(key, key): _with_current_keys(value) if isinstance(value, dict) else value
         for key, value in report.items()

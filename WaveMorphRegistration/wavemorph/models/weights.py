@@ -23,6 +23,8 @@ SHIPPED_FOLDER = Path(__file__).resolve().parent
 DEFAULT_MODEL = "wavemorph"
 SEGMENTATION_MODEL = "brain-segmentation"
 # Names in files of earlier versions
+_MOST_PARTS, _LARGEST_NUMBER = 64, 4096  # of lists in a configuration, and of numbers
+_LARGEST_COUNT, _LARGEST_KERNEL, _MOST_CHANNELS = 64, 15, 1024
 _LEGACY_CARD_KEYS = {"licence": "license"}
 _LEGACY_OUTPUTS = {"anatomy": "segmentation"}
 _LEGACY_TENSOR_NAMES = {"reach": "depthwise", "carry": "shortcut"}
@@ -189,17 +191,19 @@ def load(path: Path, device: Any) -> LoadedModel:
     from ..network import NetworkConfig, SegmentationNetwork, WaveMorphNetwork
 
     try:
-        config = NetworkConfig.from_dict(card.config)
-        kind = SegmentationNetwork if config.output == "segmentation" else WaveMorphNetwork
-        network = kind(config)
-    except (SettingsError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f'The card of "{path.name}" does not describe a network that can be built ({error}).'
-        ) from error
-    try:
         tensors = _with_current_names(safetensors.torch.load(content))
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise WeightsError(f'The weights "{path.name}" are damaged ({error}); copy or download them again.') from error
+    _check_config(card, path)
+    try:
+        config = NetworkConfig.from_dict(card.config)
+        _check_room(config, len(content))
+        kind = SegmentationNetwork if config.output == "segmentation" else WaveMorphNetwork
+        network = kind(config)
+    except (SettingsError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise WeightsError(
+            f'The card of "{path.name}" does not describe a network that can be built ({error}).'
+        ) from error
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -212,6 +216,34 @@ def load(path: Path, device: Any) -> LoadedModel:
         raise WeightsError(f'The weights "{path.name}" hold values that are NaN or infinite; use another model.')
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return LoadedModel(network.to(device).eval(), card, sha256)
+
+
+def _check_config(card: ModelCard, path: Path) -> None:
+    """Names, truth values and moderate numbers, or short lists of them. Raises WeightsError."""
+    for name, value in card.config.items():
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        if len(parts) > _MOST_PARTS or not all(
+            isinstance(part, str) or (isinstance(part, (int, float)) and abs(part) <= _LARGEST_NUMBER) for part in parts
+        ):
+            raise WeightsError(f'The card of "{path.name}" has the {name} {str(value)[:80]}, which no network has.')
+
+
+def _check_room(config: Any, stored: int) -> None:
+    """Raise ValueError where a network has more weights than a file of `stored` bytes, before it is built."""
+    channels = config.channels
+    merged = [27 * fine * (fine + coarse) for fine, coarse in zip(channels[1:], channels[2:])][config.flow_level :]
+    needed = sum(merged) + 2 * config.expansion * config.bottleneck_blocks * channels[-1] ** 2
+    if needed > stored:
+        raise ValueError(f"it has at least {needed} weights, and the file has {stored} bytes")
+    for name in ("dysample_groups", "expansion", "bottleneck_blocks", "bottleneck_kernel"):
+        if not 1 <= getattr(config, name) <= _LARGEST_COUNT:
+            raise ValueError(f"its {name} is {getattr(config, name)}")
+    if (
+        max(config.kernels) > _LARGEST_KERNEL
+        or config.bottleneck_kernel > _LARGEST_KERNEL
+        or max(channels) > _MOST_CHANNELS
+    ):
+        raise ValueError("its kernels or channels are larger than those of any network")
 
 
 def save_model(network: Any, card: ModelCard, folder: str | os.PathLike) -> Path:
@@ -238,9 +270,10 @@ def _read_card(path: Path) -> ModelCard:
         card = ModelCard(**{_LEGACY_CARD_KEYS.get(key, key): value for key, value in values.items()})
     except FileNotFoundError as error:
         raise WeightsError(f'The weights "{path.name}" come without their card "{beside.name}"; copy both.') from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f'The card "{beside.name}" cannot be read ({error}); copy or download it again.') from error
-    if not isinstance(card.config, dict) or not isinstance(card.name, str) or not isinstance(card.sha256, str):
+    texts = (card.name, card.description, card.sha256)
+    if not isinstance(card.config, dict) or not all(isinstance(text, str) for text in texts):
         raise WeightsError(f'The card "{beside.name}" lacks a name, a configuration or a checksum.')
     output = card.config.get("output", "velocity")
     return dataclasses.replace(card, config={**card.config, "output": _LEGACY_OUTPUTS.get(str(output), output)})

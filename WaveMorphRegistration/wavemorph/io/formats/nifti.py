@@ -11,12 +11,13 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 import SimpleITK as sitk
 
 from ...errors import InputError
+from .payload import Payload, refuse_short
 
 _UNITS = {1: "meters", 3: "micrometers"}  # of xyzt_units, by its lowest three bits
 _MM = {1: 1000.0, 3: 0.001}
@@ -25,6 +26,144 @@ _APART_VOXELS = 0.5  # of qform and sform: less is the rounding of a header
 _SPACING_TOLERANCE = 1e-3  # by which the voxel sizes of pixdim and sform may differ: the rounding of a header
 _SCANNER = 1  # of qform_code and sform_code: ITK uses a sform of this kind, or else the qform
 _LARGEST_SIDE = 2**15 - 1  # of NIfTI-1
+_EXTENSIONS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
+_ONE_FILE, _TWO_FILES = b"n+1", b"ni1"
+_MOST_AXES = 7
+_LARGEST = 1e9  # of a length in the units of a header; at infinity ITK does not come to an end
+_LARGEST_OFFSET = 2**31 - 1
+# datatype -> bytes of a voxel
+_BYTES = {1: 1, 2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8, 1536: 16}
+_BYTES |= {1792: 16, 2048: 32, 2304: 4}
+_OF_COMPONENTS = (32, 128, 1792, 2048, 2304)  # complex numbers and colors
+
+
+class _Header(NamedTuple):
+    """What a header states of the voxels and their place. dim, pixdim: all eight. sform: twelve values, of rows.
+
+    quaternion: b, c, d and the three offsets.
+    """
+
+    dim: tuple
+    datatype: int
+    pixdim: tuple
+    offset: float
+    codes: tuple[int, int]
+    quaternion: tuple
+    sform: tuple
+    magic: bytes
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether the name of a file is one of NIfTI or Analyze."""
+    return path.name.lower().endswith(_EXTENSIONS)
+
+
+def check_header(path: Path, called: str, count: bool = True) -> None:
+    """Check what a header of NIfTI or Analyze states, and that the voxels are there; see `check_claims`."""
+    file = _with_header(path)
+    header = _read_header(file, called)
+    voxels = file if header.magic == _ONE_FILE else _with_voxels(path)
+    if header.magic == _TWO_FILES and voxels.name.lower().endswith((".nii", ".nii.gz")):
+        raise _unusable(called, "it belongs to a file .img")
+    _check_numbers(header, called)
+    sizes = [max(1, side) for side in header.dim[1 : header.dim[0] + 1]]
+    width = _BYTES[header.datatype]
+    start = max(_FIRST_HEADER if header.magic == _ONE_FILE else 0, int(header.offset))
+    needed = math.prod(sizes) * width
+    compressed = voxels.suffix.lower() == ".gz"
+    payload = Payload([(voxels, 0)], "gzip", needed, start) if compressed else Payload([(voxels, start)], "raw", needed)
+    refuse_short(payload, f"{' x '.join(map(str, sizes))} voxels of {width} bytes", called, count)
+
+
+def _check_numbers(header: _Header, called: str) -> None:
+    """Raises InputError where numbers are none, or beyond what they can be."""
+    if not 1 <= header.dim[0] <= _MOST_AXES or min(header.dim[1 : header.dim[0] + 1]) < 0:
+        raise _unusable(called, f"its sizes are {header.dim}")
+    if header.datatype not in _BYTES:
+        raise _unusable(called, f"its datatype is {header.datatype}")
+    if header.datatype in _OF_COMPONENTS and header.dim[0] >= 5 and max(header.dim[5 : header.dim[0] + 1]) > 1:
+        raise _unusable(called, f"its voxels are vectors of complex numbers or colors (datatype {header.datatype})")
+    if not 0 <= header.offset <= _LARGEST_OFFSET:
+        raise _unusable(called, f"its voxels begin at byte {header.offset:.9g}")
+    qform, sform = header.codes
+    used = [*(header.quaternion if qform > 0 else ()), *(header.sform if sform > 0 else ())]
+    wrong = [value for value in header.pixdim[1:4] if abs(value) > _LARGEST]  # ITK takes 1 where it is no number
+    wrong += [value for value in used if not abs(value) <= _LARGEST]
+    if wrong:
+        raise _unusable(called, f"its geometry holds {wrong[0]:.9g}")
+
+
+def _read_header(file: Path, called: str) -> _Header:
+    """The header of either version and byte order."""
+    try:
+        with _opened(file) as stream:
+            content = stream.read(_SECOND_HEADER)
+        for order in "<>":
+            length = struct.unpack_from(order + "i", content)[0]
+            if length == _FIRST_HEADER:
+                return _first_version(content, order)
+            if length == _SECOND_HEADER:
+                return _second_version(content, order)
+    except (EOFError, OSError, zlib.error, struct.error) as error:
+        raise InputError(f"The {called} is cut short or damaged; copy or download it again.") from error
+    raise _unusable(called, f"it begins with {content[:4].hex(' ')}")
+
+
+def _first_version(content: bytes, order: str) -> _Header:
+    def values(form: str, offset: int) -> tuple:
+        return struct.unpack_from(order + form, content, offset)
+
+    (datatype,), (offset,) = values("h", 70), values("f", 108)
+    magic = content[344:347]
+    return _Header(
+        values("8h", 40),
+        datatype,
+        values("8f", 76),
+        offset,
+        values("2h", 252),
+        values("6f", 256),
+        values("12f", 280),
+        magic,
+    )
+
+
+def _second_version(content: bytes, order: str) -> _Header:
+    def values(form: str, offset: int) -> tuple:
+        return struct.unpack_from(order + form, content, offset)
+
+    (datatype,), (offset,) = values("h", 12), values("q", 168)
+    return _Header(
+        values("8q", 16),
+        datatype,
+        values("8d", 104),
+        offset,
+        values("2i", 344),
+        values("6d", 352),
+        values("12d", 400),
+        _ONE_FILE,
+    )
+
+
+def _with_header(path: Path) -> Path:
+    """Of a pair of header and image, the header; else the file itself."""
+    return _of_pair(path, ".img", (".hdr", ".hdr.gz", ".HDR", ".HDR.GZ"))
+
+
+def _with_voxels(path: Path) -> Path:
+    """Of a pair of header and image, the image; else the file itself."""
+    return _of_pair(path, ".hdr", (".img", ".img.gz", ".IMG", ".IMG.GZ"))
+
+
+def _of_pair(path: Path, given: str, wanted: tuple[str, ...]) -> Path:
+    name = path.name[: -len(".gz")] if path.suffix.lower() == ".gz" else path.name
+    if not name.lower().endswith(given):
+        return path
+    candidates = [path.with_name(name[: -len(given)] + ending) for ending in wanted]
+    return next((file for file in candidates if file.exists()), candidates[0])
+
+
+def _unusable(called: str, what: str) -> InputError:
+    return InputError(f"The {called} has a NIfTI header that cannot be used: {what}; write the file again.")
 
 
 def remarks_of(reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
@@ -146,6 +285,7 @@ def as_itk_reads_it(path: Path, called: str) -> Iterator[Path]:
             yield _linked(path, Path(folder) / "volume.nii.gz")
             return
         copy = Path(folder) / "volume.nii"
+        check_header(path, called)
         try:
             with _opened(path) as source, copy.open("wb") as target:
                 _convert(source, target, called)
@@ -184,19 +324,20 @@ def _convert(source: BinaryIO, target: BinaryIO, called: str) -> None:
         return struct.unpack_from(order + form, header, offset)
 
     datatype, bitpix, *dim = values("2h8q", 12)
-    if max(dim) > _LARGEST_SIDE:
+    if max(dim[1:]) > _LARGEST_SIDE:
         raise InputError(
-            f"The {called} is a NIfTI-2 file with {max(dim)} voxels along one axis, and at most {_LARGEST_SIDE} are "
-            "read; crop it, or save it as .nrrd."
+            f"The {called} is a NIfTI-2 file with {max(dim[1:])} voxels along one axis, and at most {_LARGEST_SIDE} "
+            "are read; crop it, or save it as .nrrd."
         )
     intent, pixdim = values("3d", 80), values("8d", 104)
     (offset,) = values("q", 168)
-    slope, intercept, highest, lowest, duration, shift = values("6d", 176)
     qform, sform = values("2i", 344)
     quaternion, rows = values("6d", 352), values("12d", 400)
     units, intent_code = values("2i", 500)
     if qform > 0 and sform != _SCANNER:  # ITK would use the quaternion, which loses too much in float32
         rows, sform = _rows(quaternion, pixdim), _SCANNER
+    intent, pixdim, quaternion, rows = (_in_float32(part) for part in (intent, pixdim, quaternion, rows))
+    slope, intercept, highest, lowest, duration, shift = _in_float32(values("6d", 176))
     first = struct.pack(
         order + "i10s18sihcB8h3f4h8f3fhbB4f2i80s24s2h6f12f16s4s",
         *(_FIRST_HEADER, b"", b"", 0, 0, b"r", header[524], *dim, *intent, intent_code, datatype, bitpix, 0, *pixdim),
@@ -205,8 +346,17 @@ def _convert(source: BinaryIO, target: BinaryIO, called: str) -> None:
         *(header[508:524], b"n+1\0"),
     )
     target.write(first + b"\0" * 4)
-    source.read(offset - _SECOND_HEADER)
-    shutil.copyfileobj(source, target, 1 << 22)
+    source.seek(offset)
+    left = math.prod(max(1, side) for side in dim[1 : dim[0] + 1]) * _BYTES[datatype]
+    while left > 0 and (piece := source.read(min(left, 1 << 22))):  # and nothing of what may follow the voxels
+        target.write(piece)
+        left -= len(piece)
+
+
+def _in_float32(values: tuple) -> tuple:
+    """The values as float32 holds them: infinite where they are too large."""
+    with np.errstate(over="ignore"):
+        return tuple(np.array(values).astype(np.float32).tolist())
 
 
 def _rows(quaternion: tuple, pixdim: tuple) -> tuple:

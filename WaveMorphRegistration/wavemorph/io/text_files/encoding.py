@@ -1,10 +1,12 @@
-"""Read text files of any usual encoding. Does not import torch."""
+"""Read text files of any usual encoding, and JSON. Does not import torch."""
 
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
 from ..files import short_reason
@@ -39,6 +41,21 @@ def read_text(path: Path, name: str) -> str:
     if text is None or _CONTROL.search(text):
         raise InputError(f'The {name} "{path.name}" cannot be read as text; save it as UTF-8.')
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(text: str, called: str) -> Any:
+    """The content of a text in JSON. Raises InputError, also where it is nested too deeply or has half a character."""
+    try:
+        content = json.loads(text)
+        if "\\ud" in text.lower():  # escapes of surrogates, of which one alone cannot be written or printed
+            json.dumps(content, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise InputError(f"Line {error.lineno} of the {called} is no valid JSON ({error.msg}).") from error
+    except RecursionError as error:
+        raise InputError(f"The {called} is JSON that is nested too deeply; save it again.") from error
+    except ValueError as error:  # a number of thousands of digits, or a surrogate
+        raise InputError(f"The {called} is no valid JSON ({str(error)[:80]}); save it again.") from error
+    return content
 
 
 def _decoded(content: bytes) -> str | None:

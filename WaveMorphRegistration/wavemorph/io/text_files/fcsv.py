@@ -27,11 +27,14 @@ class FiducialFile:
 
 def from_fcsv(text: str, called: str) -> PointList:
     """The landmarks in the text of a .fcsv file: RAS unless its comments say otherwise. Raises InputError."""
-    columns, ras, comments, rows, entries = _COLUMNS, True, [], [], []
+    columns, ras, comments, entries = _COLUMNS, True, [], []
+    rows: list[list[str]] = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.startswith("#"):
             comments.append(line)
             key, _, value = (part.strip() for part in line[1:].partition("="))
+            if rows and key in ("CoordinateSystem", "columns"):
+                raise InputError(f"Line {number} of the {called} states {key} after landmarks; it belongs before them.")
             if key == "CoordinateSystem":
                 ras = is_ras(value, called)
             elif key == "columns":

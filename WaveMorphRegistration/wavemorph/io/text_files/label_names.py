@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .encoding import read_text
+from .encoding import read_json, read_text
 
 _NUMBER_TITLES = ("index", "label", "labelvalue", "value", "id", "number", "key", "no")
+_NUMBER = "[0-9]{1,18}"
+_LARGEST = 10**18  # labels are integers of 64 bits at most
 _NAME_TITLES = ("name", "labelname", "label_name", "structure", "segment", "region")
 
 
@@ -58,8 +59,8 @@ def label_names_beside(path: Path) -> dict[int, str]:
 
 
 def _describes_labels(text: str) -> bool:
-    with contextlib.suppress(json.JSONDecodeError):
-        content = json.loads(text)
+    with contextlib.suppress(InputError):
+        content = read_json(text, "file beside")
         if isinstance(content, dict):
             keys = [str(key).lower() for key in content]
             return bool(keys) and ("labels" in keys or all(key.isdecimal() for key in keys))
@@ -96,13 +97,13 @@ def _header(line: str) -> tuple[str, int, int] | None:
 
 def _by_header(line: str, mark: str, number: int, name: int) -> tuple[int, str] | None:
     cells = [cell.strip() for cell in next(csv.reader([line], delimiter=mark, skipinitialspace=True))]
-    if len(cells) <= max(number, name) or not re.fullmatch(r"\d+", cells[number]):
+    if len(cells) <= max(number, name) or not re.fullmatch(_NUMBER, cells[number]):
         return None
     return int(cells[number]), cells[name]
 
 
 def _by_form(line: str) -> tuple[int, str] | None:
-    match = re.match(r"(\d+)(?:\s*[,;]\s*|\s+)(.+)", line)
+    match = re.match(rf"({_NUMBER})(?:\s*[,;]\s*|\s+)(.+)", line)
     return (int(match[1]), _name_in(match[2])) if match else None
 
 
@@ -117,12 +118,7 @@ def _name_in(text: str) -> str:
 
 
 def _from_json(text: str, called: str) -> dict[int, str]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f'Line {error.lineno} of the label names "{called}" is no valid JSON ({error.msg}).'
-        ) from error
+    content = read_json(text, f'label names "{called}"')
     if isinstance(content, dict):
         content = next((value for key, value in content.items() if key.lower() in ("labels", "segments")), content)
     if isinstance(content, list):
@@ -133,16 +129,20 @@ def _from_json(text: str, called: str) -> dict[int, str]:
 
 def _number_and_name(key: str, value: Any) -> list[tuple[int, str]]:
     """{"1": "name"} and {"name": 1}; anything else is no name of a label."""
-    if re.fullmatch(r"\d+", key):
+    if re.fullmatch(_NUMBER, key):
         value = value.get("name") if isinstance(value, Mapping) else value
         return [(int(key), value)] if isinstance(value, str) else []
-    return [(value, key)] if isinstance(value, int) and not isinstance(value, bool) else []
+    return [(value, key)] if _is_label(value) else []
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _in_object(entry: Any) -> tuple[int, str] | None:
     if not isinstance(entry, Mapping):
         return None
     keys = {str(key).lower(): value for key, value in entry.items()}
-    number = next((keys[title] for title in _NUMBER_TITLES if isinstance(keys.get(title), int)), None)
+    number = next((keys[title] for title in _NUMBER_TITLES if _is_label(keys.get(title))), None)
     name = next((keys[title] for title in (*_NAME_TITLES, "label") if isinstance(keys.get(title), str)), None)
     return (number, name) if number is not None and name is not None else None

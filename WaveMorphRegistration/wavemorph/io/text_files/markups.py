@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from .encoding import read_json
 from .point_list import PointList, in_file_system, is_ras, moved_entries, point_list, position_in_file
 
 _POINT_MARKUPS = ("Fiducial", "Line", "Angle", "Curve", "ClosedCurve")
@@ -21,10 +22,7 @@ _SCHEMA = (
 
 def from_markups(text: str, called: str) -> PointList:
     """The control points in the text of a markups file: LPS unless the file says RAS. Raises InputError."""
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"Line {error.lineno} of the {called} is no valid JSON ({error.msg}).") from error
+    content = read_json(text, called)
     if not isinstance(content, dict) or not isinstance(content.get("markups"), list):
         raise InputError(f'The {called} is no markups file of Slicer: it has no list "markups".')
     entries = []

@@ -64,7 +64,7 @@ def position_in_file(values: Any, where: str, ras: bool) -> np.ndarray | None:
         return None
     try:
         position = np.array([_number(value) for value in values])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where} has the position {_shown(values)}; three numbers in mm are needed.") from error
     if position.shape != (3,) or not np.all(np.isfinite(position)):
         raise InputError(f"{where} has the position {_shown(values)}; three finite numbers in mm are needed.")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
 
 from ...errors import InputError
 from ..checks import check_axes, check_finite
-from ..files import existing, load_image, open_image, quiet_itk, short_reason
+from ..files import existing, load_image, open_image, short_reason
 from ..formats import nifti
 from .foreign import refuse_foreign_field, refuse_foreign_file, refuse_positions
+from .itk_files import DimensionError, SeveralError, UnreadableError, read_itk_transform
 
 FIELD_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -37,21 +34,21 @@ def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Tra
     if path.name.lower().endswith(FIELD_EXTENSIONS):
         return _read_field(path, called)
     refuse_foreign_file(path, called)
-    _refuse_lists(path, called)
     try:
-        with quiet_itk(), _quiet_hdf5():
-            transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        reason = "its format is not known" if "Could not create Transform IO" in str(error) else short_reason(error)
+        return read_itk_transform(path)
+    except SeveralError as error:
+        raise InputError(
+            f"The {called} lists {error.count} transforms without a composite that says how they combine; write them "
+            "as one composite transform."
+        ) from error
+    except DimensionError as error:
+        raise InputError(f"The {called} is {error.dimension}D; a 3D transform is needed.") from error
+    except (UnreadableError, RuntimeError) as error:
+        reason = str(error) if isinstance(error, UnreadableError) else short_reason(error)
         raise InputError(
             f"The {called} cannot be read as a transform ({reason}); give a complete ITK transform (.h5, .tfm, .txt, "
             ".mat) or a displacement field such as .nii.gz."
         ) from error
-    if transform.GetDimension() != 3:
-        raise InputError(f"The {called} is {transform.GetDimension()}D; a 3D transform is needed.")
-    if not np.all(np.isfinite(transform.TransformPoint((0.0, 0.0, 0.0)))):
-        raise InputError(f"The {called} holds parameters that are NaN or infinite; write it again.")
-    return transform
 
 
 def _read_field(path: Path, called: str) -> sitk.Transform:
@@ -59,7 +56,7 @@ def _read_field(path: Path, called: str) -> sitk.Transform:
         reader = open_image(file, called)
         refuse_foreign_field(reader, path, called)
         _check_field(reader, called)
-        field, _ = nifti.with_stated_spacing(load_image(reader, file, called), reader, file, called)
+        field, _ = nifti.with_stated_spacing(load_image(reader, called), reader, file, called)
     check_axes(field, called)
     check_finite(sitk.GetArrayViewFromImage(field), called)
     refuse_positions(field, called)
@@ -75,31 +72,4 @@ def _check_field(reader: sitk.ImageFileReader, called: str) -> None:
         raise InputError(
             f"The {called} is not a displacement field: it is {len(size)}D with {components} component(s) a voxel; a "
             f"field is 3D with three components, the displacement in LPS mm{advice}."
-        )
-
-
-@contextlib.contextmanager
-def _quiet_hdf5() -> Iterator[None]:
-    """Keep the error stack that the HDF5 library prints of a damaged file off the terminal."""
-    sys.stderr.flush()
-    with contextlib.ExitStack() as undo:
-        with contextlib.suppress(OSError):  # a program without a terminal may have no standard error
-            before = os.dup(2)
-            undo.callback(os.close, before)
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-            undo.callback(os.dup2, before, 2)
-        yield
-
-
-def _refuse_lists(path: Path, called: str) -> None:
-    """SimpleITK reads only the first of several transforms in a text file."""
-    if path.suffix.lower() not in (".tfm", ".txt"):
-        return
-    with path.open("rb") as stream:
-        kinds = [line.split(b":", 1)[1].strip() for line in stream if line.startswith(b"Transform:")]
-    if len(kinds) > 1 and not kinds[0].startswith(b"CompositeTransform"):
-        raise InputError(
-            f"The {called} lists {len(kinds)} transforms without a composite that says how they combine; write them "
-            "as one composite transform."
         )

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from ...files import one_sentence, quiet_itk
 from .slices import Plane, Slice, plane_from
+from .structure import check_structure
 
 # of a series: what a user may name it by
 SERIES = {"number": "0020|0011", "description": "0008|103e", "uid": "0020|000e"}
@@ -39,6 +40,7 @@ _PIXELS = b"\xe0\x7f\x10\x00"  # the tag of pixel data
 _IMAGE_CLASS = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(2|4|7|12|20|128|130)[.\0]")  # CT, MR, SC, XA, NM, PET
 _FRAMES, _OFFSETS, _POSITION = "0028|0008", "3004|000c", "0020|0032"
 _SOP_CLASS = "0008|0016"
+_LARGEST_NUMBER = 2**31  # of frames and of instances
 # Enhanced and legacy converted MR, CT, PET and XA, parametric maps: positions are in sequences, which need pydicom
 _ENHANCED = tuple(
     f"1.2.840.10008.5.1.4.1.1.{suffix}"
@@ -69,9 +71,10 @@ def should_be_image(path: Path) -> bool:
 
 
 class Header:
-    """The header of one file. Raises RuntimeError where GDCM cannot read it as an image."""
+    """The header of one file. Raises RuntimeError where it is damaged or GDCM cannot read it as an image."""
 
     def __init__(self, path: Path):
+        check_structure(path)
         self.path = path
         self._reader = _reader(path)
         with quiet_itk():
@@ -82,13 +85,13 @@ class Header:
         """The value of a tag, "gggg|eeee"; "" where it is missing."""
         if tag not in self._keys:
             return ""
-        return self._reader.GetMetaData(tag).encode("utf-8", "replace").decode("utf-8", "replace").strip(" \0")
+        return printable(self._reader.GetMetaData(tag))
 
     @property
     def frames(self) -> int:
         """The number of frames."""
-        numbers = _numbers(self.text(_FRAMES))
-        return max(1, int(numbers[0])) if numbers else 1
+        number = _whole(self.text(_FRAMES))
+        return 1 if number is None else max(1, number)
 
     @property
     def is_enhanced(self) -> bool:
@@ -110,8 +113,7 @@ class Header:
         traits = {name: self.text(tag) for name, tag in _TRAITS.items()}
         traits["folder"] = self.path.parent.name
         if self.frames == 1:
-            instance = _numbers(self.text("0020|0013"))
-            order = int(instance[0]) if instance else None
+            order = _whole(self.text("0020|0013"))
             return [Slice(self.path, (rows, columns), plane, series, traits, lambda: read_planes(self.path)[0], order)]
         offsets = _numbers(self.text(_OFFSETS))
         return [
@@ -138,6 +140,11 @@ class Header:
         return stored * scaling[0] if scaling and stored.dtype.kind in "iu" else stored
 
 
+def printable(text: str) -> str:
+    """A text of a file without what controls a terminal, breaks lines or is no character."""
+    return "".join(letter for letter in text if letter.isprintable()).strip()
+
+
 def _moved(plane: Plane | None, offset: float) -> Plane | None:
     if plane is None:
         return None
@@ -162,3 +169,9 @@ def _numbers(text: str) -> list[float] | None:
         return [float(part) for part in text.split("\\")] if text else None
     except ValueError:
         return None
+
+
+def _whole(text: str) -> int | None:
+    """The first of several whole numbers; None where there is none."""
+    numbers = _numbers(text)
+    return int(numbers[0]) if numbers and abs(numbers[0]) < _LARGEST_NUMBER else None

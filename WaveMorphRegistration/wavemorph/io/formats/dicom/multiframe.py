@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import tempfile
 import warnings
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import InputError
-from .headers import read_planes
+from .headers import printable, read_planes
 from .slices import Plane, Slice, plane_from
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame, of 16-bit words
@@ -56,21 +57,24 @@ class EnhancedFile:
                 warnings.simplefilter("ignore")
                 self._data = pydicom.dcmread(path, force=True)
                 self._count = int(self._data.get("NumberOfFrames", 1) or 1)
+                if self._count > path.stat().st_size:
+                    raise ValueError(f"{self._count} frames in {path.stat().st_size} bytes")
                 self._shared = _first(self._data, "SharedFunctionalGroupsSequence")
                 self._frames = list(self._data.get("PerFrameFunctionalGroupsSequence") or [])
                 self.slices = [self._slice(number) for number in range(self._count)]
         except Exception as error:  # pydicom raises many kinds for a damaged file
             raise InputError(
                 f"The {called} is a multi-frame DICOM file that cannot be read ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:120]}); copy it again, or open it in Slicer and save it as .nrrd."
+                f"{printable(' '.join(str(error).split()))[:120]}); copy it again, or open it in Slicer and save it as "
+                ".nrrd."
             ) from error
 
     def _slice(self, number: int) -> Slice:
         data = self._data
         series = {
-            "number": str(data.get("SeriesNumber", "") or ""),
-            "description": str(data.get("SeriesDescription", "") or ""),
-            "uid": str(data.get("SeriesInstanceUID", "") or ""),
+            "number": printable(str(data.get("SeriesNumber", "") or "")),
+            "description": printable(str(data.get("SeriesDescription", "") or "")),
+            "uid": printable(str(data.get("SeriesInstanceUID", "") or "")),
         }
         return Slice(
             self._path,
@@ -94,7 +98,8 @@ class EnhancedFile:
         for name, (sequence, attribute) in _TRAITS.items():
             value = self._value(number, sequence, attribute)
             if value is not None:
-                traits[name] = str(value) if isinstance(value, (str, int, float)) else "\\".join(map(str, value))
+                text = str(value) if isinstance(value, (str, int, float)) else "\\".join(map(str, value))
+                traits[name] = printable(text)
         content = self._value(number, "FrameContentSequence", "DimensionIndexValues")
         indices = np.atleast_1d(content) if content is not None else ()
         traits.update({f"dimension {place}": str(index) for place, index in enumerate(indices, 1)})
@@ -114,8 +119,7 @@ class EnhancedFile:
         """(rows, columns): stored integers where the rescaling is whole, else float64."""
         if self._pixels is None:
             self._pixels = self._stored_pixels()
-        slope = float(self._value(number, "PixelValueTransformationSequence", "RescaleSlope") or 1.0)
-        intercept = float(self._value(number, "PixelValueTransformationSequence", "RescaleIntercept") or 0.0)
+        slope, intercept = self._rescaling(number)
         plane = self._pixels[number]
         if (slope, intercept) == (1.0, 0.0):
             return plane
@@ -123,6 +127,23 @@ class EnhancedFile:
         if whole and plane.dtype.kind in "iu" and plane.dtype.itemsize <= 2:
             return (plane.astype(np.int64) * int(slope) + int(intercept)).astype(np.int32)
         return plane * np.float64(slope) + intercept
+
+    def _rescaling(self, number: int) -> tuple[float, float]:
+        """(slope, intercept) of a frame."""
+        values = [
+            self._value(number, "PixelValueTransformationSequence", name)
+            for name in ("RescaleSlope", "RescaleIntercept")
+        ]
+        try:
+            slope, intercept = float(values[0] or 1.0), float(values[1] or 0.0)
+            if math.isfinite(slope) and math.isfinite(intercept):
+                return slope, intercept
+        except (TypeError, ValueError):
+            pass
+        raise InputError(
+            f"The {self._called} states the slope {values[0]} and the intercept {values[1]} for frame {number + 1}, "
+            "which are no numbers; copy it again."
+        )
 
     def _stored_pixels(self) -> np.ndarray:
         """(frames, rows, columns), or with one axis more for colors; by GDCM where pydicom lacks the decoder."""
@@ -134,7 +155,7 @@ class EnhancedFile:
         except Exception:
             syntax = getattr(self._data.file_meta, "TransferSyntaxUID", None)
             if syntax is not None and syntax.is_compressed:
-                with contextlib.suppress(InputError):
+                with contextlib.suppress(Exception):  # of pydicom, which writes the copy, too
                     return self._decoded_by_gdcm()
             raise InputError(
                 f"The voxels of the {self._called} cannot be read (transfer syntax {getattr(syntax, 'name', syntax)}); "

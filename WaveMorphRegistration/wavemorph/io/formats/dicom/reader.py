@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from .stack import volume_of
 
 _MIN_VOLUME_SLICES = 5  # fewer are a localizer: not taken for the volume where another image has more
 _MAX_LISTED = 12
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass
@@ -133,7 +135,7 @@ def _images(slices: Sequence[Slice]) -> list[DicomImage]:
 
 
 def _order(number: str) -> tuple[int, str]:
-    return (int(number), "") if number.lstrip("-").isdigit() else (2**31, number)
+    return (int(number), "") if _WHOLE.fullmatch(number) else (2**31, number)
 
 
 def _choose(images: Sequence[DicomImage], wanted: str | None, called: str) -> tuple[DicomImage, tuple[str, ...]]:

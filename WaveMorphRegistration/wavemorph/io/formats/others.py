@@ -1,0 +1,27 @@
+"""Headers of VTK and MRC files, of which ITK takes sizes that are not there; the other formats of ITK need no check."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+from ...errors import InputError
+
+_HEAD_BYTES = 4096
+_VTK_SIZES = re.compile(rb"^DIMENSIONS[ \t]+[1-9]\d{0,8}[ \t]+[1-9]\d{0,8}[ \t]+[1-9]\d{0,8}[ \t\r]*$", re.MULTILINE)
+_MRC_ORDER_AT, _MRC_EXTENDED_AT, _MRC_BYTES = 212, 92, 1024
+
+
+def check_header(path: Path, called: str) -> None:
+    """Raise InputError where a VTK or MRC file states no sizes, or a header longer than the file."""
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    name = path.name.lower()
+    if name.endswith(".vtk") and not _VTK_SIZES.search(head):
+        raise InputError(f"The {called} is a VTK file without DIMENSIONS of three whole numbers; write it again.")
+    if name.endswith((".mrc", ".rec")):
+        order = ">" if head[_MRC_ORDER_AT : _MRC_ORDER_AT + 1] == b"\x11" else "<"
+        extended = struct.unpack_from(order + "i", head, _MRC_EXTENDED_AT)[0] if len(head) >= _MRC_BYTES else -1
+        if not 0 <= extended <= path.stat().st_size:
+            raise InputError(f"The {called} is an MRC file whose header is longer than the file; copy it again.")
