@@ -17,6 +17,7 @@ from hostile.transforms import _linked, transforms, written_transforms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wavemorph.errors import InputError, SettingsError, WaveMorphError
+from wavemorph.io.labels import read_label_map
 from wavemorph.io.points import read_points
 from wavemorph.io.reading import read_lattice, read_volume
 from wavemorph.io.text_files.label_names import read_label_names
@@ -58,6 +59,28 @@ def test_a_nrrd_file_that_is_cut_short_is_refused_and_a_whole_one_read(tmp_path,
     assert np.array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "volume.nhdr").image), voxels())
     write(data[: len(data) * 2 // 3])
     assert "cut short" in refusal(read_volume, tmp_path / "volume.nhdr")
+
+
+def test_an_mrc_file_that_states_more_voxels_than_it_holds_is_refused_and_a_whole_one_read(tmp_path):
+    content = written(".mrc")
+    (tmp_path / "volume.mrc").write_bytes(content)
+    assert np.array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "volume.mrc").image), voxels())
+    (tmp_path / "volume.mrc").write_bytes(content[:4] + struct.pack("<i", 32768) + content[8:])
+    assert "7 x 32768 x 5 voxels and holds fewer" in refusal(read_volume, tmp_path / "volume.mrc")
+
+
+def test_a_metaimage_whose_compressed_size_is_more_than_its_file_is_refused(tmp_path):
+    header = META + "CompressedData = True\nCompressedDataSize = 1000000000000\nElementDataFile = volume.raw\n"
+    (tmp_path / "volume.mhd").write_text(header)
+    (tmp_path / "volume.raw").write_bytes(zlib.compress(DATA))
+    assert "cut short" in refusal(read_volume, tmp_path / "volume.mhd")
+
+
+def test_a_header_with_a_key_that_is_no_text_does_not_disturb_the_reading_of_labels(tmp_path):
+    (tmp_path / "labels.mha").write_bytes(META.encode() + b"\xffffset = 3\nElementDataFile = LOCAL\n" + DATA)
+    labels = read_label_map(tmp_path / "labels.mha")
+    assert np.array_equal(sitk.GetArrayFromImage(labels.layers[0]), voxels())
+    assert sitk.GetArrayFromImage(labels.image()).shape == voxels().shape
 
 
 @pytest.mark.parametrize("detached", [False, True])

@@ -75,7 +75,8 @@ class LabelMap:
         """One image of one component a layer, with Slicer's keys where there are names."""
         image = sitk.Image(self.layers[0]) if len(self.layers) == 1 else sitk.Compose(list(self.layers))
         for key in image.GetMetaDataKeys():
-            image.EraseMetaData(key)
+            if key.isascii():
+                image.EraseMetaData(key)
         for key, value in (self.keys or _new_keys(self)).items():
             image.SetMetaData(key, value)
         return image
@@ -98,6 +99,11 @@ def read_label_map(path: str | os.PathLike, name: str = "label map") -> LabelMap
     return replace(labels, remarks=volume.remarks)
 
 
+def _readable_keys(image: sitk.Image) -> dict[str, str]:
+    """The entries of the header; SimpleITK cannot look up a key that is not text. Those of Slicer are ASCII."""
+    return {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.isascii()}
+
+
 def label_map_of(image: sitk.Image, name: str = "label map", names: Mapping[int, str] | None = None) -> LabelMap:
     """A label map from an image in memory.
 
@@ -109,7 +115,7 @@ def label_map_of(image: sitk.Image, name: str = "label map", names: Mapping[int,
     Raises:
         InputError: as for `read_label_map`.
     """
-    keys = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()} if isinstance(image, sitk.Image) else {}
+    keys = _readable_keys(image) if isinstance(image, sitk.Image) else {}
     segments = _segments_in(keys)
     if "fractional" in keys.get("Segmentation_MasterRepresentation", "").lower():
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from pathlib import Path
@@ -11,6 +12,7 @@ from ...errors import InputError
 _HEAD_BYTES = 4096
 _VTK_SIZES = re.compile(rb"^DIMENSIONS[ \t]+[1-9]\d{0,8}[ \t]+[1-9]\d{0,8}[ \t]+[1-9]\d{0,8}[ \t\r]*$", re.MULTILINE)
 _MRC_ORDER_AT, _MRC_EXTENDED_AT, _MRC_BYTES = 212, 92, 1024
+_MRC_VOXEL_BYTES = {0: 1, 1: 2, 2: 4, 3: 4, 4: 8, 6: 2, 16: 3}  # by the mode
 
 
 def check_header(path: Path, called: str) -> None:
@@ -21,7 +23,17 @@ def check_header(path: Path, called: str) -> None:
     if name.endswith(".vtk") and not _VTK_SIZES.search(head):
         raise InputError(f"The {called} is a VTK file without DIMENSIONS of three whole numbers; write it again.")
     if name.endswith((".mrc", ".rec")):
-        order = ">" if head[_MRC_ORDER_AT : _MRC_ORDER_AT + 1] == b"\x11" else "<"
-        extended = struct.unpack_from(order + "i", head, _MRC_EXTENDED_AT)[0] if len(head) >= _MRC_BYTES else -1
-        if not 0 <= extended <= path.stat().st_size:
-            raise InputError(f"The {called} is an MRC file whose header is longer than the file; copy it again.")
+        _check_mrc(head, path.stat().st_size, called)
+
+
+def _check_mrc(head: bytes, length: int, called: str) -> None:
+    order = ">" if head[_MRC_ORDER_AT : _MRC_ORDER_AT + 1] == b"\x11" else "<"
+    extended = struct.unpack_from(order + "i", head, _MRC_EXTENDED_AT)[0] if len(head) >= _MRC_BYTES else -1
+    if not 0 <= extended <= length:
+        raise InputError(f"The {called} is an MRC file whose header is longer than the file; copy it again.")
+    *size, mode = struct.unpack_from(order + "4i", head)
+    if min(size) < 1 or math.prod(size) * _MRC_VOXEL_BYTES.get(mode, 1) > length - _MRC_BYTES - extended:
+        raise InputError(
+            f"The {called} is an MRC file that states {' x '.join(map(str, size))} voxels and holds fewer; copy it "
+            "again."
+        )

@@ -47,7 +47,7 @@ def refuse_short(payload: Payload, stated: str, called: str, count: bool = True)
     share = payload.skipped + -(-payload.needed // len(payload.files))
     for path, offset in payload.files:
         _refuse_irregular(path, called)
-        if path.stat().st_size < offset or not _holds(path, offset, share, payload, count):
+        if path.stat().st_size < offset + payload.most or not _holds(path, offset, share, payload, count):
             beside = f' in "{path.name}"' if len(payload.files) > 1 or f'"{path.name}"' not in called else ""
             raise InputError(
                 f"The {called} is cut short or damaged: its header states {stated}, and the data{beside} hold less; "
