@@ -45,7 +45,7 @@ def structures(result: wavemorph.Registration, folder: Path) -> str:
     report = label_report(*maps, result.transform, distances=False, expected_error=result.expected_error)
     rows = [row for row in report["labels"].values() if row["expected_error_mm"] is not None and row["dice_after"] > 0]
     dice, error = (np.array([row[name] for row in rows]) for name in ("dice_after", "expected_error_mm"))
-    told = f"{len(rows)} structures, mean Dice {dice.mean():.3f}, expected error {error.min():.2f} to {error.max():.2f} mm"
+    told = f"{len(rows)} structures, mean Dice {dice.mean():.3f}, {error.min():.2f} to {error.max():.2f} mm expected"
     if len(rows) < _MIN_STRUCTURES:
         return told
     return f"{told}, rank correlation with Dice {spearmanr(dice, error)[0]:.2f}"

@@ -224,9 +224,7 @@ def _with_report(
     registration.report = report = _report(aligned, contrast, measured, final.displacement, estimate.notes)
     if job.settings.error_map:
         job.timer.start("Expected error", 0.97)
-        registration.expected_error, report["expected_error"] = estimate_error(
-            aligned, contrast, final.displacement, report["evidence"]
-        )
+        registration.expected_error, report["expected_error"] = estimate_error(aligned, contrast, final.displacement)
     return registration
 
 

@@ -2,16 +2,14 @@
 
 PROBABILITY = 0.9  # with which an error is below what is estimated
 LIMIT = 4.0  # of standardized features
-BIAS = -0.114
+BIAS = -0.070
 # name: (weight, mean, standard deviation)
 COEFFICIENTS = {
-    "independent": (0.128, -0.884, 0.697),
-    "unseen far": (0.265, 0.109, 0.198),
-    "other": (0.212, -0.758, 0.642),
-    "rough": (0.111, 0.173, 0.073),
-    "residual": (0.294, 3.086, 1.446),
-    "backward": (0.148, -1.184, 0.580),
-    "texture trace": (0.154, -4.957, 2.451),
-    "body": (-0.129, 0.614, 0.487),
-    "voxel": (0.104, 0.834, 0.287),
+    "independent": (0.143, -0.868, 0.739),
+    "other": (0.199, -0.738, 0.673),
+    "backward": (0.136, -1.200, 0.613),
+    "residual": (0.225, 3.080, 1.483),
+    "texture": (0.072, -5.015, 2.537),
+    "unseen": (0.364, 0.112, 0.204),
+    "rough": (0.187, 0.177, 0.081),
 }

@@ -18,17 +18,17 @@ from .features import ErrorFeatures, error_features
 
 
 def estimate_error(
-    aligned: AlignedPair, contrast: Contrast, displacement: torch.Tensor, evidence: dict[str, float]
+    aligned: AlignedPair, contrast: Contrast, displacement: torch.Tensor
 ) -> tuple[sitk.Image, dict[str, float]]:
     """(the expected error on the lattice of the fixed image, its entry in the report).
 
     The image is float32, in mm: the error is below it with `PROBABILITY`; 0 outside the subject. In the entry,
     "median_mm" and "p95_mm" are over the voxels of the subject. displacement: (1, 3, D, H, W) in voxels of the working
-    grid. evidence: of `evidence.evidence`.
+    grid.
     """
     outline = _outline(aligned.job.pair)
     on_grid = tensor_from_image(aligned.grid.resample(outline, None, sitk.sitkNearestNeighbor), displacement.device)
-    features = error_features(aligned, contrast, displacement, (on_grid > 0).float(), evidence)
+    features = error_features(aligned, contrast, displacement, (on_grid > 0).float())
     bounds = error_bounds_mm(features)
     within = bounds[features.inside > 0.5]
     quantiles = torch.quantile(within if len(within) else bounds.flatten(), bounds.new_tensor([0.5, 0.95])).tolist()

@@ -35,9 +35,10 @@ _SPACING_MM = 3.0  # for a head, of the coarse copy
 _MIN_FACTOR = 2  # voxels of the working grid along a side of one of the coarse copy, where the grid is large enough
 _MIN_SIDE_VOXELS = 12  # of the coarse copy
 _MIN_LEVEL_SIDE_VOXELS = 6
-_RADIUS_VOXELS, _FAR_RADIUS_VOXELS, _FARTHER_RADIUS_VOXELS = 2, 5, 10  # of windows
+_RADIUS_VOXELS, _FAR_RADIUS_VOXELS = 2, 5  # of windows
 _FLOOR_VOXELS = 0.02  # below which lengths are not told apart
 _MIN_SHARE = 0.05  # of a window, without which nothing in it is compared
+_MIN_JACOBIAN = 0.05
 _NOISE = 1e-5  # variance added in each window
 _SCHEDULE = OptimizationSchedule(
     levels=(PyramidLevel(4, 30), PyramidLevel(2, 25), PyramidLevel(1, 10, lncc_radius=_RADIUS_VOXELS)),
@@ -60,34 +61,22 @@ class ErrorFeatures:
 
 
 def error_features(
-    aligned: AlignedPair,
-    contrast: Contrast,
-    displacement: torch.Tensor,
-    outline: torch.Tensor,
-    evidence: dict[str, float],
+    aligned: AlignedPair, contrast: Contrast, displacement: torch.Tensor, outline: torch.Tensor
 ) -> ErrorFeatures:
     """The features of the map by `displacement`, (1, 3, D, H, W) in voxels of the working grid.
 
-    outline: (1, 1, D, H, W), 1 in the fixed subject. evidence: of `evidence.evidence`.
+    outline: (1, 1, D, H, W), 1 in the fixed subject.
     """
     coarse = _CoarseCopy(aligned, displacement, outline)
-    local = {**_disagreements(coarse, aligned, contrast), **_appearance(coarse), **_shape(coarse)}
-    within = coarse.inside > 0.5
-    means = {f"mean {name}": float(local[name][within].mean()) for name in _AVERAGED}
-    overall = {**means, **_circumstances(aligned, contrast, evidence)}
-    overall["rough"] = float(local["jacobian"][within].std())
-    maps = [*local.values(), *(torch.full_like(coarse.inside, value) for value in overall.values())]
-    return ErrorFeatures(torch.cat(maps, 1)[0], (*local, *overall), coarse.grid, coarse.inside[0, 0])
-
-
-_AVERAGED = ("backward", "independent", "other", "fine correlation", "residual", "strain", "unseen")
+    maps = {**_disagreements(coarse, aligned, contrast), **_appearance(coarse), **_shape(coarse)}
+    return ErrorFeatures(torch.cat(list(maps.values()), 1)[0], tuple(maps), coarse.grid, coarse.inside[0, 0])
 
 
 class _CoarseCopy:
     """The pair and its map on coarse voxels, each the mean of `factor`^3.
 
     problem: what the other maps are found from. warped: the moving image under the map. seen: 0 to 1, where both
-    volumes can be compared. fine_correlation: of windows on the working grid. inside: 0 to 1, the fixed subject.
+    volumes can be compared. inside: 0 to 1, the fixed subject.
     """
 
     def __init__(self, aligned: AlignedPair, displacement: torch.Tensor, outline: torch.Tensor):
@@ -107,7 +96,6 @@ class _CoarseCopy:
             fixed_scanned=_whole(working.fixed_scanned, coarse),
             moving_scanned=_whole(working.moving_scanned, coarse),
         )
-        self.fine_correlation = coarse(_squared_correlation(working.fixed, warped, seen))
         self.warped, self.seen, self.inside = coarse(warped), coarse(seen), coarse(outline)
         self.displacement = coarse(displacement) / factor
 
@@ -137,51 +125,27 @@ def _make_mind(fixed, moving, weight, level, same_subject, scanned=None) -> Mind
 
 
 def _appearance(coarse: _CoarseCopy) -> dict[str, torch.Tensor]:
-    """How well both volumes agree at each place, and how much there is to align."""
+    """How well both volumes agree at each place, and how much there is to align.
+
+    "residual": of a shift by least squares, what is not explained divided by the texture that resists a shift.
+    """
     fixed, seen = coarse.problem.fixed, coarse.seen
     correlation = _window_mean(_squared_correlation(fixed, coarse.warped, seen))
     least, trace = _texture(fixed, seen)
-    return {
-        "correlation": correlation,
-        "fine correlation": _window_mean(coarse.fine_correlation),
-        "texture": least,
-        "texture trace": trace,
-        # of a shift by least squares: what is not explained, divided by the texture that resists a shift
-        "residual": ((1 - correlation).clamp(min=1e-4).log() - least) / 2,
-    }
+    return {"residual": ((1 - correlation).clamp(min=1e-4).log() - least) / 2, "texture": trace}
 
 
 def _shape(coarse: _CoarseCopy) -> dict[str, torch.Tensor]:
-    """Distances to what is not seen and to the outside of the subject, as shares of windows; the map itself."""
-    found, seen, inside = coarse.displacement, coarse.seen, coarse.inside
-    slopes = torch.cat([gradient(component) for component in found.split(1, 1)], 1)
-    return {
-        "unseen": 1 - _window_mean(seen),
-        "unseen far": 1 - box_mean(seen, _FAR_RADIUS_VOXELS),
-        "unseen farther": 1 - box_mean(seen, _FARTHER_RADIUS_VOXELS),
-        "depth": box_mean(inside, _RADIUS_VOXELS),
-        "depth far": box_mean(inside, _FAR_RADIUS_VOXELS),
-        "depth farther": box_mean(inside, _FARTHER_RADIUS_VOXELS),
-        "jacobian": _window_mean(jacobian_determinant(found)[None, None].clamp(min=0.05).log()),
-        "strain": (_window_mean(slopes.square().sum(1, keepdim=True)) + 1e-4).log() / 2,
-        "displacement": _log_length(found),
-    }
+    """What the map continues only, and how rough it is.
 
-
-def _circumstances(aligned: AlignedPair, contrast: Contrast, evidence: dict[str, float]) -> dict[str, float]:
-    """What holds for the whole pair; lengths relative to those of a head."""
-    job = aligned.job
-    scale = job.pair.length_scale
+    "unseen": share of wide windows in which nothing can be compared. "rough": standard deviation of the logarithm of
+    the Jacobian determinant in the subject, the same everywhere.
+    """
+    logarithms = _window_mean(jacobian_determinant(coarse.displacement)[None, None].clamp(min=_MIN_JACOBIAN).log())
+    rough = logarithms[coarse.inside > 0.5].std()
     return {
-        "same contrast": float(contrast.same),
-        "agreement": contrast.agreement,
-        "body": float(job.pair.is_body),
-        "instant": float(job.settings.preset == "Instant"),
-        "working spacing": math.log(aligned.spacing_mm / scale),
-        "thickness": math.log(max(max(image.GetSpacing()) for image in job.pair.inputs) / scale),
-        "voxel": math.log(max(min(image.GetSpacing()) for image in job.pair.inputs) / scale),
-        "information": math.log(max(evidence["information"], 0.01)),
-        "margin": evidence["similarity"] - evidence["similarity_shifted"],
+        "unseen": 1 - box_mean(coarse.seen, _FAR_RADIUS_VOXELS),
+        "rough": rough.nan_to_num(0.0).expand_as(coarse.seen),
     }
 
 
