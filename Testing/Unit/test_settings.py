@@ -13,6 +13,8 @@ def test_settings_are_checked_when_they_are_made():
         {"preset": "Fast"},
         {"threads": 0},
         {"spacing_mm": 500.0},
+        {"spacing_mm": 10**400},
+        {"error_map": True, "transform_type": "rigid"},
         {"spacing_mm": 0.0},
         {"max_voxels": 10},
         {"device": "tpu"},

@@ -78,7 +78,7 @@ class Settings:
         if self.spacing_mm is not None and not _MIN_SPACING_MM <= self.spacing_mm <= _MAX_SPACING_MM:
             raise SettingsError(
                 f"The working spacing must lie between {_MIN_SPACING_MM:g} and {_MAX_SPACING_MM:g} mm, not "
-                f"{self.spacing_mm:g} mm."
+                f"{str(self.spacing_mm)[:20]} mm."
             )
         if self.max_voxels is not None and self.max_voxels < 16**3:
             raise SettingsError(f"The working grid needs at least {16**3} voxels, not {self.max_voxels}.")

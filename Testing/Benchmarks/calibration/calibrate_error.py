@@ -220,6 +220,7 @@ def plot(samples: list[Sample], names: list[str], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6))
+    left.set_xscale("log")
     for kind in [*sorted({sample.kind for sample in samples}), "all"]:
         chosen = [sample for sample in samples if kind in ("all", sample.kind)]
         bound = np.concatenate([bounds_mm(sample, names) for sample in chosen])
@@ -230,9 +231,15 @@ def plot(samples: list[Sample], names: list[str], path: Path) -> None:
         style = {"color": "black", "linewidth": 2.5} if kind == "all" else {}
         left.plot(middle, [np.quantile(error[each], _QUANTILE) for each in bins], "o-", label=kind, **style)
         right.plot(middle, [100 * np.mean(error[each] < bound[each]) for each in bins], "o-", label=kind, **style)
-    _, high = left.get_xlim()
-    left.plot([0.2, high], [0.2, high], "--", color="gray")
-    left.set(xscale="log", yscale="log", xlabel="bound, mm", ylabel="true error that 90 % of places stay below, mm")
+    low, high = left.get_xlim()
+    left.plot([low, high], [low, high], "--", color="gray")
+    left.set(
+        xscale="log",
+        yscale="log",
+        xlim=(low, high),
+        xlabel="bound, mm",
+        ylabel="true error that 90 % of places stay below, mm",
+    )
     right.axhline(100 * _QUANTILE, linestyle="--", color="gray")
     right.set(xscale="log", xlabel="bound, mm", ylabel="places with an error below the bound, %", ylim=(50, 101))
     right.legend(fontsize=8)

@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from hostile.transforms import _linked, transforms, written_transforms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wavemorph.errors import InputError, SettingsError, WaveMorphError
+from wavemorph.io.formats.dicom.multiframe import EnhancedFile
 from wavemorph.io.labels import read_label_map
 from wavemorph.io.points import read_points
 from wavemorph.io.reading import read_lattice, read_volume
+from wavemorph.io.result import Registration
 from wavemorph.io.text_files.label_names import read_label_names
 from wavemorph.io.transforms import read_transform
 from wavemorph.settings import Settings
@@ -232,3 +235,32 @@ def test_settings_of_another_type_are_refused(values):
 def test_what_a_landmark_file_states_after_its_landmarks_is_refused(tmp_path, line):
     (tmp_path / "points.fcsv").write_text(f"# columns = id,x,y,z\n1,1,2,3\n{line}\n2,4,5,6\n")
     assert "after landmarks" in refusal(read_points, tmp_path / "points.fcsv")
+
+
+def test_a_saved_result_whose_field_has_a_damaged_header_is_refused_in_one_sentence(tmp_path):
+    sitk.WriteTransform(sitk.AffineTransform(3), str(tmp_path / "affine.tfm"))
+    (tmp_path / "report.json").write_text("{}")
+    np.save(tmp_path / "field.npy", np.zeros((2, 2, 2, 3), np.float32))
+    whole = (tmp_path / "field.npy").read_bytes()
+    for damaged in (whole.replace(b"(2, 2", b"(2, 2(("), whole.replace(b"{", b"'")):
+        (tmp_path / "field.npy").write_bytes(damaged)
+        assert "cannot be read" in refusal(Registration.load, tmp_path)
+
+
+def test_a_b_spline_whose_nodes_lie_in_one_place_is_refused(tmp_path):
+    spline = sitk.BSplineTransformInitializer(sitk.Image((8, 8, 8), sitk.sitkUInt8), (2, 2, 2))
+    sitk.WriteTransform(spline, str(tmp_path / "spline.tfm"))
+    lines = (tmp_path / "spline.tfm").read_text().splitlines()
+    fixed = next(n for n, line in enumerate(lines) if line.startswith("FixedParameters"))
+    numbers = lines[fixed].split()
+    numbers[7:10] = ["1e-300"] * 3
+    lines[fixed] = " ".join(numbers)
+    (tmp_path / "spline.tfm").write_text("\n".join(lines) + "\n")
+    assert "no usable size, spacing or direction" in refusal(read_transform, tmp_path / "spline.tfm")
+
+
+def test_an_enhanced_file_that_states_two_encodings_is_refused_in_one_sentence():
+    file = EnhancedFile.__new__(EnhancedFile)
+    file._called, file._count = "image", 1
+    file._data = SimpleNamespace(file_meta=SimpleNamespace(TransferSyntaxUID=["1.2", "1.3"]))
+    assert "The voxels of the image cannot be read" in refusal(file._stored_pixels)

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import tokenize
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -307,7 +308,10 @@ def write_field_array(field: Field, folder: Path) -> None:
 
 def read_field_array(folder: Path) -> Field:
     """The field that `write_field_array` wrote. Raises OSError, ValueError or RuntimeError where it is damaged."""
-    stored = np.load(folder / _FIELD_FILE, mmap_mode="r")  # no memory for what the file does not have
+    try:
+        stored = np.load(folder / _FIELD_FILE, mmap_mode="r")  # no memory for what the file does not have
+    except (tokenize.TokenError, SyntaxError, EOFError) as error:  # of numpy, where the header is damaged
+        raise ValueError(f"{_FIELD_FILE} has no usable header") from error
     geometry = json.loads((folder / _FIELD_LATTICE_FILE).read_text(encoding="utf-8"))
     if stored.dtype != np.float32 or list(stored.shape) != [*geometry["Size"][::-1], 3]:
         raise ValueError(f"{_FIELD_FILE} has the shape {stored.shape}, and its lattice {geometry['Size']}")

@@ -43,6 +43,7 @@ _LARGEST = 1e9  # of a parameter: mm, or a component of a matrix
 _LONGEST_NAME, _MATLAB_HEADER, _MOST_MATRICES = 255, 20, 1000
 _OF_FIELD = 18  # fixed parameters: size, origin, spacing, direction
 _LEAST_VOLUME = 1e-6  # of the axes of a lattice
+_LEAST_SPACING_MM = 1e-6  # of a lattice
 _NAMES = ("TransformParameters", "TranformParameters"), ("TransformFixedParameters", "TranformFixedParameters")
 
 
@@ -257,7 +258,8 @@ def _check_lattice(stored: _Stored) -> None:
     if len(stored.fixed) != _OF_FIELD:
         raise UnreadableError(f"its lattice has {len(stored.fixed)} numbers")
     size, spacing, direction = stored.fixed[:3], stored.fixed[6:9], stored.fixed[9:].reshape(3, 3)
-    if np.any(size < 1) or np.any(size % 1) or np.any(spacing <= 0) or abs(np.linalg.det(direction)) < _LEAST_VOLUME:
+    no_lattice = np.any(size < 1) or np.any(size % 1) or np.any(spacing < _LEAST_SPACING_MM)
+    if no_lattice or abs(np.linalg.det(direction)) < _LEAST_VOLUME:
         raise UnreadableError("its lattice has no usable size, spacing or direction")
     nodes = math.prod(int(side) for side in size)
     if len(stored.parameters) != 3 * nodes:

@@ -154,7 +154,7 @@ class EnhancedFile:
             return pixels if self._count > 1 else pixels[None]
         except Exception:
             syntax = getattr(self._data.file_meta, "TransferSyntaxUID", None)
-            if syntax is not None and syntax.is_compressed:
+            if getattr(syntax, "is_compressed", False):
                 with contextlib.suppress(Exception):  # of pydicom, which writes the copy, too
                     return self._decoded_by_gdcm()
             raise InputError(
