@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, MPS
+    "not enough memory",  # torch on Windows
+    "can't allocate memory",  # torch on Linux and macOS
+    "failed to allocate memory",  # ITK
+    "bad_alloc",
+)
+
 
 class WaveMorphError(Exception):
     """An expected failure. `str(error)` is one sentence: what is wrong, the values found, what to do."""
@@ -49,3 +57,9 @@ class Cancelled(WaveMorphError):
     """The user canceled the work."""
 
     exit_code = 130
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error is a failed allocation in Python, numpy, torch (CPU or GPU) or SimpleITK."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)

@@ -194,11 +194,12 @@ def test_all_outputs_are_written_with_the_result(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.json", "b.csv", "folder", "new"]
 
 
-def test_writers_get_another_name_in_the_same_folder_with_the_same_extension(tmp_path):
+def test_writers_get_a_private_folder_beside_the_file_and_the_same_extension(tmp_path):
     paths = []
 
     def writer(result, path):
         paths.append(Path(path))
+        assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
         Path(path).write_text("x")
 
     outputs = Outputs()
@@ -206,9 +207,9 @@ def test_writers_get_another_name_in_the_same_folder_with_the_same_extension(tmp
     outputs.add(tmp_path / "points.mrk.json", writer, (".json", ".mrk.json"))
     outputs.write()
     for path, extension in zip(paths, (".nii.gz", ".mrk.json")):
-        assert path.parent == tmp_path
+        assert path.parent.parent == tmp_path
         assert path.name.endswith(extension)
-        assert not path.exists()
+        assert not path.parent.exists()
 
 
 def test_new_files_have_the_usual_permissions(tmp_path):
@@ -244,7 +245,7 @@ def test_previous_contents_come_back_when_a_file_cannot_be_put_in_place(tmp_path
     replace = os.replace
 
     def locked(source, target):
-        if Path(target).name == "c.json" and not str(source).endswith(".previous"):
+        if Path(target).name == "c.json" and Path(source).name != "previous":
             raise PermissionError(13, "Permission denied")
         replace(source, target)
 

@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..io.files import without_names
 from ..io.images import same_lattice
 from ..io.labels import LabelMap, label_map_of
 from ..io.points import transform_points
@@ -235,7 +236,7 @@ def label_report(
                     distance = hausdorff95_mm(fixed_array, moving_array, number, layers[0].GetSpacing())
                 measures[number][f"dice_{when}"] = overlap
                 measures[number][f"hd95_{when}_mm"] = None if math.isnan(distance) else distance
-    return finished_label_report(measures, pairs, (*fixed.remarks, *moving.remarks))
+    return finished_label_report(measures, pairs, map(without_names, (*fixed.remarks, *moving.remarks)))
 
 
 def structure_entries(pairs: StructurePairs) -> dict[int, dict[str, Any]]:
