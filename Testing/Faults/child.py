@@ -1,25 +1,31 @@
 """A program of WaveMorph in which a fault happens at a given moment:  python child.py FAULTS cli|worker [ARGUMENT ...]
 
+With "serve" instead of a program, it runs one command after another, each in a process of its own, and says how each
+ended: lines of JSON, [FAULTS, ARGUMENTS, ENVIRONMENT] -> [EXIT CODE, STANDARD ERROR].
+
 FAULTS is a list of JSON: [[MOMENT, N, ACTION, VALUE], ...]. The action happens before the Nth event of that kind.
 
 Moments: "start"; "stage NAME" (of a registration); "read" (the voxels of a volume); and the audit events of Python
 "os.rename", "os.link", "os.mkdir", "os.remove", "open", "tempfile.mkdtemp", ...
-Actions: "signal" (to this process), "memory" (MB that may still be allocated), "remove", "truncate" (a path),
-"replace" ([file, by which it is replaced]), "network" (denied: a socket ends the process), "clock" (hours by which the
-clock goes back at each reading).
+Actions: "signal" (to this process), "memory" (MB that may still be allocated), "remove", "truncate" (a path), "fill"
+(the disk, by a file of that name), "replace" ([file, by which it is replaced]), "shell" (a command), "network" (denied:
+a socket ends the process), "clock" (hours by which the clock goes back at each reading).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import resource
 import shutil
 import struct
+import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 _SYSTEM_CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}  # AUDIT_ARCH of the machine, socket(2)
@@ -84,12 +90,21 @@ def replace(paths: list[str]) -> None:
     os.replace(target + ".new", target)
 
 
+def fill(path: str) -> None:
+    """Write a file until the disk is full."""
+    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**12))
+
+
 ACTIONS = {
     "signal": lambda number: os.kill(os.getpid(), number),
     "memory": limit_memory,
-    "remove": lambda path: shutil.rmtree(path),
+    "remove": shutil.rmtree,
     "truncate": lambda path: os.truncate(path, os.path.getsize(path) // 2),
+    "fill": fill,
     "replace": replace,
+    "shell": lambda command: subprocess.run(command, shell=True, check=True),
     "network": deny_network,
     "clock": turn_clock_back,
 }
@@ -140,18 +155,51 @@ class Moments:
         sitk.ImageFileReader.Execute = read
 
 
-def main() -> int:
-    faults, program, arguments = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:]
+def serve() -> int:
+    """See the module. The processes are forks of this one, which has imported all that they need."""
+    import tempfile
+
+    import wavemorph.cli.main
+    import wavemorph.registration.pipeline
+
+    for line in sys.stdin:
+        faults, arguments, environment = json.loads(line)
+        with tempfile.TemporaryFile() as said:
+            process = os.fork()
+            if process == 0:
+                os.environ.update(environment)
+                tempfile.tempdir = None
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                os.dup2(said.fileno(), 2)
+                try:
+                    sys.exit(run(faults, wavemorph.cli.main.main, arguments))
+                except SystemExit as end:
+                    os._exit(end.code)
+            code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+            said.seek(0)
+            print(json.dumps([code, said.read().decode()]), flush=True)
+    return 0
+
+
+def run(faults: list[list], program: Callable[..., int], *arguments) -> int:
+    """Run a program in which faults happen."""
     moments = Moments(faults)
     moments.watch()
     moments.at("start")
-    if program == "cli":
-        from wavemorph.cli.main import main
+    return program(*arguments)
 
-        return main(arguments)
-    from wavemorph.worker import main
 
-    return main()
+def main() -> int:
+    faults, program, arguments = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    if program == "serve":
+        return serve()
+    if program == "worker":
+        from wavemorph.worker import main as work
+
+        return run(faults, work)
+    from wavemorph.cli.main import main as register
+
+    return run(faults, register, arguments)
 
 
 if __name__ == "__main__":

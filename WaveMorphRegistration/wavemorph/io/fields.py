@@ -8,6 +8,7 @@ its edge.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import itertools
 import math
@@ -282,6 +283,8 @@ def _nifti_header(field: sitk.Image, folder: Path) -> bytes:
         path = private / "header.nii"
         sitk.WriteImage(small, str(path))
         header = bytearray(path.read_bytes()[:_DATA_OFFSET])
+    if len(header) < _DATA_OFFSET:  # ITK reports no error when the disk is full
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     struct.pack_into("<3h", header, _DIMENSIONS_AT, *field.GetSize())
     struct.pack_into("<h", header, _INTENT_AT, _DISPLACEMENT_VECTOR)
     return bytes(header)

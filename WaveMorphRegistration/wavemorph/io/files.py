@@ -7,6 +7,7 @@ import gzip
 import math
 import os
 import re
+import sys
 import textwrap
 import zlib
 from collections.abc import Iterator
@@ -96,6 +97,21 @@ def quiet_itk() -> Iterator[None]:
         yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep what the libraries of the formats print of a damaged file or a full disk off standard error."""
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    with contextlib.ExitStack() as undo:
+        with contextlib.suppress(OSError):  # a program without a terminal may have no standard error
+            before = os.dup(2)
+            undo.callback(os.close, before)
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            undo.callback(os.dup2, before, 2)
+        yield
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from .fields import (
     rounded_field,
     write_nifti_field,
 )
-from .files import quiet_itk, short_reason, stored_length
+from .files import quiet_libraries, quiet_itk, short_reason, stored_length
 from .labels import LabelMap
 from .result import Registration
 
@@ -171,8 +171,7 @@ def _placing(target: Path, name: str) -> Iterator[None]:
 def write_image(image: sitk.Image, path: str | os.PathLike) -> None:
     """Write a volume, compressed, as .nii.gz, .nii, .nrrd or .mha. Raises OutputError where it is not complete."""
     extension = _extension(path, IMAGE_EXTENSIONS, "image")
-    with quiet_itk():
-        _write(sitk.WriteImage, image, path, useCompression=True)
+    _write(sitk.WriteImage, image, path, useCompression=True)
     if extension.startswith(".nii"):  # ITK reports no error when the disk is full
         needed = _NIFTI_HEADER + sitk.GetArrayViewFromImage(image).nbytes
         try:
@@ -274,8 +273,7 @@ def _write_transform(
             transform = sitk.CompositeTransform(transform)
             transform.FlattenTransform()
         parts = transform.GetNumberOfTransforms()
-    with quiet_itk():
-        _write(sitk.WriteTransform, transform, path)
+    _write(sitk.WriteTransform, transform, path)
     if extension != ".h5":  # ITK reports no error when the disk is full
         text = Path(path).read_bytes()
         if not text.endswith(b"\n") or text.count(b"FixedParameters:") < parts:
@@ -284,7 +282,8 @@ def _write_transform(
 
 def _write(write: Callable, content: Any, path: str | os.PathLike, **options: bool) -> None:
     try:
-        write(content, str(path), **options)
+        with quiet_itk(), quiet_libraries():
+            write(content, str(path), **options)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,7 @@ import SimpleITK as sitk
 
 from ...errors import InputError
 from ..checks import check_axes, check_finite
-from ..files import existing, load_image, open_image, quiet_itk, short_reason
+from ..files import existing, load_image, open_image, quiet_libraries, quiet_itk, short_reason
 from ..formats import nifti
 from .foreign import refuse_foreign_field, refuse_foreign_file, refuse_positions
 
@@ -39,7 +36,7 @@ def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Tra
     refuse_foreign_file(path, called)
     _refuse_lists(path, called)
     try:
-        with quiet_itk(), _quiet_hdf5():
+        with quiet_itk(), quiet_libraries():
             transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         reason = "its format is not known" if "Could not create Transform IO" in str(error) else short_reason(error)
@@ -76,20 +73,6 @@ def _check_field(reader: sitk.ImageFileReader, called: str) -> None:
             f"The {called} is not a displacement field: it is {len(size)}D with {components} component(s) a voxel; a "
             f"field is 3D with three components, the displacement in LPS mm{advice}."
         )
-
-
-@contextlib.contextmanager
-def _quiet_hdf5() -> Iterator[None]:
-    """Keep the error stack that the HDF5 library prints of a damaged file off the terminal."""
-    sys.stderr.flush()
-    with contextlib.ExitStack() as undo:
-        with contextlib.suppress(OSError):  # a program without a terminal may have no standard error
-            before = os.dup(2)
-            undo.callback(os.close, before)
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-            undo.callback(os.dup2, before, 2)
-        yield
 
 
 def _refuse_lists(path: Path, called: str) -> None:
