@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,13 +192,18 @@ class WorkerBench(Bench):
         made.onResult = lambda registration, _: self.results_received.append(registration)
         return made
 
-    def run_job(self, job: RegistrationJob, meanwhile: Callable[[RegistrationJob], None] | None = None) -> Finished:
+    def run_job(
+        self,
+        job: RegistrationJob,
+        meanwhile: Callable[[RegistrationJob], None] | None = None,
+        images: Sequence[sitk.Image] | None = None,
+    ) -> Finished:
         """Run one job to its end; the exit code is 0, or 1 with the message that the user sees.
 
         meanwhile: called again and again while it runs.
         """
         self.results_received.clear()
-        job.start(JobRequest(*pair(), QUICK, outputs=("field", "warped", "jacobian", "inverse")))
+        job.start(JobRequest(*(images or pair()), QUICK, outputs=("field", "warped", "jacobian", "inverse")))
         deadline = time.monotonic() + _SECONDS
         while job.active:
             if time.monotonic() > deadline:

@@ -9,7 +9,8 @@ Moments: "start"; "stage NAME" (of a registration); "read" (the voxels of a volu
 "os.rename", "os.link", "os.mkdir", "os.remove", "open", "tempfile.mkdtemp", ...
 Actions: "signal" (to this process), "memory" (MB that may still be allocated), "remove", "truncate" (a path), "fill"
 (the disk, by a file of that name), "replace" ([file, by which it is replaced]), "shell" (a command), "network" (denied:
-a socket ends the process), "clock" (hours by which the clock goes back at each reading).
+a socket ends the process), "log" (the paths that are used from now on, to a file), "clock" (hours by which the clock
+goes back at each reading).
 """
 
 from __future__ import annotations
@@ -97,12 +98,25 @@ def fill(path: str) -> None:
             file.write(bytes(2**12))
 
 
+def log_paths(path: str) -> None:
+    """Write what this process opens, makes, renames and removes to a file, a line each."""
+    log = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+
+    def audit(event: str, arguments: tuple) -> None:
+        if event.startswith(("open", "os.", "tempfile.")):
+            log.write(f"{event} {arguments!r}\n")
+            log.flush()
+
+    sys.addaudithook(audit)
+
+
 ACTIONS = {
     "signal": lambda number: os.kill(os.getpid(), number),
     "memory": limit_memory,
     "remove": shutil.rmtree,
     "truncate": lambda path: os.truncate(path, os.path.getsize(path) // 2),
     "fill": fill,
+    "log": log_paths,
     "replace": replace,
     "shell": lambda command: subprocess.run(command, shell=True, check=True),
     "network": deny_network,

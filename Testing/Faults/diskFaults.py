@@ -123,13 +123,9 @@ def _job_on_full_disk(bench: WorkerBench) -> Iterator[Outcome]:
 def folder_read_only(folder: Path) -> Iterator[Outcome]:
     """From the start, and from each stage on; also the folder for temporary files."""
     bench = Bench(folder)
-    for which, place in (("output folder", bench.out), ("its parent, where it is missing", bench.out)):
-        if "parent" in which:
-            outputs = {name: f"new/{file}" for name, file in OUTPUTS.items()}
-        else:
-            outputs = OUTPUTS
-        with read_only(place):
-            finished = bench.run(bench.arguments(outputs=outputs))
+    for which, within in (("output folder", ""), ("its parent, where it is missing", "new/")):
+        with read_only(bench.out):
+            finished = bench.run(bench.arguments(outputs={name: within + file for name, file in OUTPUTS.items()}))
             wrong = bench.wrong_after(finished)
         yield Outcome(
             "read-only", "output folder, or that above it", ending(finished), which, wrong + bench.wrong_in_next_run()

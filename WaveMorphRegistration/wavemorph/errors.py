@@ -8,6 +8,8 @@ _OUT_OF_MEMORY = (
     "can't allocate memory",  # torch on Linux and macOS
     "failed to allocate memory",  # ITK
     "bad_alloc",
+    "failed to map segment",  # of a library that is loaded
+    "can't start new thread",  # Python: no room for its stack
 )
 
 
@@ -60,6 +62,6 @@ class Cancelled(WaveMorphError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error is a failed allocation in Python, numpy, torch (CPU or GPU) or SimpleITK."""
+    """Whether the error is a failed allocation in Python, numpy, torch (CPU or GPU), SimpleITK or the system."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)

@@ -26,7 +26,7 @@ from .fields import (
     rounded_field,
     write_nifti_field,
 )
-from .files import quiet_libraries, quiet_itk, short_reason, stored_length
+from .files import quiet_itk, quiet_libraries, short_reason, stored_length
 from .labels import LabelMap
 from .result import Registration
 

@@ -245,8 +245,8 @@ def _read_card(path: Path) -> ModelCard:
         raise WeightsError(f'The card "{beside.name}" cannot be read ({error}); copy or download it again.') from error
     if card.checksum and card.checksum != _checksum_of(values):
         raise WeightsError(
-            f'The card "{beside.name}" is damaged (checksum {_checksum_of(values)[:12]}, not {card.checksum[:12]}); copy '
-            "or download it again."
+            f'The card "{beside.name}" does not match its own checksum; copy or download it again, or remove its '
+            'entry "checksum" if you changed it.'
         )
     if not isinstance(card.config, dict) or not isinstance(card.name, str) or not isinstance(card.sha256, str):
         raise WeightsError(f'The card "{beside.name}" lacks a name, a configuration or a checksum.')

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from ...errors import InputError
 from ..checks import check_axes, check_finite
-from ..files import existing, load_image, open_image, quiet_libraries, quiet_itk, short_reason
+from ..files import existing, load_image, open_image, quiet_itk, quiet_libraries, short_reason
 from ..formats import nifti
 from .foreign import refuse_foreign_field, refuse_foreign_file, refuse_positions
 
