@@ -34,6 +34,7 @@ OUTPUTS = {
 QUICK = {"spacing_mm": 4.0, "weights": "none", "threads": 1, "inverse": True}
 COMPLETE = (0, 7, 8)  # exit codes with which all outputs are written
 KILLED = -9
+LIBRARY_ENDED = "OpenBLAS error: Memory allocation still failed"  # then it ends the process
 _VARYING = ("seconds", "peak_memory_mb")  # of a report
 _SECONDS = 120.0
 
@@ -115,11 +116,11 @@ class Bench:
     def wrong_after(self, finished: Finished, before: dict[str, str] | None = None) -> list[str]:
         """What is wrong after a run in which something went wrong; before: `contents(self.out)` before it.
 
-        A run that could not do its work leaves `out` as it was. A killed one may leave a private folder, which the
-        next run removes.
+        A run that could not do its work leaves `out` as it was. One that was killed, or ended by a library, may leave a
+        private folder, which the next run removes.
         """
         before = before or {}
-        killed = finished.code == KILLED
+        killed = finished.code < 0 or LIBRARY_ENDED in finished.err
         found = self.changed_inputs() + self.open_folders()
         if finished.code in COMPLETE:
             found += [] if self.is_complete() else [f"not all outputs are there: {sorted(contents(self.out))}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bench import COMPLETE, KILLED, Finished
+from bench import COMPLETE, KILLED, LIBRARY_ENDED, Finished
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ def ending(finished: Finished) -> str:
         return "killed"
     if finished.code < 0:
         return f"ended by signal {-finished.code}"
+    if LIBRARY_ENDED in finished.err:
+        return "ended by a library"
     return f"one sentence, exit {finished.code}"
 
 

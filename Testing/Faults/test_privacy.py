@@ -75,7 +75,7 @@ def test_no_word_of_headers_is_written_and_no_name_of_a_file_but_by_the_scene(be
     ]
     for fixed, moving, transform, image in kinds:
         outputs = {"transform": f"t{transform}", "warped": f"w{image}", "jacobian": f"j{image}", "report": "r.json"}
-        arguments = bench.arguments(outputs=outputs)
+        arguments = bench.arguments("--aligned", outputs=outputs)
         arguments[arguments.index("--fixed") + 1] = str(volumes[fixed])
         arguments[arguments.index("--moving") + 1] = str(volumes[moving])
         arguments.remove("--quiet")
@@ -93,7 +93,7 @@ def test_no_word_of_headers_is_written_and_no_name_of_a_file_but_by_the_scene(be
 
 def test_the_remarks_on_a_file_are_in_the_report_without_its_name(bench, tmp_path):
     volumes = canaries.write_volumes(tmp_path / f"{IN_NAMES}_patient")
-    arguments = bench.arguments()
+    arguments = bench.arguments("--aligned")
     arguments[arguments.index("--fixed") + 1] = str(volumes["dicom"])
     arguments.remove("--quiet")
     finished = bench.run(arguments)
@@ -112,7 +112,7 @@ def test_a_scene_has_the_names_of_the_files_and_no_word_of_headers(bench, tmp_pa
         f"--moving={volumes['nrrd']}",
         f"--output={bench.out}/scene.mrb",
     ]
-    quick = ["--spacing=4", "--weights=none", "--threads=1", "--quiet"]
+    quick = ["--spacing=4", "--weights=none", "--threads=1", "--aligned", "--quiet"]
     assert bench.run([*arguments, *quick]).code == 0
     assert canaries.found_in((bench.out / "scene.mrb").read_bytes()) == {IN_NAMES}  # its nodes are called after files
     assert canaries.found_in((bench.out / "scene.png").read_bytes()) == set()
@@ -140,7 +140,7 @@ def test_a_job_of_the_panel_holds_no_name_and_its_folder_is_private(jobs):
 
 @pytest.mark.parametrize("moment", ["tempfile.mkdtemp", "os.rename"])
 def test_a_killed_command_leaves_private_folders_which_the_next_one_removes(bench, moment):
-    finished = bench.run(faults=[[moment, 3, "signal", signal.SIGKILL]])
+    finished = bench.run(bench.arguments("--aligned"), [[moment, 3, "signal", signal.SIGKILL]])
     assert finished.code == -signal.SIGKILL
     assert [path for path in bench.out.iterdir() if path.name.startswith(".wavemorph-")]
     assert bench.open_folders() == []
@@ -148,12 +148,12 @@ def test_a_killed_command_leaves_private_folders_which_the_next_one_removes(benc
 
 
 def test_the_folder_of_a_live_process_is_left_alone(bench):
-    halted = bench.start(bench.arguments(), [["os.rename", 1, "signal", signal.SIGSTOP]])
+    halted = bench.start(bench.arguments("--aligned"), [["os.rename", 1, "signal", signal.SIGSTOP]])
     os.waitid(os.P_PID, halted.pid, os.WSTOPPED | os.WNOWAIT)
     private = {path for path in bench.out.iterdir() if path.name.startswith(".wavemorph-")}
     assert len(private) == 5
     bench.run(["models"])
-    arguments = bench.arguments(outputs={"transform": "new/t.tfm"})  # `new` is made in the same folder
+    arguments = bench.arguments("--aligned", outputs={"transform": "new/t.tfm"})  # `new` is made in the same folder
     assert bench.run(arguments).code == 0
     assert private <= set(bench.out.iterdir())
     halted.send_signal(signal.SIGCONT)

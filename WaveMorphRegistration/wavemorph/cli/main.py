@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(arguments)
         finally:
-            _flush()  # what is still buffered would fail later, with a message of the interpreter
+            sys.stdout.flush()  # what is still buffered would fail later, with a message of the interpreter
     except BrokenPipeError:
         _discard_output()
         return _OUTPUT_CLOSED
@@ -43,7 +43,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             options = make_parser().parse_args(arguments)
             progress = None if getattr(options, "quiet", False) else TerminalProgress()
             code = options.run(options, progress) or 0
-            _flush()
+            sys.stdout.flush()
             return code
     except BrokenPipeError:
         raise
@@ -58,11 +58,6 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _files_written() -> int:
     outputs = sys.modules.get("wavemorph.io.outputs")
     return outputs.Outputs.files_written if outputs is not None else 0
-
-
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
 
 
 def _say(sentence: str, progress: TerminalProgress | None) -> None:
