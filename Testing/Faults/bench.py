@@ -117,16 +117,18 @@ class Bench:
         """What is wrong after a run in which something went wrong; before: `contents(self.out)` before it.
 
         A run that could not do its work leaves `out` as it was. One that was killed, or ended by a library, may leave a
-        private folder, which the next run removes.
+        private folder, which the next run removes, or all outputs.
         """
         before = before or {}
         killed = finished.code < 0 or LIBRARY_ENDED in finished.err
         found = self.changed_inputs() + self.open_folders()
         if finished.code in COMPLETE:
-            found += [] if self.is_complete() else [f"not all outputs are there: {sorted(contents(self.out))}"]
+            complete = self.is_complete() and not any(map(_is_private, contents(self.out)))
+            found += [] if complete else [f"not all outputs are there: {sorted(contents(self.out))}"]
         else:
             after = {name: digest for name, digest in contents(self.out).items() if not (killed and _is_private(name))}
-            found += [] if after == before else [f"outputs have changed: {sorted(after)}"]
+            written = killed and self.is_complete()  # it was killed later
+            found += [] if after == before or written else [f"outputs have changed: {sorted(after)}"]
             found += [] if killed else wrong_words(finished)
         if not killed and contents(self.tmp):
             found.append(f"temporary files are left: {sorted(contents(self.tmp))}")
@@ -138,7 +140,7 @@ class Bench:
     def is_complete(self, outputs: dict[str, str] | None = None) -> bool:
         """Whether all outputs are there and can be read, and nothing else is."""
         outputs = OUTPUTS if outputs is None else outputs
-        if sorted(path.name for path in self.out.iterdir()) != sorted(outputs.values()):
+        if sorted(path.name for path in self.out.iterdir() if not _is_private(path.name)) != sorted(outputs.values()):
             return False
         try:
             for file in map(self.out.joinpath, outputs.values()):

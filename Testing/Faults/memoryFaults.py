@@ -11,7 +11,7 @@ from diskFaults import STAGES
 from outcome import Outcome, ending, ending_of_job
 
 _AT_START_MB = (60, 100, 200, 300, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 3000)
-_LEFT_MB = (0, 2, 16, 64)
+_LEFT_MB = (0, 16)
 
 
 def memory_limit(folder: Path) -> Iterator[Outcome]:
@@ -29,17 +29,17 @@ def memory_limit(folder: Path) -> Iterator[Outcome]:
             finished = bench.run(faults=[[moment, 1, "memory", megabytes]])
             wrong = bench.wrong_after(finished) + bench.wrong_in_next_run()
             detail = f"{moment}, {megabytes} MB"
-            yield Outcome("memory limit", "0 to 64 MB more, from each stage on", ending(finished), detail, wrong)
+            yield Outcome("memory limit", "0 or 16 MB more, from each stage on", ending(finished), detail, wrong)
             bench.clear()
     jobs = WorkerBench(folder / "worker")
     for moment in (*moments[1:-1], "os.mkdir"):
-        for megabytes in _LEFT_MB[::2]:
+        for megabytes in _LEFT_MB:
             job = jobs.job([[moment, 1, "memory", megabytes]])
             finished = jobs.run_job(job)
             wrong = jobs.wrong_after_job(finished)
             job.close()
             wrong += jobs.wrong_in_next_job(jobs.job())
-            fault = "worker: 0 to 64 MB more, from each stage on"
+            fault = "worker: 0 or 16 MB more, from each stage on"
             yield Outcome("memory limit", fault, ending_of_job(finished), f"{moment}, {megabytes} MB", wrong)
 
 

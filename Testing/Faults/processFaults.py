@@ -24,7 +24,7 @@ _SOON = 10.0  # seconds in which a command must have ended: a step of ITK is not
 
 
 def killed(folder: Path) -> Iterator[Outcome]:
-    """By SIGKILL, at 20 moments of the life of a command and of a job, and between any two renames of the outputs."""
+    """By SIGKILL, at 20 moments of the life of a command, and between any two steps of putting outputs in place."""
     bench = Bench(folder)
     seconds = _duration(bench)
     bench.clear()
@@ -49,7 +49,6 @@ def killed(folder: Path) -> Iterator[Outcome]:
                 )
                 yield Outcome("killed", fault, ending(finished), f"{event} {count}", wrong)
                 bench.clear()
-    yield from _killed_workers(WorkerBench(folder / "worker"))
 
 
 def _mixture(bench: Bench, old: dict[str, str]) -> list[str]:
@@ -59,7 +58,9 @@ def _mixture(bench: Bench, old: dict[str, str]) -> list[str]:
     return [f"outputs of two registrations: {now}"] if any(is_old) and not all(is_old) else []
 
 
-def _killed_workers(bench: WorkerBench) -> Iterator[Outcome]:
+def worker_killed(folder: Path) -> Iterator[Outcome]:
+    """By SIGKILL, at 20 moments of the life of a job."""
+    bench = WorkerBench(folder)
     job = bench.job()
     began = time.monotonic()
     bench.run_job(job)
@@ -311,6 +312,7 @@ def broken_pipe(folder: Path) -> Iterator[Outcome]:
 
 KINDS = {
     "killed": killed,
+    "worker-killed": worker_killed,
     "signals": signals,
     "parent-killed": parent_killed,
     "two-at-once": two_at_once,
