@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,22 +34,29 @@ def killed(folder: Path) -> Iterator[Outcome]:
         wrong = bench.wrong_after(finished) + bench.wrong_in_next_run()
         yield Outcome("killed", "command, at 20 moments of its life", ending(finished), str(number), wrong)
         bench.clear()
-    for previous in (False, True):
+    yield from _killed_while_replacing(bench)
+
+
+def _killed_while_replacing(bench: Bench) -> Iterator[Outcome]:
+    bench.run()
+    previous = bench.folder / "previous"
+    bench.out.rename(previous)
+    for some in (False, True):
         for event in ("tempfile.mkdtemp", "os.link", "os.remove", "os.rename"):
-            for count in range(1, len(OUTPUTS) + 1):
-                if previous:
-                    bench.run()
+            first = 2 if event == "os.remove" else 1  # the first is Python's trial of the folder for temporary files
+            for count in range(first, first + len(OUTPUTS)):
+                bench.clear()
+                if some:
+                    shutil.copytree(previous, bench.out, dirs_exist_ok=True)
                 old = contents(bench.out)
-                finished = bench.run(bench.arguments(spacing=5.0), [[event, count, "signal", signal.SIGKILL]])
+                finished = bench.run(
+                    bench.arguments("--aligned", spacing=5.0), [[event, count, "signal", signal.SIGKILL]]
+                )
                 if finished.code != KILLED:
-                    bench.clear()
                     continue
                 wrong = _mixture(bench, old) + bench.open_folders() + bench.changed_inputs() + bench.wrong_in_next_run()
-                fault = (
-                    f"command, between two steps of putting outputs in place ({'some' if previous else 'none'} before)"
-                )
+                fault = f"command, while outputs are put in place, {'previous' if some else 'none'} before"
                 yield Outcome("killed", fault, ending(finished), f"{event} {count}", wrong)
-                bench.clear()
 
 
 def _mixture(bench: Bench, old: dict[str, str]) -> list[str]:
@@ -108,19 +116,13 @@ def signals(folder: Path) -> Iterator[Outcome]:
     bench = Bench(folder)
     seconds = _duration(bench)
     bench.clear()
-    moments = ("start", "read", *(f"stage {stage}" for stage in STAGES), "tempfile.mkdtemp")
+    moments = ("read", *(f"stage {stage}" for stage in STAGES), "tempfile.mkdtemp")
     for number in _SIGNALS:
         for moment in moments:
             count = 3 if moment == "tempfile.mkdtemp" else 1
             finished = bench.run(faults=[[moment, count, "signal", number]])
-            wrong = bench.wrong_after(finished) if moment != "start" else bench.changed_inputs()
-            wrong += _wrong_code(finished, number, started=moment != "start") + bench.wrong_in_next_run()
-            yield Outcome("signals", f"{number.name} at each stage", ending(finished), moment, wrong)
-            bench.clear()
-        for part in (0.2, 0.35, 0.5, 0.65, 0.8, 0.9):
-            finished = _signaled(bench, number, part * seconds)
             wrong = bench.wrong_after(finished) + _wrong_code(finished, number) + bench.wrong_in_next_run()
-            yield Outcome("signals", f"{number.name} at 6 moments of its life", ending(finished), f"{part:.0%}", wrong)
+            yield Outcome("signals", f"{number.name} at each stage", ending(finished), moment, wrong)
             bench.clear()
         finished = bench.run(faults=[["os.rename", 2, "signal", number]])
         wrong = (
@@ -151,9 +153,21 @@ def signals(folder: Path) -> Iterator[Outcome]:
             )
 
 
-def _wrong_code(finished: Finished, number: int, started: bool = True) -> list[str]:
-    expected = (128 + number,) if started else (128 + number, -number)
-    return [] if finished.code in (*expected, 0) else [f"exit code {finished.code}"]
+def signals_at_any_time(folder: Path) -> Iterator[Outcome]:
+    """The same signals from outside, at moments that fall anywhere."""
+    bench = Bench(folder)
+    seconds = _duration(bench)
+    bench.clear()
+    for number in _SIGNALS:
+        for part in (0.2, 0.35, 0.5, 0.65, 0.8, 0.9):
+            finished = _signaled(bench, number, part * seconds)
+            wrong = bench.wrong_after(finished) + _wrong_code(finished, number) + bench.wrong_in_next_run()
+            yield Outcome("signals", f"{number.name} at 6 moments of its life", ending(finished), f"{part:.0%}", wrong)
+            bench.clear()
+
+
+def _wrong_code(finished: Finished, number: int) -> list[str]:
+    return [] if finished.code in (128 + number, 0) else [f"exit code {finished.code}"]
 
 
 def parent_killed(folder: Path) -> Iterator[Outcome]:
@@ -314,6 +328,7 @@ KINDS = {
     "killed": killed,
     "worker-killed": worker_killed,
     "signals": signals,
+    "signals-at-any-time": signals_at_any_time,
     "parent-killed": parent_killed,
     "two-at-once": two_at_once,
     "broken-pipe": broken_pipe,

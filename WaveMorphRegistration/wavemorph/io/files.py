@@ -53,6 +53,7 @@ def without_names(sentence: str) -> str:
 
     They often have the name of a patient in them. What a file states as its unit of length stays.
     """
+    sentence = re.sub(r', such as "[^"]*",', "", sentence)
     return re.sub(r'(?<!lengths in) "[^"]*"', "", sentence)
 
 
