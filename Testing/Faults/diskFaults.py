@@ -10,7 +10,7 @@ from pathlib import Path
 from bench import OUTPUTS, Bench, WorkerBench, contents
 from outcome import Outcome, ending, ending_of_job
 
-_STEPS = 10
+_STEPS = 8
 _OTHER_FORMATS = {
     "transform": "transform.tfm",
     "inverse": "inverse.nrrd",

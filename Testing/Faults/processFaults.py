@@ -114,8 +114,6 @@ def _signaled(bench: Bench, number: int, after: float) -> Finished:
 def signals(folder: Path) -> Iterator[Outcome]:
     """Ctrl-C, the end that a scheduler asks for, and a terminal that closes, at each stage and while writing."""
     bench = Bench(folder)
-    seconds = _duration(bench)
-    bench.clear()
     moments = ("read", *(f"stage {stage}" for stage in STAGES), "tempfile.mkdtemp")
     for number in _SIGNALS:
         for moment in moments:
