@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 _LONGEST = 2000  # characters of a sentence
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, MPS
+    "not enough memory",  # torch on Windows
+    "can't allocate memory",  # torch on Linux and macOS
+    "failed to allocate memory",  # ITK
+    "bad_alloc",
+    "failed to map segment",  # of a library that is loaded
+    "can't start new thread",  # Python: no room for its stack
+)
 
 
 class WaveMorphError(Exception):
@@ -59,3 +68,9 @@ class Cancelled(WaveMorphError):
     """The user canceled the work."""
 
     exit_code = 130
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error is a failed allocation in Python, numpy, torch (CPU or GPU), SimpleITK or the system."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)

@@ -11,7 +11,8 @@ Events: {"event": "ready", "device": NAME, "torch": VERSION} once;
         "error" (job or null, kind, message: one sentence, details: the traceback, or "").
 
 It loads the default models before the first job, and keeps running between jobs. It ends when standard input closes,
-when its parent process has ended, or after ten minutes without a job.
+when its parent process has ended, or after ten minutes without a job. Where its parent ends during a job, it removes
+the folder of that job, which is Slicer's private one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import contextlib
 import json
 import os
 import queue
+import re
+import shutil
+import signal
 import sys
 import threading
 import time
@@ -29,7 +33,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .system.process import set_passive_wait
+from .errors import OutOfMemoryError, is_out_of_memory
+from .system.private_folders import remove_abandoned_folders
+from .system.process import open_closed_streams, set_passive_wait
 
 if TYPE_CHECKING:
     from .io.result import Registration
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
 IDLE_SECONDS = 600.0
 _POLL_SECONDS = 1.0
 _INPUTS = ("fixed_mask", "moving_mask")
+_PRIVATE_FOLDER = re.compile(r"wavemorph-job-\d+-\w+")  # as Slicer's side names those that it makes for a job
 
 
 class Worker:
@@ -48,6 +55,7 @@ class Worker:
         self._cancelled: set = set()
         self._lock = threading.Lock()
         self._parent = os.getppid()
+        self._folder: Path | None = None  # of the running job
 
     def run(self, idle_seconds: float = IDLE_SECONDS) -> int:
         """Run jobs until the input ends, or until `idle_seconds` pass without a job; returns the exit code."""
@@ -77,7 +85,13 @@ class Worker:
             job = self._understood(line)
             if job is not None:
                 self._jobs.put(job)
-        os._exit(0)  # the parent process has ended, so that a running job has no receiver
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """End at once: the parent process has ended, so that nobody receives the running job or removes its folder."""
+        if self._folder is not None:
+            _remove_private_folder(self._folder)
+        os._exit(0)
 
     def _understood(self, line: str) -> dict[str, Any] | None:
         """The job in a line; None after a cancellation, or where the line is neither and was reported."""
@@ -95,23 +109,24 @@ class Worker:
         return message
 
     def _do(self, job: dict[str, Any]) -> None:
-        from .errors import Cancelled, OutOfMemoryError, WaveMorphError
+        from .errors import Cancelled, WaveMorphError
 
         number = job.get("job")
         try:
+            self._folder = Path(job["folder"])
             self._send("result", job=number, folder=str(self._register(job)))
         except Cancelled:
             self._send("cancelled", job=number)
         except WaveMorphError as error:
             self._send("error", job=number, kind=type(error).__name__, message=str(error), details="")
-        except MemoryError:
-            sentence = "Memory ran out; close other programs, crop the volumes, or work on a coarser grid."
-            self._send("error", job=number, kind=OutOfMemoryError.__name__, message=sentence, details="")
         except Exception as error:
-            self._send(
-                "error", job=number, kind="Unexpected", message=_short_reason(error), details=traceback.format_exc()
-            )
+            kind, sentence, details = "Unexpected", _short_reason(error), traceback.format_exc()
+            if is_out_of_memory(error):
+                sentence = "Memory ran out; close other programs, crop the volumes, or work on a coarser grid."
+                kind, details = OutOfMemoryError.__name__, ""
+            self._send("error", job=number, kind=kind, message=sentence, details=details)
         finally:
+            self._folder = None
             self._cancelled.discard(number)
 
     def _register(self, job: dict[str, Any]) -> Path:
@@ -159,9 +174,12 @@ class Worker:
         return result
 
     def _send(self, event: str, **content: Any) -> None:
-        with self._lock:
-            self._sink.write(json.dumps({"event": event, **content}) + "\n")
-            self._sink.flush()
+        try:
+            with self._lock:
+                self._sink.write(json.dumps({"event": event, **content}) + "\n")
+                self._sink.flush()
+        except BrokenPipeError:
+            self._abandon()
 
 
 def _describe_engine() -> dict[str, Any]:
@@ -212,6 +230,15 @@ def _save(registration: Registration, folder: Path, wanted: Iterable[str] | None
     registration.save(folder, volumes, sorted(fields))
 
 
+def _remove_private_folder(folder: Path) -> None:
+    """Remove the folder of a job, if it was made for one, also while another thread writes into it."""
+    if _PRIVATE_FOLDER.fullmatch(folder.name) and not folder.is_symlink():
+        gone = folder.with_name(f"{folder.name}_gone")
+        with contextlib.suppress(OSError):  # from now on nothing new can be written into it
+            folder = folder.rename(gone)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def load_default_models() -> None:
     """Import the engine and load the default models, so that the first job does not wait for them.
 
@@ -235,6 +262,9 @@ def _short_reason(error: BaseException) -> str:
 def main() -> int:
     """Run a worker. Standard output is kept for events; other output goes to standard error. Returns the exit code."""
     set_passive_wait()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it without a traceback
+    open_closed_streams()
+    remove_abandoned_folders()
     protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     source = os.fdopen(os.dup(0), "r", encoding="utf-8", errors="replace")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from wavemorph.errors import OutputError
+from wavemorph.errors import OutOfMemoryError, OutputError
 from wavemorph.io.outputs import (
     IMAGE_EXTENSIONS,
     TRANSFORM_EXTENSIONS,
@@ -24,6 +26,7 @@ from wavemorph.io.outputs import (
 )
 from wavemorph.io.result import Registration
 from wavemorph.io.transforms import read_transform
+from wavemorph.system.private_folders import lock_folder, unlock
 
 TEXT = (".json", ".csv")
 
@@ -194,11 +197,12 @@ def test_all_outputs_are_written_with_the_result(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.json", "b.csv", "folder", "new"]
 
 
-def test_writers_get_another_name_in_the_same_folder_with_the_same_extension(tmp_path):
+def test_writers_get_a_private_folder_beside_the_file_and_the_same_extension(tmp_path):
     paths = []
 
     def writer(result, path):
         paths.append(Path(path))
+        assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
         Path(path).write_text("x")
 
     outputs = Outputs()
@@ -206,9 +210,9 @@ def test_writers_get_another_name_in_the_same_folder_with_the_same_extension(tmp
     outputs.add(tmp_path / "points.mrk.json", writer, (".json", ".mrk.json"))
     outputs.write()
     for path, extension in zip(paths, (".nii.gz", ".mrk.json")):
-        assert path.parent == tmp_path
+        assert path.parent.parent == tmp_path
         assert path.name.endswith(extension)
-        assert not path.exists()
+        assert not path.parent.exists()
 
 
 def test_new_files_have_the_usual_permissions(tmp_path):
@@ -244,7 +248,7 @@ def test_previous_contents_come_back_when_a_file_cannot_be_put_in_place(tmp_path
     replace = os.replace
 
     def locked(source, target):
-        if Path(target).name == "c.json" and not str(source).endswith(".previous"):
+        if Path(target).name == "c.json" and Path(source).name != "previous":
             raise PermissionError(13, "Permission denied")
         replace(source, target)
 
@@ -341,3 +345,86 @@ def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path):
     outputs.write()
     assert (tmp_path / "a.json").is_symlink()
     assert (tmp_path / "real" / "a.json").read_text() == "new"
+
+
+@pytest.mark.parametrize("end", range(5))  # two removals and three renames
+def test_a_killed_process_leaves_files_of_one_result_only(tmp_path, monkeypatch, end):
+    """What is there before each change of the three files, as if the process ended then."""
+    outputs, states = Outputs(), []
+    for name in "abc":
+        (tmp_path / f"{name}.json").write_text("old")
+        outputs.add(tmp_path / f"{name}.json", writes("new"), TEXT)
+
+    def watched(change):
+        def changed(*arguments, **options):
+            states.append({path.read_text() for path in tmp_path.glob("*.json")})
+            return change(*arguments, **options)
+
+        return changed
+
+    monkeypatch.setattr(os, "replace", watched(os.replace))
+    monkeypatch.setattr(Path, "unlink", watched(Path.unlink))
+    outputs.write()
+    assert len(states[end]) == 1
+    assert {path.read_text() for path in tmp_path.glob("*.json")} == {"new"}
+
+
+def test_two_processes_put_all_their_files_in_place_one_after_the_other(tmp_path, monkeypatch):
+    """The second begins while the first has renamed one of three files."""
+    order, replace, begun = [], os.replace, threading.Event()
+
+    def slow(source, target):
+        order.append(threading.current_thread().name)
+        begun.set()
+        time.sleep(0.05)
+        replace(source, target)
+
+    def write(text):
+        outputs = Outputs()
+        for name in "abc":
+            outputs.add(tmp_path / f"{name}.json", writes(text), TEXT)
+        outputs.write()
+
+    monkeypatch.setattr(os, "replace", slow)
+    first = threading.Thread(target=write, args=["first"], name="first")
+    first.start()
+    assert begun.wait(20)
+    second = threading.Thread(target=write, args=["second"], name="second")
+    second.start()
+    first.join()
+    second.join()
+    assert order == 3 * ["first"] + 3 * ["second"]
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"second"}
+
+
+def test_a_folder_that_another_process_does_not_leave_is_a_message(tmp_path, monkeypatch):
+    monkeypatch.setattr("wavemorph.io.outputs._LOCK_SECONDS", 0.05)
+    outputs = Outputs()
+    outputs.add(tmp_path / "a.json", writes("x"), TEXT)
+    lock = lock_folder(tmp_path)
+    with pytest.raises(OutputError, match="Another process has been writing"):
+        outputs.write()
+    unlock(lock)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_in_the_folder_is_removed_before_the_work(tmp_path):
+    (tmp_path / ".wavemorph-left").mkdir()
+    (tmp_path / ".wavemorph-left" / "output.h5").write_text("half")
+    Outputs().add(tmp_path / "new" / "a.json", writes("x"), TEXT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lack_of_memory_while_writing_is_not_called_a_full_disk(tmp_path):
+    outputs = Outputs()
+    outputs.add(tmp_path / "a.json", fails(RuntimeError("ITK ERROR: Failed to allocate memory for image.")), TEXT)
+    with pytest.raises(OutOfMemoryError, match="memory ran out"):
+        outputs.write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_files_of_the_same_field_are_equal(registration, tmp_path):
+    """A compressed file holds neither its name nor the time."""
+    for name in ("a", "b"):
+        write_transform(registration, tmp_path / f"{name}.nii.gz")
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()

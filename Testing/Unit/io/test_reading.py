@@ -15,6 +15,7 @@ import wavemorph
 from dicom_files import write_stack
 from wavemorph.cli.main import main
 from wavemorph.errors import InputError
+from wavemorph.io.files import existing, refuse_changed, stamp, without_names
 from wavemorph.io.images import read_labels, same_lattice
 from wavemorph.io.reading import read_lattice, read_volume
 
@@ -324,6 +325,7 @@ def test_remarks_reach_the_terminal_and_the_report(head_in_meters, capsys):
     printed = capsys.readouterr()
     remark = 'The fixed image "fixed.nii.gz" states its lengths in meters; they were converted to mm.'
     assert f"note: {remark}" in printed.err.splitlines()
+    remark = remark.replace(' "fixed.nii.gz"', "")  # a report names no file
     assert f"note: {remark}" in printed.out.splitlines()
     report = json.loads((folder / "r.json").read_text())
     assert report["notes"][0] == remark
@@ -334,3 +336,40 @@ def test_remarks_reach_the_report_of_the_python_api(head_in_meters):
     settings = wavemorph.Settings(spacing_mm=4.0, weights="none", affine=False)
     result = wavemorph.register(head_in_meters / "fixed.nii.gz", head_in_meters / "moving.nii.gz", settings)
     assert "converted to mm" in result.report["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "named_nowhere"),
+    [
+        ('The fixed image "DOE JANE.nii" states no orientation.', "The fixed image states no orientation."),
+        (
+            'Of the moving image "disc", 2 "T1, x" (44 slices) was read; left out: 1 "loc" (2 slices).',
+            "Of the moving image, 2 (44 slices) was read; left out: 1 (2 slices).",
+        ),
+        ('The mask "a" states its lengths in "cm"; done.', 'The mask states its lengths in "cm"; done.'),
+    ],
+)
+def test_a_report_names_no_file_folder_or_series(sentence, named_nowhere):
+    assert without_names(sentence) == named_nowhere
+
+
+def test_a_file_whose_name_has_quotes_is_named_without_them(tmp_path):
+    (path := tmp_path / 'Jane "JD" Doe.nrrd').write_bytes(b"x")
+    _, called = existing(path, "fixed image")
+    assert without_names(f"The {called} is read.") == "The fixed image is read."
+
+
+def test_a_volume_that_has_changed_is_refused_and_one_that_has_not_is_not(tmp_path):
+    (tmp_path / "series").mkdir()
+    slice_ = tmp_path / "series" / "1.dcm"
+    slice_.write_bytes(b"one")
+    for path in (slice_, tmp_path / "series"):
+        before = stamp(path)
+        refuse_changed(path, before, "fixed image")
+        slice_.write_bytes(b"longer" * len(path.parts))
+        with pytest.raises(InputError, match="changed while it was read"):
+            refuse_changed(path, before, "fixed image")
+    before = stamp(tmp_path / "series")
+    (tmp_path / "series" / "2.dcm").write_bytes(b"two")
+    with pytest.raises(InputError, match="changed while it was read"):
+        refuse_changed(tmp_path / "series", before, "fixed image")

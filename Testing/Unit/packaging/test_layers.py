@@ -19,7 +19,7 @@ LAYERS = {
     "errors": set(),
     "settings": set(),
     "system": set(),
-    "io": set(),
+    "io": {"system"},
     "evaluation": {"io"},
     "models": set(),
     "spatial": {"system"},

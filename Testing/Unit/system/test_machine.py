@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from wavemorph.errors import is_out_of_memory
 from wavemorph.system import machine
 
 CPU = torch.device("cpu")
@@ -94,16 +95,16 @@ def test_free_memory_is_at_most_what_a_limit_of_the_process_leaves():
 def test_failed_allocations_are_recognized_and_other_errors_are_not():
     with pytest.raises((MemoryError, RuntimeError)) as raised:
         torch.empty(2**50)  # with the message of this system's torch
-    assert machine.is_out_of_memory(raised.value)
-    assert machine.is_out_of_memory(MemoryError())
+    assert is_out_of_memory(raised.value)
+    assert is_out_of_memory(MemoryError())
     for message in (
         "CUDA out of memory. Tried to allocate 2.00 GiB.",
         "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
         "itkImportImageContainer.hxx:179:\nFailed to allocate memory for image.",
         "std::bad_alloc",
     ):
-        assert machine.is_out_of_memory(RuntimeError(message))
-    assert not machine.is_out_of_memory(RuntimeError("The size of tensor a (3) must match that of b (4)"))
+        assert is_out_of_memory(RuntimeError(message))
+    assert not is_out_of_memory(RuntimeError("The size of tensor a (3) must match that of b (4)"))
 
 
 @pytest.mark.parametrize(

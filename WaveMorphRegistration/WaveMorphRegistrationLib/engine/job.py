@@ -11,10 +11,11 @@ from typing import Callable
 
 from wavemorph.cli.progress import format_duration
 from wavemorph.errors import OutputError
+from wavemorph.io.files import short_reason
 from wavemorph.io.result import Registration
 
 from ..translation import _
-from .jobFolders import createJobFolder
+from .jobFolders import createJobFolder, temporaryPath
 from .jobRequest import JobRequest
 from .workerProcess import WorkerProcess
 
@@ -99,7 +100,7 @@ class RegistrationJob:
         self._startTime = time.monotonic()
         self.onChanged()
         try:
-            self._folder = createJobFolder(self._temporaryPath)
+            self._createFolder()
             self._startWorker()
             request.write(self._folder)
         except OutputError as error:
@@ -107,7 +108,7 @@ class RegistrationJob:
             return
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
-            self._fail(_("The registration process could not be started: {reason}").format(reason=reason))
+            self._fail(_("The registration process could not be started ({reason}).").format(reason=reason.rstrip(".")))
             return
         self.state, self.stage = JobState.Running, _("Starting the registration process")
         self._worker.send(
@@ -153,6 +154,18 @@ class RegistrationJob:
             self._worker.close()
             self._worker = None
         self._removeFolder()
+
+    def _createFolder(self) -> None:
+        """Raises OutputError."""
+        try:
+            self._folder = createJobFolder(self._temporaryPath)
+        except OSError as error:
+            raise OutputError(
+                _(
+                    'The temporary folder "{folder}" cannot be used ({reason}). Choose another one in the application '
+                    "settings."
+                ).format(folder=self._temporaryPath or temporaryPath(), reason=short_reason(error))
+            ) from error
 
     def _startWorker(self) -> None:
         if self._worker is None or not self._worker.running:

@@ -78,9 +78,19 @@ class JobRequest:
             ("moving_mask", self.movingMask),
         ):
             if image is not None:
-                sitk.WriteImage(image, str(folder / f"{name}.nrrd"), False)
+                sitk.WriteImage(_withoutMetaData(image), str(folder / f"{name}.nrrd"), False)
         if self.initialTransform is not None:
             sitk.WriteTransform(self.initialTransform, str(folder / "initial_transform.h5"))
+
+
+def _withoutMetaData(image: sitk.Image) -> sitk.Image:
+    """The image without the entries of its file's header, which may name a patient."""
+    keys = image.GetMetaDataKeys()
+    if keys:
+        image = sitk.Image(image)
+        for key in keys:
+            image.EraseMetaData(key)
+    return image
 
 
 def _spaceAdvice() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ import slicer
 import vtk
 from wavemorph.errors import InputError, OutputError
 from wavemorph.io.files import short_reason
+from wavemorph.system.private_folders import private_folder
 
 from ..scene.transforms import interpolateLinearly
 from ..scene.volumes import updateVolumeNodeFromImage
@@ -30,8 +32,8 @@ class HeadlessScene:
     """A scene with a temporary folder. `close` removes both."""
 
     def __init__(self):
-        self._folder = tempfile.TemporaryDirectory(prefix="wavemorph-")
-        home = Path(self._folder.name)
+        self._folder = contextlib.ExitStack()
+        home = self._folder.enter_context(private_folder())
         self.scene = slicer.vtkMRMLScene()
         slicer.mrmlScene = self.scene
         self._addSingletons()
@@ -102,7 +104,7 @@ class HeadlessScene:
     def close(self) -> None:
         """Clear the scene and remove its folder."""
         self.scene.Clear(1)
-        self._folder.cleanup()
+        self._folder.close()
 
     def _addSingletons(self) -> None:
         for className in ("vtkMRMLCrosshairNode", "vtkMRMLSelectionNode", "vtkMRMLInteractionNode"):

@@ -11,7 +11,8 @@ from ..settings import CONTRASTS, DEVICES, PRESETS, SIMILARITIES, SMOOTHNESS, TR
 EPILOG = """\
 Transforms map fixed points to moving points (the resampling direction of ITK, ANTs and Slicer), in LPS mm.
 Exit codes: 0 done, 1 unexpected, 2 an input or a setting, 3 an output, 4 the device, 5 the weights, 6 memory,
-7 and 8 the verdict with --strict, 130 canceled, 141 the reader of the output was closed."""
+7 and 8 the verdict with --strict, 129 the terminal was closed, 130 canceled, 141 the reader of the output was closed,
+143 ended by the system."""
 SEVERAL_IMAGES = "where a DICOM folder or file holds several images: number, name or UID of the series to take"
 _INPUTS = (
     "fixed",

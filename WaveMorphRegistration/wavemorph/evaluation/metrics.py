@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..io.files import without_names
 from ..io.images import same_lattice
 from ..io.labels import LabelMap, Structure, label_map_of
 from ..io.points import transform_points
@@ -275,7 +276,7 @@ def label_report(
         errors = expected_error_by_structure(expected_error, fixed)
         for number, pair in pairs.numbered.items():
             measures[number]["expected_error_mm"] = errors[pair.fixed] if pair.fixed is not None else None
-    return finished_label_report(measures, pairs, (*fixed.remarks, *moving.remarks))
+    return finished_label_report(measures, pairs, map(without_names, (*fixed.remarks, *moving.remarks)))
 
 
 def structure_entries(pairs: StructurePairs) -> dict[int, dict[str, Any]]:

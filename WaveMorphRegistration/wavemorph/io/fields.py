@@ -7,19 +7,22 @@ its edge.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import itertools
 import math
 import os
 import struct
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, OutputError
+from ..system.private_folders import private_folder
 from .files import quiet_itk
 from .result import Field, Registration, box_corners
 from .warping import affine_vectors, in_parts, thread_count
@@ -251,25 +254,37 @@ def write_nifti_field(field: sitk.Image, path: str | os.PathLike) -> None:
     The file holds vectors of RAS mm, as NIfTI defines them. ITK 5.4 and later (Slicer, SimpleITK, ANTs) converts
     them to LPS mm when it reads this intent; SimpleITK cannot write it. Raises OSError.
     """
-    vectors = sitk.GetArrayViewFromImage(field)
-    is_compressed = str(path).lower().endswith(".gz")
-    with gzip.open(path, "wb", _COMPRESSION) if is_compressed else Path(path).open("wb") as stream:
-        stream.write(_nifti_header(field))
+    vectors, header = sitk.GetArrayViewFromImage(field), _nifti_header(field, Path(path).parent)
+    with _opened(Path(path)) as stream:
+        stream.write(header)
         for component, sign in enumerate((-1, -1, 1)):  # NIfTI stores one component after the other
             values = vectors[..., component] * np.float32(sign)
             values += np.float32(0)  # -0 is stored as 0
             stream.write(values.astype("<f4", copy=False).tobytes())
 
 
-def _nifti_header(field: sitk.Image) -> bytes:
-    """ITK's header for the geometry of the field, with the field's size and intent."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, compressed where it is .gz; then its header holds neither a name nor the time."""
+    with path.open("wb") as stream:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile("", "wb", _COMPRESSION, stream, mtime=0) as compressed:
+                yield cast(BinaryIO, compressed)
+        else:
+            yield stream
+
+
+def _nifti_header(field: sitk.Image, folder: Path) -> bytes:
+    """ITK's header for the geometry of the field, with the field's size and intent; made by a file in `folder`."""
     small = sitk.Image([1, 1, 1], sitk.sitkVectorFloat32, 3)
     for setter, value in (("SetOrigin", "GetOrigin"), ("SetSpacing", "GetSpacing"), ("SetDirection", "GetDirection")):
         getattr(small, setter)(getattr(field, value)())
-    with tempfile.TemporaryDirectory(prefix="wavemorph-") as folder, quiet_itk():
-        path = Path(folder) / "header.nii"
+    with private_folder(folder) as private, quiet_itk():
+        path = private / "header.nii"
         sitk.WriteImage(small, str(path))
         header = bytearray(path.read_bytes()[:_DATA_OFFSET])
+    if len(header) < _DATA_OFFSET:  # ITK reports no error when the disk is full
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     struct.pack_into("<3h", header, _DIMENSIONS_AT, *field.GetSize())
     struct.pack_into("<h", header, _INTENT_AT, _DISPLACEMENT_VECTOR)
     return bytes(header)

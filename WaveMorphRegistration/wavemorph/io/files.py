@@ -7,20 +7,21 @@ import gzip
 import math
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..errors import InputError
+from ..errors import InputError, OutOfMemoryError, is_out_of_memory
 from .formats.claims import check_claims, check_room
 
 
 def existing(path: str | os.PathLike, name: str) -> tuple[Path, str]:
     """(path, what messages call it), such as 'fixed image "head.nrrd"'. Raises InputError where it cannot be read."""
     path = Path(path)
-    called = f'{name} "{path.name}"'
+    called = f'{name} "{_quotable(path.name)}"'
     if not path.exists():
         raise InputError(f'The {name} "{path}" does not exist; check the path.')
     if not os.access(path, os.R_OK):
@@ -28,6 +29,32 @@ def existing(path: str | os.PathLike, name: str) -> tuple[Path, str]:
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"The {called} is empty (0 bytes); copy or write it again.")
     return path, called
+
+
+def stamp(path: Path) -> object:
+    """What changes when a file is replaced or written, or when a file is added to a folder or to those below it."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    states = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            status = file.stat()
+            states.append((file, status.st_ino, status.st_size, status.st_mtime_ns))
+    return states
+
+
+def refuse_changed(path: Path, before: object, called: str) -> None:
+    """Check that a volume has not changed since its `stamp` was taken. Raises InputError."""
+    if stamp(path) != before:
+        raise InputError(f"The {called} changed while it was read; wait until it is complete, and read it again.")
+
+
+def without_names(sentence: str) -> str:
+    """A sentence about a file for a report, which others may read: without names of files, folders and series.
+
+    They often have the name of a patient in them. What a file states as its unit of length stays.
+    """
+    sentence = re.sub(r', such as "[^"]*",', "", sentence)
+    return re.sub(r'(?<!lengths in) "[^"]*"', "", sentence)
 
 
 def open_image(path: Path, called: str, count: bool = True) -> sitk.ImageFileReader:
@@ -42,6 +69,7 @@ def open_image(path: Path, called: str, count: bool = True) -> sitk.ImageFileRea
         with quiet_itk():
             reader.ReadImageInformation()
     except RuntimeError as error:
+        _refuse_lack_of_memory(error, called)
         if "orthonormal" in str(error):
             raise InputError(
                 f"The {called} has sheared axes, which ITK cannot represent; resample it onto a lattice of right "
@@ -58,7 +86,11 @@ def open_image(path: Path, called: str, count: bool = True) -> sitk.ImageFileRea
 def load_image(reader: sitk.ImageFileReader, called: str) -> sitk.Image:
     """The image of a reader that has read the header. Raises InputError."""
     with quiet_itk(), one_sentence(f"The voxels of the {called} cannot be read; copy or write the file again"):
-        return reader.Execute()
+        try:
+            return reader.Execute()
+        except RuntimeError as error:
+            _refuse_lack_of_memory(error, called)
+            raise
 
 
 @contextlib.contextmanager
@@ -70,6 +102,21 @@ def quiet_itk() -> Iterator[None]:
         yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep what the libraries of the formats print of a damaged file or a full disk off standard error."""
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    with contextlib.ExitStack() as undo:
+        with contextlib.suppress(OSError):  # a program without a terminal may have no standard error
+            before = os.dup(2)
+            undo.callback(os.close, before)
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            undo.callback(os.dup2, before, 2)
+        yield
 
 
 @contextlib.contextmanager
@@ -98,3 +145,12 @@ def short_reason(error: Exception) -> str:
         return error.strerror
     text = re.sub(r"\w+\(0x[0-9a-f]+\):\s*|\bat 0x[0-9a-f]+", "", str(error).rpartition("ERROR:")[2])
     return textwrap.shorten(text, 160, placeholder=" ...").rstrip(" .") or type(error).__name__
+
+
+def _quotable(name: str) -> str:
+    return name.replace('"', "'")
+
+
+def _refuse_lack_of_memory(error: RuntimeError, called: str) -> None:
+    if is_out_of_memory(error):
+        raise OutOfMemoryError(f"Memory ran out while the {called} was read; close other programs.") from error

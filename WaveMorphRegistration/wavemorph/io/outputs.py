@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
 
-from ..errors import OutputError
+from ..errors import OutOfMemoryError, OutputError, is_out_of_memory
+from ..system.private_folders import lock_folder, private_folder, remove_abandoned_folders, unlock
+from ..system.process import uninterrupted
 from .fields import (
     field_lattice,
     flattened_field,
@@ -25,7 +26,7 @@ from .fields import (
     rounded_field,
     write_nifti_field,
 )
-from .files import quiet_itk, short_reason, stored_length
+from .files import quiet_itk, quiet_libraries, short_reason, stored_length
 from .labels import LabelMap
 from .result import Registration
 
@@ -46,6 +47,8 @@ __all__ = [
 IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 TRANSFORM_EXTENSIONS = (".h5", ".tfm", ".txt", *IMAGE_EXTENSIONS)
 _NIFTI_HEADER = 352
+_STEM, _PREVIOUS = "output", "previous"  # names in a private folder
+_LOCK_SECONDS = 30.0
 
 Writer = Callable[[Any, str], None]
 
@@ -53,15 +56,18 @@ Writer = Callable[[Any, str], None]
 class Outputs:
     """The files that a command will write.
 
-    `add` checks a path before the work starts; `write` writes the files after it. Each is first written under another
-    name in the same folder, and renamed when all are complete. If one fails, none is left, and previous files are
-    restored.
+    `add` checks a path before the work starts; `write` writes the files after it. Each is first written into a private
+    folder beside its place, and renamed when all are complete. If one fails, none is left, and previous files are
+    restored. Of two processes that write into one folder, one puts all its files in place after the other. What a
+    process that was killed has left there is removed by the next one.
 
     Examples:
         >>> outputs = Outputs(inputs=["fixed.nii.gz", "moving.nii.gz"])
         >>> outputs.add("map.h5", write_transform, TRANSFORM_EXTENSIONS, "transform")
         >>> outputs.write(wavemorph.register("fixed.nii.gz", "moving.nii.gz"))
     """
+
+    files_written = 0  # by this process, in place
 
     def __init__(self, inputs: Iterable[str | os.PathLike] = ()):
         self._inputs = [Path(path) for path in inputs]
@@ -96,60 +102,76 @@ class Outputs:
 
     def write(self, result: Any = None) -> list[Path]:
         """Write every file from `result`, and return the paths. Raises OutputError; then no file has changed."""
-        with contextlib.ExitStack() as undo, quiet_itk():
-            complete = [self._write_temporary(result, *target, undo) for target in self._targets]
-            backups = [
-                self._put_in_place(temporary, target, name, undo)
-                for temporary, (target, _, _, name) in zip(complete, self._targets)
-            ]
-            undo.pop_all()
-        for backup in backups:
-            if backup is not None:
-                _remove(backup)
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as temporary, quiet_itk():
+            complete = [self._write_temporary(result, *target, temporary, undo) for target in self._targets]
+            with _locked(target.parent for target, _, _, _ in self._targets), uninterrupted():
+                self._put_all_in_place(complete)
+                undo.pop_all()
         return [target for target, _, _, _ in self._targets]
 
     @staticmethod
     def _write_temporary(
-        result: Any, target: Path, writer: Writer, extension: str, name: str, undo: contextlib.ExitStack
+        result: Any,
+        target: Path,
+        writer: Writer,
+        extension: str,
+        name: str,
+        temporary: contextlib.ExitStack,
+        undo: contextlib.ExitStack,
     ) -> Path:
+        """Write one file into a private folder, which `temporary` removes; `undo` removes new folders above it."""
         failed = f'The {name} "{target}" could not be written'
-        temporary = _beside(target, extension)
+        path = target
         try:
             _make_folder(target.parent, undo)
-            undo.callback(_remove, temporary)
-            writer(result, str(temporary))
+            path = temporary.enter_context(private_folder(target.parent)) / f"{_STEM}{extension}"
+            writer(result, str(path))
         except OutputError as error:
-            raise OutputError(str(error).replace(str(temporary), str(target))) from error
+            raise OutputError(str(error).replace(str(path), str(target))) from error
         except (OSError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(f"{failed}: memory ran out; close other programs.") from error
             raise OutputError(f"{failed}: {short_reason(error)}; is the disk full?") from error
-        if not temporary.is_file() or temporary.stat().st_size == 0:
+        if not path.is_file() or path.stat().st_size == 0:
             raise OutputError(f"{failed}: the file is missing or empty; is the disk full?")
-        return temporary
+        return path
 
-    @staticmethod
-    def _put_in_place(temporary: Path, target: Path, name: str, undo: contextlib.ExitStack) -> Path | None:
-        """Rename the complete file to its target; returns the backup of the previous file, if one existed."""
-        backup = None
-        try:
-            if target.exists():
-                backup = _keep(target)
-                undo.callback(_restore, backup, target)
-            else:
-                undo.callback(_remove, target)
-            os.replace(temporary, target)
-        except OSError as error:
-            raise OutputError(
-                f'The {name} "{target}" could not be put in place: {short_reason(error)}; is it open in another '
-                "program?"
-            ) from error
-        return backup
+    def _put_all_in_place(self, complete: list[Path]) -> None:
+        """Rename the complete files to their targets; previous files are kept beside them until their folders go.
+
+        Whenever the process is killed, the targets that exist are all previous ones or all new ones: of the previous
+        ones only the first is there when it is replaced.
+        """
+        with contextlib.ExitStack() as undo:
+            moves = [(temporary, target, name) for temporary, (target, _, _, name) in zip(complete, self._targets)]
+            for temporary, target, name in moves:
+                with _placing(target, name):
+                    undo.callback(_restore, _keep(target, temporary.parent), target)
+            for _, target, name in moves[1:]:
+                with _placing(target, name):
+                    target.unlink(missing_ok=True)
+            for temporary, target, name in moves:
+                with _placing(target, name):
+                    os.replace(temporary, target)
+            undo.pop_all()
+        Outputs.files_written += len(complete)
+
+
+@contextlib.contextmanager
+def _placing(target: Path, name: str) -> Iterator[None]:
+    """An error of the system as an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f'The {name} "{target}" could not be put in place: {short_reason(error)}; is it open in another program?'
+        ) from error
 
 
 def write_image(image: sitk.Image, path: str | os.PathLike) -> None:
     """Write a volume, compressed, as .nii.gz, .nii, .nrrd or .mha. Raises OutputError where it is not complete."""
     extension = _extension(path, IMAGE_EXTENSIONS, "image")
-    with quiet_itk():
-        _write(sitk.WriteImage, image, path, useCompression=True)
+    _write(sitk.WriteImage, image, path, useCompression=True)
     if extension.startswith(".nii"):  # ITK reports no error when the disk is full
         needed = _NIFTI_HEADER + sitk.GetArrayViewFromImage(image).nbytes
         try:
@@ -251,8 +273,7 @@ def _write_transform(
             transform = sitk.CompositeTransform(transform)
             transform.FlattenTransform()
         parts = transform.GetNumberOfTransforms()
-    with quiet_itk():
-        _write(sitk.WriteTransform, transform, path)
+    _write(sitk.WriteTransform, transform, path)
     if extension != ".h5":  # ITK reports no error when the disk is full
         text = Path(path).read_bytes()
         if not text.endswith(b"\n") or text.count(b"FixedParameters:") < parts:
@@ -261,8 +282,11 @@ def _write_transform(
 
 def _write(write: Callable, content: Any, path: str | os.PathLike, **options: bool) -> None:
     try:
-        write(content, str(path), **options)
+        with quiet_itk(), quiet_libraries():
+            write(content, str(path), **options)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise OutputError(f'"{path}" could not be written: {short_reason(error)}; is the disk full?') from error
 
 
@@ -283,9 +307,13 @@ def _same_file(first: Path, second: Path) -> bool:
 
 
 def _check_folder(folder: Path, what: str) -> None:
-    """Check that a file can be created in `folder`, or in its nearest parent that exists; the test file is removed."""
+    """Check that a file can be created in `folder`, or in its nearest parent that exists; the test file is removed.
+
+    What processes that were killed have left in it is removed too: it may have filled the disk.
+    """
     while not folder.exists():
         folder = folder.parent
+    remove_abandoned_folders(folder)
     if not folder.is_dir():
         raise OutputError(f'{what} cannot be written: "{folder}" is a file, not a folder.')
     try:
@@ -305,17 +333,30 @@ def _make_folder(folder: Path, undo: contextlib.ExitStack) -> None:
         missing.append(folder)
         folder = folder.parent
     for new in reversed(missing):
-        new.mkdir()
         undo.callback(_remove_folder, new)
+        new.mkdir(exist_ok=True)  # another process may write into the same folder
 
 
-def _beside(target: Path, extension: str) -> Path:
-    return target.with_name(f".{target.name[: -len(extension)]}-{secrets.token_hex(4)}{extension}")
+@contextlib.contextmanager
+def _locked(folders: Iterable[Path]) -> Iterator[None]:
+    """Within the context no other process puts files in place in these folders. Raises OutputError."""
+    with contextlib.ExitStack() as stack:
+        for folder in sorted(set(folders)):  # in one order, so that two processes do not wait for each other
+            try:
+                stack.callback(unlock, lock_folder(folder, _LOCK_SECONDS))
+            except BlockingIOError as error:
+                raise OutputError(
+                    f'Another process has been writing into "{folder}" for more than {_LOCK_SECONDS:.0f} s; end it, or '
+                    "choose another folder."
+                ) from error
+        yield
 
 
-def _keep(target: Path) -> Path:
-    """Keep the file under a second name; a hard link where the file system has them, so that it is never missing."""
-    backup = target.with_name(f".{target.name}-{secrets.token_hex(4)}.previous")
+def _keep(target: Path, folder: Path) -> Path | None:
+    """Keep the file, if there is one, in `folder` too; only there where the file system has no hard links."""
+    if not target.exists():
+        return None
+    backup = folder / _PREVIOUS
     try:
         os.link(target, backup)
     except OSError:
@@ -323,10 +364,13 @@ def _keep(target: Path) -> Path:
     return backup
 
 
-def _restore(backup: Path, target: Path) -> None:
-    with contextlib.suppress(OSError):
-        os.replace(backup, target)
-    _remove(backup)  # it remains where both names were links to one file
+def _restore(backup: Path | None, target: Path) -> None:
+    """Put the previous file in place again, or nothing where there was none."""
+    if backup is None:
+        _remove(target)
+    else:
+        with contextlib.suppress(OSError):
+            os.replace(backup, target)
 
 
 def _remove(path: Path) -> None:

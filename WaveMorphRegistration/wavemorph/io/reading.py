@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .checks import check_axes, check_kind
-from .files import existing, load_image, one_sentence, open_image
+from .files import existing, load_image, one_sentence, open_image, refuse_changed, stamp
 from .formats import nifti, nrrd
 from .formats.dicom.headers import is_dicom
 from .formats.dicom.reader import read_dicom
@@ -56,10 +56,12 @@ def read_volume(
         InputError: it cannot be read, is not a 3D volume of one value a voxel, or is one of several images.
     """
     path, called = existing(path, name)
+    before = stamp(path)
     if path.is_dir() or is_dicom(path):
         image, remarks = read_dicom(path, called, series, labels)
     else:
         image, remarks = _read_file(path, called)
+    refuse_changed(path, before, called)
     check_axes(image, called)
     return ReadVolume(image, remarks, called)
 
@@ -75,7 +77,9 @@ def read_segmentation(path: str | os.PathLike, name: str = "label map") -> ReadV
     path, called = existing(path, name)
     if path.is_dir() or is_dicom(path):
         return read_volume(path, name, labels=True)
+    before = stamp(path)
     image, remarks = _read_file(path, called, layers=True)
+    refuse_changed(path, before, called)
     check_axes(image, called)
     return ReadVolume(image, remarks, called)
 

@@ -45,6 +45,7 @@ class ModelCard:
         limits: what it is not for.
         license: of the weights.
         extra: further entries.
+        checksum: of what is used of the card: name, config, sha256 and extra. "" in cards of earlier versions.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelCard:
     limits: str = ""
     license: str = ""
     extra: dict = field(default_factory=dict)
+    checksum: str = ""
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,8 @@ def save_model(network: Any, card: ModelCard, folder: str | os.PathLike) -> Path
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     content = safetensors.torch.save(tensors)
     card = dataclasses.replace(card, config=network.config.to_dict(), sha256=hashlib.sha256(content).hexdigest())
-    text = json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False) + "\n"
+    values = dataclasses.asdict(card)
+    text = json.dumps({**values, "checksum": _checksum_of(values)}, indent=1, ensure_ascii=False) + "\n"
     path = folder / f"{card.name}.safetensors"
     _replace(path, content)
     _replace(path.with_suffix(".json"), text.encode())
@@ -272,11 +275,22 @@ def _read_card(path: Path) -> ModelCard:
         raise WeightsError(f'The weights "{path.name}" come without their card "{beside.name}"; copy both.') from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f'The card "{beside.name}" cannot be read ({error}); copy or download it again.') from error
+    if card.checksum and card.checksum != _checksum_of(values):
+        raise WeightsError(
+            f'The card "{beside.name}" does not match its own checksum; copy or download it again, or remove its '
+            'entry "checksum" if you changed it.'
+        )
     texts = (card.name, card.description, card.sha256)
     if not isinstance(card.config, dict) or not all(isinstance(text, str) for text in texts):
         raise WeightsError(f'The card "{beside.name}" lacks a name, a configuration or a checksum.')
     output = card.config.get("output", "velocity")
     return dataclasses.replace(card, config={**card.config, "output": _LEGACY_OUTPUTS.get(str(output), output)})
+
+
+def _checksum_of(values: dict[str, Any]) -> str:
+    """Of the entries of a card that are used. The others are words for readers, which may be edited."""
+    used = [values.get(name) for name in ("name", "config", "sha256", "extra")]
+    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()
 
 
 def _with_current_names(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..errors import OutOfMemoryError, SettingsError
+from ..errors import OutOfMemoryError, SettingsError, is_out_of_memory
 from ..io.checks import size_warnings
+from ..io.files import without_names
 from ..io.images import validate_image, validate_mask
 from ..io.result import Registration
 from ..models.weights import resolve
@@ -24,7 +25,6 @@ from ..system.machine import (
     choose_device,
     free_memory,
     freed_memory_kept,
-    is_out_of_memory,
     return_freed_memory,
 )
 from .deformable.stage import (
@@ -63,7 +63,7 @@ def register(
 ) -> Registration:
     """Register `moving` to `fixed`; `wavemorph.register` documents the arguments and also takes paths and arrays.
 
-    notes: what the reader of the volumes remarked; the first of the report's notes.
+    notes: what the reader of the volumes remarked; the first of the report's notes, without names of files.
     """
     settings = settings or Settings()
     timer = StageTimer(progress or (lambda stage, fraction, message: None))
@@ -94,7 +94,8 @@ def register(
         linear = align_linearly(job, initial_transform, segmentation)
         registration = _complete_within_memory(job, linear, segmentation)
     report = registration.report
-    report["warnings"], report["notes"] = [*warnings, *report["warnings"]], [*notes, *report["notes"]]
+    report["warnings"] = [*warnings, *report["warnings"]]
+    report["notes"] = [*map(without_names, notes), *report["notes"]]
     report["verdict"] = judge(report, job.pair.length_scale)
     return registration
 

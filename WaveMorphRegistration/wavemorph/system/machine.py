@@ -15,13 +15,6 @@ import torch
 
 from ..errors import DeviceError
 
-_OUT_OF_MEMORY = (
-    "out of memory",  # CUDA, MPS
-    "not enough memory",  # torch on Windows
-    "can't allocate memory",  # torch on Linux and macOS
-    "failed to allocate memory",  # ITK
-    "bad_alloc",
-)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 _KEEP_FREED = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**28}
 _MALLOC_DEFAULTS = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 2**17, _M_TOP_PAD: 2**17}
@@ -66,12 +59,6 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     read: Callable[[], dict[str, bool]] = getattr(torch.cpu, "get_capabilities", dict)
     capabilities = read() if device.type == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error is a failed allocation in Python, numpy, torch (CPU or GPU) or SimpleITK."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

@@ -7,7 +7,6 @@ import gzip
 import math
 import shutil
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ...errors import InputError
+from ...system.private_folders import private_folder
 from .payload import Payload, refuse_short
 
 _UNITS = {1: "meters", 3: "micrometers"}  # of xyzt_units, by its lowest three bits
@@ -280,11 +280,11 @@ def as_itk_reads_it(path: Path, called: str) -> Iterator[Path]:
     if not second_version and not shadowed:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="wavemorph-") as folder:
+    with private_folder() as folder:
         if not second_version:
-            yield _linked(path, Path(folder) / "volume.nii.gz")
+            yield _linked(path, folder / "volume.nii.gz")
             return
-        copy = Path(folder) / "volume.nii"
+        copy = folder / "volume.nii"
         check_header(path, called)
         try:
             with _opened(path) as source, copy.open("wb") as target:

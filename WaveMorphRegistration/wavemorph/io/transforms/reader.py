@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from ...errors import InputError
 from ..checks import check_axes, check_finite
-from ..files import existing, load_image, open_image, short_reason
+from ..files import existing, load_image, open_image, quiet_libraries, short_reason
 from ..formats import nifti
 from .foreign import refuse_foreign_field, refuse_foreign_file, refuse_positions
 from .itk_files import DimensionError, SeveralError, UnreadableError, read_itk_transform
@@ -35,7 +35,8 @@ def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Tra
         return _read_field(path, called)
     refuse_foreign_file(path, called)
     try:
-        return read_itk_transform(path)
+        with quiet_libraries():
+            return read_itk_transform(path)
     except SeveralError as error:
         raise InputError(
             f"The {called} lists {error.count} transforms without a composite that says how they combine; write them "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from ...errors import is_out_of_memory
 from ...models.weights import resolve_segmentation_model
-from ...system.machine import is_out_of_memory
 from ..linear.orientation import likeliest_rotation
 from ..state import Job
 from .brain import BrainSegmentation

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import tempfile
 import warnings
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import InputError
+from ....system.private_folders import private_folder
 from .headers import printable, read_planes
 from .slices import Plane, Slice, plane_from
 
@@ -171,8 +171,8 @@ class EnhancedFile:
             if name in plain:
                 delattr(plain, name)
         plain.SOPClassUID = plain.file_meta.MediaStorageSOPClassUID = UID(_SECONDARY_CAPTURE)
-        with tempfile.TemporaryDirectory(prefix="wavemorph-") as folder:
-            path = Path(folder) / "plain.dcm"
+        with private_folder() as folder:
+            path = folder / "plain.dcm"
             plain.save_as(path)
             return read_planes(path)
 
