@@ -11,6 +11,7 @@ import struct
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import SimpleITK as sitk
@@ -132,9 +133,8 @@ class Jobs:
     name, title = "worker-jobs", "jobs of the worker (lines of JSON)"
 
     def prepare(self) -> None:
-        from wavemorph.registration import pipeline
+        from wavemorph.registration import pipeline  # noqa: F401  # is imported before the children are forked
 
-        pipeline.register = _instant  # what is tried is the reading of jobs
         written(".nrrd", "f4")
 
     def make(self, generator: random.Random, folder: Path) -> Case:
@@ -170,14 +170,16 @@ def _instant(fixed: sitk.Image, moving: sitk.Image, settings: Any, progress: Any
 def _work(lines: str, folder: Path) -> None:
     """Give lines to a worker; Wrong where one of its jobs ended with anything but a result or a sentence."""
     from wavemorph import errors
+    from wavemorph.registration import pipeline
     from wavemorph.worker import Worker
 
     sink = io.StringIO()
     worker = Worker(io.StringIO(), sink)
-    for line in lines.splitlines():
-        job = worker._understood(line)
-        if job is not None:
-            worker._do(job)
+    with mock.patch.object(pipeline, "register", _instant):  # what is tried is the reading of jobs
+        for line in lines.splitlines():
+            job = worker._understood(line)
+            if job is not None:
+                worker._do(job)
     events = [json.loads(line) for line in sink.getvalue().splitlines()]
     kinds = {name for name in dir(errors) if name.endswith(("Error", "Cancelled"))}
     for event in events:

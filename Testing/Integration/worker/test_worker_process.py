@@ -171,7 +171,7 @@ def test_a_line_that_cannot_be_read_is_logged_and_the_worker_continues():
     finally:
         os._exit = original
     events = [json.loads(line) for line in sink.getvalue().splitlines()]
-    assert [event["event"] for event in events] == ["log"]
+    assert [event["event"] for event in events] == ["log", "log"]
     assert "nonsense" in events[0]["message"]
     assert exitCodes == [0]
 

@@ -197,7 +197,7 @@ def write_bad_inputs(folder, good):
     (folder / "sheared.nrrd").write_bytes(sheared.encode() + values.tobytes())
     return {
         "absent.nii.gz": "does not exist",
-        "text.nii.gz": "cannot be read",
+        "text.nii.gz": "cut short or damaged",
         "flat.mha": "2",
         "series.nii.gz": "2",
         "color.mha": "3",

@@ -91,10 +91,9 @@ class _Walk:
     def file_meta(self, place: int) -> tuple[int, bytes]:
         """(place of the data set, transfer syntax) after the elements of group 2, which are explicit."""
         syntax = b""
-        while place + 8 <= self._size:
+        # the data set that follows may have no types
+        while place + 8 <= self._size and self._read(place, 2) == struct.pack("<H", _SYNTAX[0]):
             tag, _, length, value = self._element(place, _Encoding(True, "<"))
-            if tag[0] != _SYNTAX[0]:
-                break
             if tag == _SYNTAX:
                 syntax = self._read(value, min(length, _LONGEST_NUMBER)).strip(b" \0")
             place = self._after(value, length, self._size)
