@@ -68,10 +68,11 @@ class Plan:
     runs: int = 10
     pairs: int = 3
     at_once: int = 4
+    presets: tuple[str, ...] = PRESETS
 
     @classmethod
     def small(cls, device: torch.device) -> Plan:
-        return cls(device, SMALL_SIZE, SMALL_SPACING_MM, warm_up=0, runs=1, pairs=1, at_once=2)
+        return cls(device, SMALL_SIZE, SMALL_SPACING_MM, warm_up=0, runs=1, pairs=1, at_once=2, presets=("Balanced",))
 
 
 def forward_passes(plan: Plan) -> Iterator[Row]:
@@ -102,7 +103,7 @@ def registrations(plan: Plan, cases: Sequence[Case]) -> Iterator[Row]:
     for case in cases:
         fixed, moving = (sitk.ReadImage(path, sitk.sitkFloat32) for path in (case.fixed, case.moving))
         affine = sitk.AffineTransform(3)
-        for preset in PRESETS:
+        for preset in plan.presets:
             settings = wavemorph.Settings(preset=preset, device=str(plan.device), spacing_mm=plan.spacing_mm)
             results: list[wavemorph.Registration] = []
             seconds, peak = timed(lambda s=settings, r=results, f=fixed, m=moving: r.append(register(f, m, s)), plan)
