@@ -3,6 +3,7 @@
 # make test-fast  the same without documentation and without the slow ring of tests (whole registrations, trainings)
 # make docs       the documentation site in build/site
 # make benchmark  the table of Testing/Benchmarks, its peers included:  make benchmark [BENCHMARK='--fixed a --moving b']
+# make benchmark-gpu  everything that is to be measured on a GPU:  make benchmark-gpu [GPU='--pairs folder']
 # make train      the default model, in several runs: repeat until it is written:  make train [MINUTES=30]
 # make setup      only the environment in .venv
 # PYTHON=python3.12 chooses the interpreter (3.11 to 3.13).
@@ -15,7 +16,7 @@ MINUTES ?= 30
 PRESET ?= Balanced
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-fast check docs benchmark train clean
+.PHONY: setup demo test test-fast check docs benchmark benchmark-gpu train clean
 
 setup: $(VENV)/ready
 
@@ -46,6 +47,12 @@ docs: setup
 benchmark: setup
 	$(BIN)/python -m pip install -q -c Testing/constraints.txt -e '.[benchmark]'
 	$(BIN)/python Testing/Benchmarks/benchmark.py $(BENCHMARK)
+
+# FireANTs asks for another SimpleITK than ours, but works with it; the environment must hold a torch with CUDA
+benchmark-gpu: setup
+	$(BIN)/python -m pip install -q -c Testing/constraints.txt -e '.[benchmark-gpu]'
+	$(BIN)/python -m pip install -q --no-deps fireants==1.5.0
+	$(BIN)/python Testing/Benchmarks/gpu.py --output gpu.md --plot gpu.png $(GPU)
 
 train: setup
 	$(BIN)/python -m pip install -q -c Testing/constraints.txt -e '.[train]'

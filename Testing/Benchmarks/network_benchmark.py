@@ -1,23 +1,18 @@
-"""What the networks contribute, in tables: against optimization alone, other contrasts, ablation, peers, speed.
+"""What the networks contribute, in tables: against optimization alone, other contrasts, ablation, peers.
 
 network_benchmark.py start [--fixed F --moving M --fixed-labels FL --moving-labels ML] [--pairs 18] [--spacing 1.5]
 network_benchmark.py contrast --fixed T1 --moving PD [--pairs 5]
 network_benchmark.py orientation --fixed F --moving M
 network_benchmark.py ablation [--fixed ... as above] [--pairs 60]
 network_benchmark.py peers [--fixed ... as above] [--pairs 60]
-network_benchmark.py throughput [--device cuda]
-network_benchmark.py gpu
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import resource
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -29,8 +24,8 @@ import wavemorph
 from wavemorph.cli import demo
 from wavemorph.evaluation import metrics as evaluation
 from wavemorph.io.images import read_labels
-from wavemorph.models.weights import resolve, resolve_segmentation_model
-from wavemorph.network import NetworkConfig, WaveMorphNetwork
+from wavemorph.models.weights import resolve_segmentation_model
+from wavemorph.network import WaveMorphNetwork
 from wavemorph.registration import schedules
 from wavemorph.registration.deformable.inference import predict
 from wavemorph.registration.deformable.optimizer import PyramidLevel
@@ -45,9 +40,8 @@ from wavemorph.system.machine import choose_device, freed_memory_kept
 from wavemorph.training.known_deformation import Difference, make_pair
 from wavemorph.training.loop import Trainer
 from wavemorph.training.recipe import RECIPES, Recipe
-from wavemorph.training.synthetic_pairs import SIZE, SPACING_MM, SyntheticPairs, TrainingPair, load_template
+from wavemorph.training.synthetic_pairs import SPACING_MM, SyntheticPairs, load_template
 
-PAPER_SIZE = (160, 192, 224)
 RAS = np.diag([-1.0, -1.0, 1.0])
 CUBE = 240  # voxels of 1 mm along each side
 ORIENTATIONS = (
@@ -307,119 +301,14 @@ def _mean_dice(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.mean([float(2 * ((a == n) & (b == n)).sum() / ((a == n).sum() + (b == n).sum())) for n in present]))
 
 
-class _Noise:
-    """A pair of random volumes: the cost of a step does not depend on what they show."""
-
-    spacing_mm = 1.0
-
-    def __init__(self, device: torch.device):
-        volume = torch.rand(1, 1, *PAPER_SIZE, device=device)
-        self._pair = TrainingPair(volume, volume.flip(2), volume, volume.flip(2), torch.ones_like(volume))
-
-    def __getitem__(self, index: int) -> TrainingPair:
-        return self._pair
-
-
-def throughput(options: argparse.Namespace) -> None:
-    """Pairs a second and peak memory of a training step: the paper's protocol at 160x192x224, and our own recipe."""
-    device = choose_device(options.device)
-    print("| recipe | lattice | s a pair | pairs/s | peak GB | all of it |", "|---" * 6 + "|", sep="\n")
-    for name in ("wavemorph", "ixi"):
-        recipe = RECIPES[name]
-        source = SyntheticPairs(load_template(), 0, device) if name == "wavemorph" else _Noise(device)
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(recipe, source, Path(folder), device)
-            trainer.run(until_pair=1)  # warms up
-            since = time.monotonic()
-            trainer.run(until_pair=1 + options.pairs)
-            seconds = (time.monotonic() - since) / options.pairs
-        if device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated() / 1e9
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        size = "x".join(map(str, SIZE if name == "wavemorph" else PAPER_SIZE))
-        days = seconds * recipe.pairs / 86400
-        print(f"| {name} | {size} | {seconds:.2f} | {1 / seconds:.2f} | {peak:.1f} | {days:.2f} days |", flush=True)
-
-
-def gpu(options: argparse.Namespace) -> None:
-    """Forward passes at the paper's size and whole registrations on a CUDA device; exit status 2 without one."""
-    if not torch.cuda.is_available():
-        print("torch finds no GPU through CUDA; these tables need one.", file=sys.stderr)
-        raise SystemExit(2)
-    device = torch.device("cuda")
-    print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}\n")
-    forward_passes(device)
-    print()
-    registrations(device)
-
-
-def forward_passes(device: torch.device, size=PAPER_SIZE, warm_up: int = 5, runs: int = 20) -> None:
-    """Milliseconds and peak memory of one pair of volumes, in float32 and in bfloat16 autocast."""
-    default = resolve("auto", device)
-    networks = [
-        ("paper's, one pass", WaveMorphNetwork(NetworkConfig())),
-        ("default model, one pass", default.network),
-        ("U-Net, one pass", unet.UNet()),
-    ]
-    pair = [torch.rand(1, 1, *size, device=device) for _ in range(2)]
-    calls = [(name, network.to(device).eval(), lambda n: n(*pair)) for name, network in networks]
-    # at 1 mm, integration and composition included
-    calls.append(("default model, all its passes", default.network, lambda n: predict(n, *pair, 1.0)))
-    print(f"| at {'x'.join(map(str, size))} | parameters | float32 ms | peak GB | bfloat16 ms | peak GB |")
-    print("|---" * 6 + "|")
-    for name, network, call in calls:
-        cells = []
-        for enabled in (False, True):
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-                milliseconds, peak = timed(lambda call=call, n=network: call(n), device, warm_up, runs)
-            cells.append(f"{milliseconds.mean():.1f} +- {milliseconds.std():.1f} | {peak:.2f}")
-        print(f"| {name} | {_parameters(network):,} | {' | '.join(cells)} |", flush=True)
-
-
-def registrations(device: torch.device, runs: int = 3) -> None:
-    """Seconds of `register` on the demo's pair, after one that warms up; Instant has no optimizer."""
-    pair = demo.built_in_pair()
-    print("| preset | s | of it network | refinement | finishing | affine | peak GB |", "|---" * 7 + "|", sep="\n")
-    for preset in ("Instant", "Balanced", "Precise"):
-        settings, seconds = wavemorph.Settings(preset=preset, device=device.type), []
-
-        def run(settings=settings, seconds=seconds) -> None:
-            seconds.append(wavemorph.register(pair.fixed, pair.moving, settings).report["seconds"])
-
-        milliseconds, peak = timed(run, device, 1, runs)
-        stages = ("Network", "Refinement", "Finishing", "Affine")
-        parts = [np.mean([each.get(stage, 0.0) for each in seconds[1:]]) for stage in stages]
-        cells = " | ".join(f"{part:.2f}" for part in (milliseconds.mean() / 1000, *parts, peak))
-        print(f"| {preset} | {cells} |", flush=True)
-
-
-def timed(call: Callable[[], object], device: torch.device, warm_up: int, runs: int) -> tuple[np.ndarray, float]:
-    """(milliseconds of each run, peak GB of the device's memory; NaN on a CPU, which keeps no count)."""
-    cuda, milliseconds = device.type == "cuda", []
-    if cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    for run in range(-warm_up, runs):
-        since = time.perf_counter()
-        call()
-        if cuda:
-            torch.cuda.synchronize(device)
-        if run >= 0:
-            milliseconds.append(1000 * (time.perf_counter() - since))
-    return np.array(milliseconds), torch.cuda.max_memory_allocated(device) / 1e9 if cuda else float("nan")
-
-
 TABLES = {
     "start": start,
     "contrast": contrast,
     "orientation": orientation,
     "ablation": ablation,
     "peers": peers,
-    "throughput": throughput,
-    "gpu": gpu,
 }
-PAIRS = {"start": 18, "contrast": 5, "ablation": 60, "peers": 60, "throughput": 3}
+PAIRS = {"start": 18, "contrast": 5, "ablation": 60, "peers": 60}
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ import math
 import sys
 
 import benchmark
+import gpu
 import methods
-import network_benchmark
 import numpy as np
 import organs
 import phantoms
@@ -22,6 +22,7 @@ import unet
 from benchmark import Case, Row
 from dicom_files import write_stack
 from pointsets import SHIFT as HEAD_SHIFT
+from wavemorph.cli.demo import template_path
 from wavemorph.errors import InputError
 from wavemorph.registration.deformable.inference import predict
 from wavemorph.spatial.grid import make_working_grid
@@ -173,17 +174,53 @@ def test_the_u_net_trains_by_the_recipe_of_our_network(tmp_path):
 
 def test_without_a_gpu_its_tables_end_in_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
     with pytest.raises(SystemExit) as ended:
-        network_benchmark.gpu(None)
+        gpu.main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "'cuda' is not available" in last and "--small --device cpu" in last
 
 
-def test_the_forward_passes_are_timed_for_every_network(capsys):
-    network_benchmark.forward_passes(torch.device("cpu"), (32, 32, 32), warm_up=0, runs=1)
-    rows = capsys.readouterr().out.splitlines()
-    assert "327,331" in rows[-1] or "327,331" in rows[-2]
-    assert all(row.count("|") == 7 for row in rows)
+def test_all_that_is_measured_on_a_gpu_runs_small_on_a_cpu(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    try:
+        template_path()
+    except InputError:
+        pytest.skip("the template in the package nilearn is missing")
+    table, picture = tmp_path / "gpu.md", tmp_path / "gpu.png"
+    arguments = ["gpu.py", "--small", "--device", "cpu", "--output", str(table), "--plot", str(picture)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    gpu.main()
+    rows = [line.strip("| ").split(" | ") for line in table.read_text().splitlines() if line.startswith("| ")]
+    named = {row[0]: row for row in rows}
+    assert float(named["paper's, one pass"][2]) > 0
+    assert named["U-Net, one pass"][1] == "327,331"
+    columns = named["method"]
+    balanced = dict(zip(columns, named["WaveMorph Balanced"]))
+    assert float(balanced["error mm, mean"]) == pytest.approx(float(balanced["error mm, mean, CPU"]), abs=0.01)
+    assert float(balanced["strict %"]) == 0
+    assert len(named["ixi"]) == 6 and float(named["ixi"][-1]) > 0
+    assert named["Balanced"][-1] in ("yes", "no")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_pairs_for_the_gpu_are_all_labeled_volumes_in_both_directions(pair_folder, tmp_path):
+    cases = gpu.labeled_cases(str(pair_folder))
+    assert [case.name for case in cases] == ["moving.nii.gz to fixed.nii.gz", "fixed.nii.gz to moving.nii.gz"]
+    assert cases[0].labels[0].GetSize() == sitk.ReadImage(cases[0].fixed).GetSize()
+    assert gpu.labeled_cases(str(tmp_path)) == []
+
+
+def test_a_target_is_met_missed_or_open():
+    tables = {
+        "forward": [{"network": "paper's, one pass", "bfloat16 ms": 9.0}],
+        "register": [{"method": "WaveMorph Balanced", "s": 1.2, "Dice": 0.833, "Dice, CPU": 0.836, "strict %": 0.0}],
+    }
+    met = {row["target"]: row["met"] for row in gpu.targets(tables)}
+    assert met["forward pass of the paper's network, bfloat16"] == "yes"
+    assert (met["Balanced"], met["Instant"]) == ("no", "-")
+    assert met["Dice of Balanced off the CPU's"] == "no"
 
 
 def test_growth_in_proportion_to_the_voxels_has_the_exponent_one():

@@ -7,7 +7,9 @@ import phantoms
 import pytest
 import SimpleITK as sitk
 import wavemorph
+from stand_in_device import DEVICE, stand_in_device
 from wavemorph.errors import InputError
+from wavemorph.registration import pipeline
 
 CENTER = (2.0, -3.0, 1.0)
 
@@ -154,3 +156,14 @@ def test_a_smoother_setting_gives_a_smaller_spread_of_the_jacobian(tiny_pair):
         spread[smoothness] = report["jacobian"]["sd_log"]
         assert report["folding"]["strict_voxels"] == 0
     assert spread["high"] < spread["medium"] < spread["low"]
+
+
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_a_linear_registration_stays_on_its_device(tiny_pair, kind, monkeypatch):
+    monkeypatch.setattr(pipeline, "choose_device", lambda name: DEVICE)
+    start = sitk.AffineTransform(3)
+    start.SetTranslation((3.5, 0.0, 2.5))
+    with stand_in_device() as log:
+        settings = wavemorph.Settings(transform_type=kind, spacing_mm=4.0)
+        assert wavemorph.register(*tiny_pair, settings, initial_transform=start).is_linear
+    assert log.launches > 100

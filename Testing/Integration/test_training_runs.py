@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as distributed
+from stand_in_device import DEVICE, stand_in_device
 from wavemorph.cli.main import main
 from wavemorph.models.weights import DEFAULT_MODEL, load, resolve
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
@@ -141,6 +142,18 @@ def test_the_default_recipe_learns_a_pair_that_is_repeated(synthetic, tmp_path):
     with (tmp_path / "losses.csv").open(newline="") as file:
         similarity = [float(row["similarity"]) for row in csv.DictReader(file) if row["pass"] == "1"]
     assert min(similarity[-5:]) < 0.8 * similarity[0]
+
+
+def test_training_in_several_passes_on_synthetic_pairs_stays_on_its_device(tmp_path):
+    template = torch.rand(1, 2, 88, 104, 80, generator=torch.Generator().manual_seed(0)).half()
+    network = dataclasses.replace(
+        RECIPES["wavemorph"].network, channels=(4, 8, 8), passes_mm=(8.0, 8.0), bottleneck_blocks=1
+    )
+    recipe = dataclasses.replace(RECIPES["wavemorph"], network=network, pairs=2, precision="float32")
+    with stand_in_device():
+        trainer = Trainer(recipe, SyntheticPairs(template, device=DEVICE, shapes=0.5), tmp_path, DEVICE)
+        assert trainer.run()
+        assert next(trainer.network.parameters()).device == DEVICE
 
 
 def test_the_shipped_model_aligns_pairs_that_it_was_not_trained_on():

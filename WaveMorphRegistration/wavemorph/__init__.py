@@ -6,10 +6,10 @@ Importing this package imports neither torch nor SimpleITK: they are imported by
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from .errors import WaveMorphError
+from .errors import InputError, WaveMorphError
 from .settings import Settings
 from .system.version import __version__
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .io.result import Registration
     from .io.volumes import Volume, VolumeLike
 
-__all__ = ["Registration", "Settings", "Volume", "WaveMorphError", "__version__", "register"]
+__all__ = ["Registration", "Settings", "Volume", "WaveMorphError", "__version__", "register", "register_many"]
+_ARGUMENTS = ("fixed", "moving", "fixed_mask", "moving_mask", "initial_transform")  # of a pair
 
 
 def register(
@@ -87,6 +88,64 @@ def register(
         initial_transform=None if initial_transform is None else as_transform(initial_transform, "initial transform"),
         notes=(*fixed_volume.remarks, *moving_volume.remarks),
     )
+
+
+def register_many(
+    pairs: Iterable[tuple[VolumeLike, VolumeLike] | Mapping[str, Any]],
+    settings: Settings | None = None,
+    progress: Callable[[int, str, float, str], None] | None = None,
+    *,
+    at_once: int | None = None,
+) -> list[Registration | Exception]:
+    """Register several pairs. A GPU works on several of them at once, a CPU on one after another.
+
+    A pair that fails does not stop the others: its error stands in place of its result.
+
+    Parameters:
+        pairs: each (fixed, moving), or a dictionary of the arguments of `register` ("fixed", "moving", "fixed_mask",
+            "moving_mask", "initial_transform").
+        settings: for all pairs. The memory of the device is shared among the pairs at once.
+        progress: called as progress(number of the pair, stage, fraction, message), one call at a time. It may raise
+            `errors.Cancelled`, which ends all pairs and is raised here.
+        at_once: pairs at a time; None for as many as fit on a GPU (four at most), and one on a CPU.
+
+    Returns:
+        For each pair, in their order, its `Registration`, or the exception that ended it; a `WaveMorphError` where it
+        was an expected one. "peak_memory_mb" in a report is that of all pairs at once.
+
+    Raises:
+        InputError: a pair is neither of two volumes nor a dictionary of known arguments.
+        SettingsError, DeviceError: see `register`.
+
+    Examples:
+        >>> import wavemorph
+        >>> results = wavemorph.register_many([("a.nii.gz", "atlas.nii.gz"), ("b.nii.gz", "atlas.nii.gz")])
+        >>> print([result for result in results if isinstance(result, Exception)])
+    """
+    from .system.process import set_passive_wait
+
+    set_passive_wait()  # before torch is imported
+    from .registration.many import register_many as run
+
+    chosen = [_arguments_of(number, pair) for number, pair in enumerate(pairs, 1)]
+    return run(register, chosen, settings or Settings(), progress or (lambda *report: None), at_once)
+
+
+def _arguments_of(number: int, pair: Any) -> Mapping[str, Any]:
+    """The arguments of `register` for a pair of `register_many`. number: of the pair, from 1. Raises InputError."""
+    if isinstance(pair, Mapping):
+        unknown = sorted(set(map(str, pair)) - set(_ARGUMENTS))
+        missing = [name for name in _ARGUMENTS[:2] if name not in pair]
+        if unknown or missing:
+            wrong = f"the unknown argument {unknown[0]!r}" if unknown else f"no {missing[0]!r}"
+            raise InputError(f"Pair {number} has {wrong}; its arguments may be {', '.join(_ARGUMENTS)}.")
+        return pair
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise InputError(
+            f"Pair {number} must be (fixed, moving) or a dictionary of arguments, not {type(pair).__name__}"
+            f"{f' of {len(pair)}' if isinstance(pair, (tuple, list)) else ''}."
+        )
+    return {"fixed": pair[0], "moving": pair[1]}
 
 
 def __getattr__(name: str) -> type:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import numbers
 import os
+import re
 from dataclasses import dataclass
 
 from .errors import SettingsError
@@ -33,7 +34,8 @@ class Settings:
         similarity: what the refinement maximizes: "lncc" (local correlation), "mind" (MIND-SSC), "mi" (mutual
             information), or "auto", which depends on the contrast.
         smoothness: "low", "medium" or "high": how smooth the refinement keeps the deformation.
-        device: "auto" takes CUDA, then Apple's MPS, then the CPU.
+        device: "auto" takes CUDA, then Apple's MPS, then the CPU. "cuda" is the GPU with the most free memory, "cuda:1"
+            the second one.
         threads: CPU threads; None leaves the choice to torch.
         weights: "auto" (the default model), "none", the name of an installed model, or a file.
         affine: False when the pair is already aligned: the initial transform (or identity) is then kept as it is.
@@ -72,7 +74,8 @@ class Settings:
         object.__setattr__(self, "contrast", _one_of("contrast", self.contrast, CONTRASTS))
         object.__setattr__(self, "similarity", _one_of("similarity", self.similarity, SIMILARITIES))
         object.__setattr__(self, "smoothness", _one_of("smoothness", self.smoothness, SMOOTHNESS))
-        object.__setattr__(self, "device", _one_of("device", self.device, DEVICES))
+        if not re.fullmatch(r"cuda:\d+", str(self.device)):
+            object.__setattr__(self, "device", _one_of("device", self.device, DEVICES))
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"The number of threads must be at least 1, not {self.threads}.")
         if self.spacing_mm is not None and not _MIN_SPACING_MM <= self.spacing_mm <= _MAX_SPACING_MM:

@@ -10,9 +10,10 @@ Events: {"event": "ready", "device": NAME, "torch": VERSION} once;
         "result" (job, folder: a `Registration` saved into FOLDER/result, only what was asked for), "cancelled" (job),
         "error" (job or null, kind, message: one sentence, details: the traceback, or "").
 
-It loads the default models before the first job, and keeps running between jobs. It ends when standard input closes,
-when its parent process has ended, or after ten minutes without a job. Where its parent ends during a job, it removes
-the folder of that job, which is Slicer's private one.
+It loads the default models before the first job, and keeps running between jobs. Half a minute after the last one it
+frees what it holds on a GPU. It ends when standard input closes, when its parent process has ended, or after ten
+minutes without a job. Where its parent ends during a job, it removes the folder of that job, which is Slicer's private
+one.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .io.result import Registration
 
 IDLE_SECONDS = 600.0
+RELEASE_SECONDS = 30.0  # without a job, after which the memory of a GPU is freed: others may need it
 _POLL_SECONDS = 1.0
 _INPUTS = ("fixed_mask", "moving_mask")
 _PRIVATE_FOLDER = re.compile(r"wavemorph-job-\d+-\w+")  # as Slicer's side names those that it makes for a job
@@ -69,14 +71,17 @@ class Worker:
             return 1
         if self._jobs.empty():
             load_default_models()
-        idle_since = time.monotonic()
+        idle_since, released = time.monotonic(), False
         while time.monotonic() - idle_since < idle_seconds and os.getppid() == self._parent:
             try:
                 job = self._jobs.get(timeout=_POLL_SECONDS)
             except queue.Empty:
+                if not released and time.monotonic() - idle_since > RELEASE_SECONDS:
+                    release_gpu()
+                    released = True
                 continue
             self._do(job)
-            idle_since = time.monotonic()
+            idle_since, released = time.monotonic(), False
         return 0
 
     def _listen(self) -> None:
@@ -253,6 +258,17 @@ def load_default_models() -> None:
         device = choose_device("auto")
         resolve_segmentation_model(device)
         resolve("auto", device)
+
+
+def release_gpu() -> None:
+    """Free what the process holds on a GPU, its models too; the next job loads them again."""
+    from .models.weights import unload
+    from .system.machine import choose_device, release_device_memory
+
+    device = choose_device("auto")
+    if device.type != "cpu":
+        unload()
+        release_device_memory(device)
 
 
 def _short_reason(error: BaseException) -> str:

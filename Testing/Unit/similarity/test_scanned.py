@@ -40,7 +40,7 @@ def test_local_correlation_at_the_edge_of_a_scan_is_pearsons_of_the_scanned_voxe
     expected = np.corrcoef(fixed[window][inside], moving[window][inside])[0, 1]
     for signed in (True, False):
         measure = LocalCorrelation(fixed, moving, only, radius=2, signed=signed, noise=1e-9, scanned=scanned)
-        assert measure.compare(moving)[0] == pytest.approx(expected if signed else expected**2, abs=1e-4)
+        assert float(measure.compare(moving)[0]) == pytest.approx(expected if signed else expected**2, abs=1e-4)
 
 
 def test_windows_count_by_the_fraction_of_them_that_was_scanned():
@@ -64,7 +64,7 @@ def test_the_slope_of_local_correlation_at_the_edge_of_a_scan_agrees_with_finite
     warped = image(1)
     direction = smooth_noise(1, 1.0, 3, SIZE)
     expected = float((similarity.compare(warped)[1] * direction).sum())
-    above, below = (similarity.compare(warped + sign * 2e-3 * direction)[0] for sign in (1, -1))
+    above, below = (float(similarity.compare(warped + sign * 2e-3 * direction)[0]) for sign in (1, -1))
     finite = (above - below) / 4e-3
     assert abs(finite) > 1e-4
     assert expected == pytest.approx(finite, rel=0.01)
@@ -77,7 +77,7 @@ def test_values_that_were_not_scanned_change_neither_local_correlation_nor_its_s
         LocalCorrelation(f, m, torch.ones_like(f), radius=2, signed=signed, stride=stride, scanned=scanned).compare(m)
         for f, m in ((fixed, moving), (wild(fixed, scanned, 4), wild(moving, scanned, 5)))
     )
-    assert disturbed[0] == pytest.approx(plain[0], rel=1e-6)
+    assert float(disturbed[0]) == pytest.approx(float(plain[0]), rel=1e-6)
     assert torch.allclose(disturbed[1], plain[1], rtol=1e-5, atol=1e-8)
     assert float(plain[1][scanned == 0].abs().max()) == 0 < float(plain[1].abs().max())
 
@@ -92,7 +92,7 @@ def test_a_scan_of_everything_is_as_none_away_from_the_border(signed, stride):
         LocalCorrelation(fixed, moving, weight, radius=2, signed=signed, stride=stride, scanned=each).compare(moving)
         for each in (None, everything)
     )
-    assert scanned[0] == pytest.approx(plain[0], rel=1e-5)
+    assert float(scanned[0]) == pytest.approx(float(plain[0]), rel=1e-5)
     assert torch.allclose(scanned[1], plain[1], rtol=1e-4, atol=1e-7)
 
 

@@ -36,9 +36,9 @@ def test_local_correlation_is_pearsons_in_each_window():
     window = (0, 0, slice(4, 9), slice(4, 9), slice(5, 10))
     expected = np.corrcoef(fixed[window].flatten(), moving[window].flatten())[0, 1]
     value, _ = LocalCorrelation(fixed, moving, only, radius=2, signed=True, noise=1e-9).compare(moving)
-    assert value == pytest.approx(expected, abs=1e-4)
+    assert float(value) == pytest.approx(expected, abs=1e-4)
     value, _ = LocalCorrelation(fixed, moving, only, radius=2, signed=False, noise=1e-9).compare(moving)
-    assert value == pytest.approx(expected**2, abs=1e-4)
+    assert float(value) == pytest.approx(expected**2, abs=1e-4)
 
 
 def test_windows_at_every_second_voxel_have_pearsons_correlation_and_a_slope_in_them_alone():
@@ -48,7 +48,7 @@ def test_windows_at_every_second_voxel_have_pearsons_correlation_and_a_slope_in_
     window = (0, 0, slice(4, 10), slice(4, 10), slice(6, 12))
     expected = np.corrcoef(fixed[window].flatten(), moving[window].flatten())[0, 1]
     value, slope = LocalCorrelation(fixed, moving, only, radius=2, signed=True, noise=1e-9, stride=2).compare(moving)
-    assert value == pytest.approx(expected, abs=1e-4)
+    assert float(value) == pytest.approx(expected, abs=1e-4)
     inside = torch.zeros_like(slope, dtype=torch.bool)
     inside[window] = True
     assert float(slope[inside].abs().max()) > 0 and float(slope[~inside].abs().max()) == 0
@@ -75,7 +75,7 @@ def test_mutual_information_agrees_with_a_smoothed_histogram():
     joint /= joint.sum()
     expected = np.sum(joint * np.log(joint / (joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True))))
     value = MutualInformation(fixed, moving, torch.ones_like(fixed)).value()
-    assert value == pytest.approx(expected, rel=0.1)
+    assert float(value) == pytest.approx(expected, rel=0.1)
     assert MutualInformation(fixed, image(1), torch.ones_like(fixed)).value() < 0.5 * value
 
 
@@ -97,7 +97,7 @@ def test_slopes_agree_with_finite_differences(make, tolerance):
     _, slope = similarity.compare(warped)
     expected = float((slope * direction).sum())
     step = 2e-3
-    above, below = (similarity.compare(warped + sign * step * direction)[0] for sign in (1, -1))
+    above, below = (float(similarity.compare(warped + sign * step * direction)[0]) for sign in (1, -1))
     finite = (above - below) / (2 * step)
     assert expected == pytest.approx(finite, rel=tolerance, abs=1e-6)
     assert abs(finite) > 1e-5
@@ -113,7 +113,7 @@ def test_the_slope_of_mutual_information_agrees_with_finite_differences():
     similarity = MutualInformation(fixed, warped, torch.ones_like(fixed))
     direction = (1 - fixed) - warped
     slope = float((similarity.compare(warped)[1] * direction).sum())
-    above, below = (similarity.compare(warped + sign * 0.03 * direction)[0] for sign in (1, -1))
+    above, below = (float(similarity.compare(warped + sign * 0.03 * direction)[0]) for sign in (1, -1))
     finite = (above - below) / 0.06
     assert slope == pytest.approx(finite, rel=0.1)
     assert finite > 0.1
@@ -124,11 +124,11 @@ def test_the_value_alone_equals_the_value_with_its_slope(signed):
     generator = torch.Generator().manual_seed(4)
     fixed, moving = (smooth(torch.rand(1, 1, 16, 18, 20, generator=generator), 1.0) for _ in range(2))
     similarity = LocalCorrelation(fixed, moving, torch.ones_like(fixed), radius=2, signed=signed)
-    assert similarity.value() == pytest.approx(similarity.compare(moving)[0], rel=1e-6)
+    assert similarity.value() == pytest.approx(float(similarity.compare(moving)[0]), rel=1e-6)
     displacement = smooth(torch.randn(1, 3, 16, 18, 20, generator=generator), 3.0) * 10
-    expected = similarity.value_and_gradient(displacement)[0]
+    expected = float(similarity.value_and_gradient(displacement)[0])
     assert similarity.value(displacement) == pytest.approx(expected, rel=1e-6)
-    assert expected == pytest.approx(similarity.compare(warp_image(moving, displacement))[0], rel=1e-6)
+    assert expected == pytest.approx(float(similarity.compare(warp_image(moving, displacement))[0]), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_the_gradient_of_the_segmentation_term_agrees_with_finite_differences(co
     term = SegmentationDifference(*maps, weight, factor=3.0)
     _, force = term.value_and_gradient(displacement)
     direction = force / force.abs().max()
-    above, below = (term.value_and_gradient(displacement + sign * 0.05 * direction)[0] for sign in (1, -1))
+    above, below = (float(term.value_and_gradient(displacement + sign * 0.05 * direction)[0]) for sign in (1, -1))
     assert force.shape == displacement.shape
     assert float((force * direction).sum()) == pytest.approx((above - below) / 0.1, rel=0.1)
 
@@ -178,7 +178,7 @@ def test_the_segmentation_term_is_the_weighted_squared_difference_of_the_maps():
     weight = (torch.rand(1, 1, 8, 8, 8, generator=generator) > 0.4).float()
     value, _ = SegmentationDifference(fixed, moving, weight, factor=6.0).value_and_gradient(torch.zeros(1, 3, 8, 8, 8))
     squares = ((fixed - moving) ** 2 * weight).sum() / weight.sum()
-    assert value == pytest.approx(-3.0 * float(squares), rel=1e-5)
+    assert float(value) == pytest.approx(-3.0 * float(squares), rel=1e-5)
 
 
 def test_contrast_agreement_is_one_for_one_contrast_minus_one_for_a_reversed_one_and_small_for_both():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
-from wavemorph.spatial import filters
 from wavemorph.spatial.displacement import jacobian_determinant, least_corner_jacobian
 from wavemorph.spatial.filters import apply_in_slabs, box_mean, smooth
+from wavemorph.system import strategy
 
 SIZE = (18, 20, 22)  # (D, H, W)
 
@@ -45,9 +47,9 @@ def test_smoothing_agrees_with_simpleitk_and_keeps_constants():
 def test_a_filter_in_blocks_equals_the_filter_of_the_whole_lattice(monkeypatch, size):
     image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     for measure in (lambda: smooth(image, 1.3), lambda: box_mean(image, 4)):
-        monkeypatch.setattr(filters, "CACHE_BLOCK_VOXELS", 10**9)
+        monkeypatch.setattr(strategy, "CPU", strategy.ACCELERATOR)
         whole = measure()
-        monkeypatch.setattr(filters, "CACHE_BLOCK_VOXELS", 5000)
+        monkeypatch.setattr(strategy, "CPU", dataclasses.replace(strategy.CPU, block_voxels=5000))
         assert torch.allclose(measure(), whole, atol=1e-6)
 
 

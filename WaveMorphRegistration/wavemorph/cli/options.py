@@ -48,7 +48,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contrast", default="auto", help=f"{', '.join(CONTRASTS)} (default: auto, which measures it)")
     parser.add_argument("--similarity", default="auto", help=f"{', '.join(SIMILARITIES)} (default: auto, by contrast)")
     parser.add_argument("--smoothness", default="medium", help=f"{', '.join(SMOOTHNESS)} (default: medium)")
-    parser.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)} (default: auto)")
+    parser.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)}, cuda:1 (default: auto)")
     parser.add_argument("--spacing", type=float, metavar="MM", help="spacing of the working grid (default: 1, or more)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--weights", default="auto", metavar="W", help="a model's name, a file, none, auto (default)")

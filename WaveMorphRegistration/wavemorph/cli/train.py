@@ -9,8 +9,12 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError, SettingsError, WeightsError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -55,14 +59,14 @@ def _train(options: argparse.Namespace, progress: object) -> None:
     import torch
 
     from ..models.weights import ModelCard, load, save_model
-    from ..system.machine import choose_device, freed_memory_kept
+    from ..system.machine import freed_memory_kept
     from ..training.loop import PairSource, PrefetchedSource, SegmentationTrainer, Trainer
 
     if options.threads:
         torch.set_num_threads(options.threads)
 
     recipe = _recipe(options, options.recipe)
-    device = _own_device(choose_device(options.device))
+    device = _own_device(options.device)
     kind, facts = Trainer, {}
     source: PairSource
     if recipe.data == "synthetic-heads":
@@ -108,13 +112,19 @@ def _train(options: argparse.Namespace, progress: object) -> None:
     print(f"written: {save_model(trainer.network, card, options.output)}")
 
 
-def _own_device(device):
-    """Under torchrun, the GPU with the local rank of this process."""
-    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
-        return device
+def _own_device(name: str) -> torch.device:
+    """The device of that name; under torchrun, where GPUs are wanted, the one with the local rank of this process.
+
+    The process then looks at no other GPU.
+    """
     import torch
 
-    own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    from ..system.machine import choose_device
+
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return choose_device(name)
+    own = choose_device(f"cuda:{rank}")
     torch.cuda.set_device(own)
     return own
 

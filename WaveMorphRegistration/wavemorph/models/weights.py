@@ -164,6 +164,11 @@ def _load_cached(path: Path, device: str, stamp: tuple[int, ...]) -> LoadedModel
     return load(path, device)
 
 
+def unload() -> None:
+    """Forget the models that are kept for the next call, so that the memory of their device can be freed."""
+    _load_cached.cache_clear()
+
+
 def load(path: Path, device: Any) -> LoadedModel:
     """Load the model in a safetensors file.
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..spatial.displacement import constant
 from .config import NetworkConfig
 from .convnext import Pointwise
 
@@ -31,7 +32,7 @@ class DySample(nn.Module):
         axes = [(torch.arange(n, dtype=x.dtype, device=x.device) + 0.5) / 2 - 0.5 for n in fine]
         regular = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])
         points = (regular + offset).movedim(1, -1)
-        scale = torch.tensor([2 / n for n in reversed(size)], dtype=x.dtype, device=x.device)
+        scale = constant(tuple(2 / n for n in reversed(size)), x.device, x.dtype)
         points = (points + 0.5) * scale - 1
         grouped = x.reshape(batch * self._groups, channels // self._groups, *size)
         samples = F.grid_sample(grouped, points, mode="bilinear", padding_mode="border", align_corners=False)

@@ -89,7 +89,8 @@ def _rigid_part(displacement: torch.Tensor, mask: torch.Tensor) -> float:
     """
     kji = mask[0, 0].nonzero()
     if len(kji) > _FITTED_POINTS:  # at random: a stride may have a common factor with the sides of the lattice
-        kji = kji[torch.tensor(np.random.default_rng(0).integers(len(kji), size=_FITTED_POINTS).tolist())]
+        chosen = np.random.default_rng(0).integers(len(kji), size=_FITTED_POINTS).tolist()
+        kji = kji[torch.tensor(chosen, device=kji.device)]
     points = np.array(kji.tolist(), float)
     moved = points + np.array(displacement[0][(slice(None), *kji.T)].T.tolist())
     centered, center = points - points.mean(0), moved.mean(0)
@@ -103,7 +104,7 @@ def _local(fixed: torch.Tensor, warped: torch.Tensor, weight: torch.Tensor) -> f
 
 
 def _information(fixed: torch.Tensor, warped: torch.Tensor, weight: torch.Tensor) -> float:
-    return MutualInformation(fixed, warped, weight, bins=32).compare(warped)[0]
+    return float(MutualInformation(fixed, warped, weight, bins=32).compare(warped)[0])
 
 
 def _shifted(

@@ -25,7 +25,7 @@ from ..system.machine import (
     choose_device,
     free_memory,
     freed_memory_kept,
-    return_freed_memory,
+    release_device_memory,
 )
 from .deformable.stage import (
     Contrast,
@@ -48,6 +48,7 @@ from .verdict import judge
 
 _MIN_SIDE_VOXELS = 16  # of the working grid
 _FEW_SLICES = 16
+_MEMORY_FRACTION = 0.6  # of the free memory, that a registration may use
 
 
 def register(
@@ -111,10 +112,7 @@ def _complete_within_memory(job: Job, linear: LinearAlignment, segmentation: Pai
         grid, coarsened = _working_grid(job, spacing, segmentation)
         notes += coarsened
         try:
-            working = prepare(job.pair, grid, linear.affine, job.device)
-            working = restrict_to_common_brain(working, segmentation, grid, SKULL_STRIPPED_MARGIN_MM)
-            complete = _deform if job.settings.deformable else _measure
-            return complete(AlignedPair(job, linear, segmentation, grid, working, notes))
+            return _complete_on(grid, job, linear, segmentation, notes)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -126,9 +124,20 @@ def _complete_within_memory(job: Job, linear: LinearAlignment, segmentation: Pai
             coarser = max(grid.spacing) * MEMORY_RETRY_FACTOR
             notes += (f"Memory ran out at {spacing:.2f} mm; the work was repeated at {coarser:.2f} mm.",)
             spacing = coarser
-            return_freed_memory()
-            if job.device.type == "cuda":
-                torch.cuda.empty_cache()
+        release_device_memory(job.device)  # not before the error, which refers to the tensors of the attempt, is gone
+
+
+def _complete_on(
+    grid: WorkingGrid,
+    job: Job,
+    linear: LinearAlignment,
+    segmentation: PairSegmentation | None,
+    notes: tuple[str, ...],
+) -> Registration:
+    working = prepare(job.pair, grid, linear.affine, job.device)
+    working = restrict_to_common_brain(working, segmentation, grid, SKULL_STRIPPED_MARGIN_MM)
+    complete = _deform if job.settings.deformable else _measure
+    return complete(AlignedPair(job, linear, segmentation, grid, working, notes))
 
 
 def _default_spacing_mm(job: Job) -> float:
@@ -147,7 +156,7 @@ def _working_grid(
     job: Job, spacing: float, segmentation: PairSegmentation | None
 ) -> tuple[WorkingGrid, tuple[str, ...]]:
     """(the working grid, notes for the report): coarser than `spacing` (mm) where memory or `max_voxels` demand it."""
-    budget = job.settings.max_voxels or int(0.6 * free_memory(job.device) / BYTES_PER_VOXEL)
+    budget = job.settings.max_voxels or voxel_budget(job.device)
     grid = _grid_within_budget(job.pair, spacing, budget)
     if segmentation is not None:  # probability maps lose accuracy when they are interpolated between their nodes
         grid = grid.snapped_to(segmentation.fixed.grid)
@@ -157,6 +166,11 @@ def _working_grid(
         f"The working grid was coarsened to {max(grid.spacing):.2f} mm to hold at most {budget} voxels; small "
         "structures are aligned less exactly.",
     )
+
+
+def voxel_budget(device: torch.device) -> int:
+    """Voxels of working grids for which the free memory of the device suffices."""
+    return int(_MEMORY_FRACTION * free_memory(device) / BYTES_PER_VOXEL)
 
 
 def _grid_within_budget(pair: Pair, spacing: float, budget: int) -> WorkingGrid:

@@ -13,10 +13,11 @@ from ..spatial.displacement import gradient_wrt_displacement, warp_image
 class Similarity(Protocol):
     """A measure of one fixed and one moving volume; a larger value means that they agree better."""
 
-    def value_and_gradient(self, displacement: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def value_and_gradient(self, displacement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The value under `displacement`, and its derivative with respect to the displacement.
 
-        displacement: (1, 3, D, H, W) in voxels, channels (k, j, i). The derivative has the same shape.
+        displacement: (1, 3, D, H, W) in voxels, channels (k, j, i). The derivative has the same shape. The value is a
+        tensor without axes, which the host need not wait for.
         """
 
 
@@ -31,14 +32,14 @@ class ImageSimilarity(ABC):
         self._features = features
 
     @abstractmethod
-    def compare(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def compare(self, warped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The value for warped features (1, C, D, H, W), and its derivative with respect to each of them."""
 
     def value(self, displacement: torch.Tensor | None = None) -> float:
         """The value alone; without a displacement, for the features as they are."""
-        return self.compare(self._warped(displacement))[0]
+        return float(self.compare(self._warped(displacement))[0])
 
-    def value_and_gradient(self, displacement: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def value_and_gradient(self, displacement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Similarity.value_and_gradient`."""
         warped = self._warped(displacement)
         value, slope = self.compare(warped)

@@ -54,9 +54,9 @@ class LocalCorrelation(ImageSimilarity):
 
     def value(self, displacement: torch.Tensor | None = None) -> float:
         """The value alone, without the cost of its derivative."""
-        return self._correlate(self._warped(displacement))[0]
+        return float(self._correlate(self._warped(displacement))[0])
 
-    def compare(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def compare(self, warped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `ImageSimilarity.compare`; warped: (1, 1, D, H, W)."""
         value, by_covariance, covariance, variance, mean = self._correlate(warped)
         if not self._signed:
@@ -72,7 +72,7 @@ class LocalCorrelation(ImageSimilarity):
         derivative = a.mul_(self._fixed).addcmul_(b, warped, value=-1).add_(c)
         return value, derivative if self._scanned is None else derivative.mul_(self._scanned)
 
-    def _correlate(self, warped: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _correlate(self, warped: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(value, derivative by the covariance of each window, covariance, variance, mean).
 
         The derivative is half of the true one where the coefficient is squared.
@@ -85,7 +85,7 @@ class LocalCorrelation(ImageSimilarity):
             by_covariance = (self._variance * variance).rsqrt_().mul_(self._weight)
         else:
             by_covariance = (covariance / (self._variance * variance)).mul_(self._weight)
-        return float((by_covariance * covariance).sum()), by_covariance, covariance, variance, mean
+        return (by_covariance * covariance).sum(), by_covariance, covariance, variance, mean
 
     def _means(self, *factors: tuple[torch.Tensor, torch.Tensor | None]) -> torch.Tensor:
         """(1, len(factors), ...): the mean of each product of factors over the scanned voxels of the windows."""

@@ -22,11 +22,11 @@ class SquaredDifference(ImageSimilarity):
         self._fixed = fixed
         self._weight = weight / (weight.sum().clamp(min=1e-6) * fixed.shape[1])
 
-    def compare(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def compare(self, warped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `ImageSimilarity.compare`; warped: (1, C, D, H, W)."""
         difference = self._fixed - warped
         gradient = difference * self._weight
-        return -0.5 * float((gradient * difference).sum()), gradient
+        return -0.5 * (gradient * difference).sum(), gradient
 
 
 class MindSsc(SquaredDifference):
@@ -72,6 +72,6 @@ class MindSsc(SquaredDifference):
         distance = box_mean(torch.cat([(shifted[a] - shifted[b]) ** 2 for a, b in cls._PAIRS], 1), radius)
         distance -= distance.amin(1, keepdim=True)
         variance = distance.mean(1, keepdim=True)
-        typical = float(variance.mean() if within is None else (variance * within).sum() / within.sum().clamp(min=1))
+        typical = variance.mean() if within is None else (variance * within).sum() / within.sum().clamp(min=1)
         variance.clamp_(1e-3 * typical + 1e-12, 1e3 * typical + 1e-12)
         return distance.div_(variance).neg_().exp_()

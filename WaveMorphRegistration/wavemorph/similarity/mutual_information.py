@@ -31,7 +31,7 @@ class MutualInformation(ImageSimilarity):
     def _position(self, image: torch.Tensor) -> torch.Tensor:
         return (image.flatten() * self._scale + 2).clamp(2, self._bins - 3)
 
-    def compare(self, warped: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def compare(self, warped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `ImageSimilarity.compare`; warped: (1, 1, D, H, W)."""
         bins, position = self._bins, self._position(warped)
         column = position.floor().long()
@@ -43,7 +43,7 @@ class MutualInformation(ImageSimilarity):
         joint = smooth(histogram.view(1, 1, 1, bins, bins), 1.0)[0, 0, 0] + 1e-8
         joint = joint / joint.sum()
         ratio = (joint / (joint.sum(0, keepdim=True) * joint.sum(1, keepdim=True))).log()
-        value = float((joint * ratio).sum())
+        value = (joint * ratio).sum()
         # a brighter sample moves its mass along its row, so the derivative is the slope of log p(f, m) - log p(m)
         slope = (smooth(ratio[None, None, None], 1.0)[0, 0, 0].diff(dim=1)).flatten()
         gradient = slope[self._row * (bins - 1) + column] * self._weight * self._scale

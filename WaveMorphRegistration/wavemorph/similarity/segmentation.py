@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..spatial.displacement import gradient_wrt_displacement, lattice_size, resize, warp
+from ..spatial.displacement import constant, gradient_wrt_displacement, lattice_size, resize, warp
 
 
 class SegmentationDifference:
@@ -24,17 +24,17 @@ class SegmentationDifference:
         self._fixed, self._moving, weight = (F.interpolate(t, size=size, mode="area") for t in (fixed, moving, weight))
         self._weight = weight * (factor / weight.sum())
 
-    def value_and_gradient(self, displacement: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def value_and_gradient(self, displacement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Similarity.value_and_gradient`; displacement and derivative are on the lattice of the weight."""
         size = lattice_size(self._fixed)
         warped = warp(self._moving, resize(displacement, size))
         difference = self._fixed - warped
         slope = difference * self._weight
-        value = -0.5 * float((slope * difference).sum())
+        value = -0.5 * (slope * difference).sum()
         gradient = gradient_wrt_displacement(warped, slope)
         if size == self._lattice:
             return value, gradient
         # a coarse voxel stands for several fine ones, and is several of them long
         ratio = [fine / coarse for fine, coarse in zip(self._lattice, size)]
-        gradient *= gradient.new_tensor([1 / (math.prod(ratio) * own) for own in ratio]).view(1, 3, 1, 1, 1)
+        gradient *= constant(tuple(1 / (math.prod(ratio) * own) for own in ratio), gradient.device).view(1, 3, 1, 1, 1)
         return value, F.interpolate(gradient, size=self._lattice, mode="trilinear", align_corners=False)

@@ -13,12 +13,16 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from ..system.strategy import strategy_for
 
-@lru_cache(maxsize=8)
-def _identity(size: tuple[int, int, int], device: torch.device) -> torch.Tensor:
-    """Voxel coordinates (1, D, H, W, 3) in grid_sample's order (i, j, k)."""
-    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in size]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
+_MAX_SQUARINGS = 10  # where their number is not known to the host: for velocities of up to 128 voxels
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor (N,) of these values, copied to the device once: each copy makes the host wait for a GPU."""
+    with torch.inference_mode(False):  # may be used in training later
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def lattice_size(image: torch.Tensor) -> tuple[int, int, int]:
@@ -35,11 +39,11 @@ def warp(
     mode, padding: as in `torch.nn.functional.grid_sample`. On a CPU grid_sample runs one thread per batch item, so the
     output is cut into slabs that share the image.
     """
-    size = tuple(displacement.shape[2:])
-    points = displacement.flip(1).movedim(1, -1) + _identity(size, displacement.device)
-    scale = torch.tensor([2 / max(n - 1, 1) for n in reversed(image.shape[2:])], device=image.device)
-    points = points.mul_(scale).sub_(1)
-    slabs = math.gcd(size[0], torch.get_num_threads()) if image.device.type == "cpu" and len(image) == 1 else 1
+    size = lattice_size(displacement)
+    scale = constant(tuple(2 / max(n - 1, 1) for n in reversed(image.shape[2:])), image.device)
+    points = _moved_nodes(displacement).mul_(scale).sub_(1)
+    splits = strategy_for(image.device).splits_samples and len(image) == 1
+    slabs = math.gcd(size[0], torch.get_num_threads()) if splits else 1
     if slabs == 1:
         return F.grid_sample(image, points, mode=mode, padding_mode=padding, align_corners=True)
     points = points.reshape(slabs, size[0] // slabs, *size[1:], 3)
@@ -49,6 +53,26 @@ def warp(
     return parts.transpose(0, 1).reshape(1, image.shape[1], *size)
 
 
+def _moved_nodes(displacement: torch.Tensor) -> torch.Tensor:
+    """(B, D, H, W, 3): where each node is moved to, in voxels (i, j, k), the order of grid_sample."""
+    size, dtype = lattice_size(displacement), torch.promote_types(displacement.dtype, torch.float32)
+    nodes = _nodes_along(size, dtype, displacement.device)
+    if displacement.requires_grad:
+        return torch.stack([displacement[:, axis] + nodes[axis] for axis in (2, 1, 0)], -1)
+    points = displacement.new_empty(len(displacement), *size, 3, dtype=dtype)
+    for axis in range(3):
+        torch.add(displacement[:, axis], nodes[axis], out=points[..., 2 - axis])
+    return points
+
+
+def _nodes_along(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
+    """The coordinates of the nodes along (k, j, i), each to be broadcast over the lattice."""
+    return [
+        torch.arange(n, dtype=dtype, device=device).view([n if a == b else 1 for b in range(3)])
+        for a, n in enumerate(size)
+    ]
+
+
 def warp_image(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     """`warp` of one scalar image, exact to within 1/200 voxel, in half the time on a CPU.
 
@@ -56,13 +80,12 @@ def warp_image(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     (each plane and the one after it); bilinear samples of both are then interpolated along the first axis. The row
     number leaves 8 bits to its fraction for 256 planes of 256 rows, hence the 1/200 voxel.
     """
-    if image.device.type != "cpu" or image.shape[:2] != (1, 1) or image.shape[2] < 2:
+    if not strategy_for(image.device).tall_picture or image.shape[:2] != (1, 1) or image.shape[2] < 2:
         return warp(image, displacement)
-    (planes, rows, columns), size = image.shape[2:], tuple(displacement.shape[2:])
+    (planes, rows, columns), size = image.shape[2:], lattice_size(displacement)
     slabs = math.gcd(size[0], torch.get_num_threads())
     k, j, i = (
-        component + torch.arange(n, dtype=torch.float32).view([n if axis == a else 1 for a in range(3)])
-        for axis, (component, n) in enumerate(zip(displacement[0], size))
+        component + nodes for component, nodes in zip(displacement[0], _nodes_along(size, torch.float32, image.device))
     )
     k.clamp_(0, planes - 1)
     plane = k.floor().clamp_(max=planes - 2)
@@ -107,11 +130,22 @@ def exponentiate(velocity: torch.Tensor, steps: int | None = None) -> torch.Tens
         2006).
     """
     if steps is None:
+        if not strategy_for(velocity.device).waits and not velocity.requires_grad:
+            return _exponentiate_without_waiting(velocity)
         max_step = float(velocity.detach().abs().amax())
         steps = max(0, math.ceil(math.log2(max(max_step, 1e-12) * 8)))
     displacement = velocity / 2**steps
     for _ in range(steps):
         displacement = compose(displacement, displacement)
+    return displacement
+
+
+def _exponentiate_without_waiting(velocity: torch.Tensor) -> torch.Tensor:
+    """`exponentiate` with a number of squarings that only the device knows: the others are computed, and not taken."""
+    steps = (velocity.abs().amax().clamp(min=1e-12) * 8).log2().ceil().clamp(0, _MAX_SQUARINGS)
+    displacement = velocity * torch.exp2(-steps)
+    for step in range(_MAX_SQUARINGS):
+        displacement = torch.where(steps > step, compose(displacement, displacement), displacement)
     return displacement
 
 
@@ -121,16 +155,17 @@ def invert(displacement: torch.Tensor, iterations: int = 12, tolerance: float = 
     Newton's method with steps of at most one voxel, until no residual exceeds `tolerance` voxels. A fixed-point
     iteration would diverge where the map stretches by more than two.
     """
-    slopes = _inverse_jacobian(displacement)
+    slopes, interval = _inverse_jacobian(displacement), strategy_for(displacement.device).look_interval
     inverse = torch.zeros_like(displacement)
-    for _ in range(iterations):
+    for iteration in range(1, iterations + 1):
         residual = compose(displacement, inverse)
-        if float(residual.abs().amax()) < tolerance:
+        unsolved = residual.abs().amax() >= tolerance
+        if iteration % interval == 0 and not bool(unsolved):
             break
         slope = warp(slopes, inverse).view(3, 3, *inverse.shape[2:])
         step = (slope * residual[0]).sum(1)[None]
-        length = step.pow(2).sum(1, keepdim=True).sqrt_().clamp_(min=1)
-        inverse = inverse - step / length
+        longest = step.pow(2).sum(1, keepdim=True).sqrt_().clamp_(min=1)
+        inverse = inverse - step / longest * unsolved  # once solved it stays as it is, also where nobody looks
     return inverse
 
 
@@ -151,7 +186,7 @@ def resize(displacement: torch.Tensor, size: tuple[int, int, int]) -> torch.Tens
         return displacement
     ratio = [new / old for new, old in zip(size, displacement.shape[2:])]
     resized = F.interpolate(displacement, size=tuple(size), mode="trilinear", align_corners=False)
-    return resized * torch.tensor(ratio, device=displacement.device).view(1, 3, 1, 1, 1)
+    return resized * constant(tuple(ratio), displacement.device).view(1, 3, 1, 1, 1)
 
 
 def border_taper(size: tuple[int, int, int], device: torch.device) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-CACHE_BLOCK_VOXELS = 400_000  # voxels of a block: several of them fit into the cache of a CPU
+from ..system.strategy import strategy_for
 
 
 def smooth(image: torch.Tensor, sigma_voxels: float | Sequence[float], out: torch.Tensor | None = None) -> torch.Tensor:
@@ -76,12 +76,13 @@ def separable(
     On a CPU it works in blocks that fit the cache, which halves the time on large volumes.
     """
     depth, height, width = image.shape[2:]
-    if image.device.type != "cpu" or image.requires_grad or depth * height * width <= CACHE_BLOCK_VOXELS:
+    block = strategy_for(image.device).block_voxels
+    if block is None or image.requires_grad or depth * height * width <= block:
         for axis in (4, 3, 2):
             image = along(image, axis)
         return image if out is None else out.copy_(image)
     result = torch.empty_like(image) if out is None else out
-    planes, rows = max(1, CACHE_BLOCK_VOXELS // (height * width)), max(1, CACHE_BLOCK_VOXELS // (depth * width))
+    planes, rows = max(1, block // (height * width)), max(1, block // (depth * width))
     for whole, done in zip(image.split(1, 1), result.split(1, 1)):
         for first in range(0, depth, planes):
             part = slice(first, first + planes)
@@ -102,7 +103,8 @@ def apply_in_slabs(
     """
     depth, height, width = out.shape[-3:]
     if planes is None:
-        planes = max(1, CACHE_BLOCK_VOXELS // (height * width)) if out.device.type == "cpu" else depth
+        block = strategy_for(out.device).block_voxels
+        planes = depth if block is None else max(1, block // (height * width))
     for first in range(0, depth, planes):
         last = min(first + planes, depth)
         # one plane more on either side, where there is one; a difference needs two

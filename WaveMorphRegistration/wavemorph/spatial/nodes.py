@@ -10,7 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .displacement import length, warp
+from ..system.strategy import strategy_for
+from .displacement import constant, length, warp
 
 
 def sample_at_points(image: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -19,9 +20,9 @@ def sample_at_points(image: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     On a CPU grid_sample runs one thread per batch item, so the points are divided into as many batch items.
     """
     count = points.shape[1]
-    batches = torch.get_num_threads() if image.device.type == "cpu" else 1
+    batches = torch.get_num_threads() if strategy_for(image.device).splits_samples else 1
     size = max(1, math.ceil(count / batches))
-    scale = torch.tensor([2 / max(n - 1, 1) for n in image.shape[2:]], device=image.device).view(3, 1)
+    scale = constant(tuple(2 / max(n - 1, 1) for n in image.shape[2:]), image.device).view(3, 1)
     grid = F.pad((points * scale - 1).flip(0), (0, size * batches - count)).t().reshape(batches, 1, 1, size, 3)
     values = F.grid_sample(
         image.expand(batches, -1, -1, -1, -1), grid, mode="bilinear", padding_mode="border", align_corners=True

@@ -21,17 +21,38 @@ _MALLOC_DEFAULTS = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 2**17, _M_TOP_PAD: 2*
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA, else Apple's MPS, else the CPU. Raises DeviceError if not available."""
+    """The device of that name; "auto" is CUDA, else Apple's MPS, else the CPU. Raises DeviceError if not available.
+
+    Of several GPUs "cuda" is the one with the most free memory; "cuda:1" is the second one.
+    """
     has_mps = hasattr(torch.backends, "mps") and torch.backends.mps.is_available()
-    usable = {"cuda": torch.cuda.is_available(), "mps": has_mps, "cpu": True}
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    usable = {"cuda": gpus > 0, "mps": has_mps, "cpu": True}
     available = [device for device, is_usable in usable.items() if is_usable]
+    kind, _, number = name.partition(":")
     if name == "auto":
-        return torch.device(available[0])
-    if name not in available:
+        kind = available[0]
+    if kind not in available or (number and int(number) >= gpus):
+        each = [f"cuda:{index}" for index in range(gpus)] if gpus > 1 or number else ["cuda"] * gpus
         raise DeviceError(
-            f"The device {name!r} is not available to torch {torch.__version__}; available: {', '.join(available)}."
+            f"The device {name!r} is not available to torch {torch.__version__}; available: "
+            f"{', '.join([*each, *(other for other in available if other != 'cuda')])}."
         )
-    return torch.device(name)
+    if kind != "cuda":
+        return torch.device(kind)
+    return torch.device("cuda", int(number) if number else _emptiest_gpu(gpus))
+
+
+def _emptiest_gpu(count: int) -> int:
+    """The number of the GPU with the most free memory; one that another process keeps for itself has none."""
+
+    def free(index: int) -> int:
+        try:
+            return int(torch.cuda.mem_get_info(index)[0])
+        except RuntimeError:
+            return 0
+
+    return max(range(count), key=free) if count > 1 else 0
 
 
 def free_memory(device: torch.device) -> int:
@@ -40,22 +61,42 @@ def free_memory(device: torch.device) -> int:
     On Linux the limits of a container (control group) and of the process (`ulimit -v`) count too.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # what torch keeps of freed tensors is free for new ones, though not for other processes
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return_freed_memory()
+    free = _free_system_memory()
+    if device.type == "mps":  # shares the memory of the system
+        free = min(free, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return max(free, 0)
+
+
+def _free_system_memory() -> int:
     if sys.platform == "win32":
         return _windows_free_memory()
     if sys.platform == "linux":
         bounds = [_free_in_system(), _free_in_groups(), _free_address_space()]
         if known := [bound for bound in bounds if bound is not None]:
-            return max(min(known), 0)
+            return min(known)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
+def release_device_memory(device: torch.device) -> None:
+    """Give memory that torch keeps of freed tensors back, so that other processes and larger blocks can have it."""
+    return_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the device is a CPU that multiplies in bfloat16 (AVX-512 BF16, AMX), twice as fast as in float32.
+    """Whether the device multiplies in bfloat16, faster than in float32: a CPU by AVX-512 BF16 or AMX, a recent GPU.
 
     False where torch cannot tell: a CPU without these instructions emulates bfloat16, which is slower.
     """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     read: Callable[[], dict[str, bool]] = getattr(torch.cpu, "get_capabilities", dict)
     capabilities = read() if device.type == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -139,7 +139,7 @@ class Trainer:
         """Train on one pair. Each pass is a step of the optimizer and starts from the previous pass's displacement."""
         recipe, since = self.recipe, time.monotonic()
         pair = self._source[self.pair * self._world + self._rank]
-        size, displacement, loss = lattice_size(pair.fixed), None, torch.zeros(())
+        size, displacement, parts = lattice_size(pair.fixed), None, [0.0]
         for number, mm in enumerate(recipe.network.passes_mm or (self._source.spacing_mm,)):
             lattice = lattice_for(size, mm / self._source.spacing_mm)
             fixed, moving, fixed_target, moving_target, weight = (
@@ -159,9 +159,9 @@ class Trainer:
             loss = similarity + recipe.intensity * intensity + recipe.smoothness * smoothness
             self._optimizer_step(loss)
             displacement = after.detach()
-            parts = [float(part.detach()) for part in (loss, similarity, intensity, smoothness)]
+            parts = torch.stack([loss, similarity, intensity, smoothness]).tolist()  # one wait for the device
             log.write(self.pair, number, *parts, recipe.learning_rate_at(self.pair), time.monotonic() - since)
-        return float(loss.detach())
+        return float(parts[0])
 
     def _optimizer_step(self, loss: torch.Tensor) -> None:
         """One step of the optimizer."""
@@ -209,7 +209,7 @@ class Trainer:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self._device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)  # both are copied to their device below
             recipe = Recipe.from_dict(state["recipe"])
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(f'The checkpoint "{path}" cannot be read; remove it to begin again.') from error
@@ -236,7 +236,7 @@ class SegmentationTrainer(Trainer):
         entropy, overlap = segmentation_loss(logits.float(), crop.probabilities)
         loss = entropy + 1 - overlap
         self._optimizer_step(loss)
-        parts = [float(part.detach()) for part in (loss, entropy, overlap)]
+        parts = torch.stack([loss, entropy, overlap]).tolist()
         log.write(self.pair, 0, *parts, recipe.learning_rate_at(self.pair), time.monotonic() - since)
         return parts[0]
 

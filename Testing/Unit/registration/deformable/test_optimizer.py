@@ -192,7 +192,7 @@ def test_the_finest_level_of_both_directions_begins_with_the_mean_of_the_forward
 def reference_gradient_rms(image: torch.Tensor, weight: torch.Tensor) -> float:
     level = PyramidLevel(1, 1)
     levels = optimizer._MultiresolutionOptimizer(SCHEDULE, make_similarity, lambda fraction: None, (level,))
-    return levels._reference_gradient_rms(problem(image, image, weight=weight), level, False, 1.5)
+    return float(levels._reference_gradient_rms(problem(image, image, weight=weight), level, False, 1.5))
 
 
 def test_the_reference_gradient_of_the_middle_planes_is_about_that_of_all_planes(monkeypatch):

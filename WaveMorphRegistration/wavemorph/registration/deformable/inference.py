@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from ...network import WaveMorphNetwork
 from ...spatial.displacement import border_taper, compose, exponentiate, resize, warp_image
 from ...spatial.filters import smooth
+from ...system.machine import computes_in_bfloat16
+from ...system.strategy import strategy_for
 
 _MIN_SIDE_VOXELS = 16  # of the lattice of a pass
 
@@ -34,12 +37,13 @@ def predict(
     displacement, velocity = start, None
     depth, height, width = fixed.shape[2:]
     size, current = (depth, height, width), None
+    in_bfloat16 = strategy_for(fixed.device).halves_passes and computes_in_bfloat16(fixed.device)
     for index, mm in enumerate(spacings):
         lattice = lattice_for(size, mm / spacing_mm)
         if lattice != current:
             current, fixed_here, moving_here = lattice, downsample(fixed, lattice), downsample(moving, lattice)
         displacement = None if displacement is None else resize(displacement, lattice)
-        velocity, displacement = one_pass(network, fixed_here, moving_here, displacement)
+        velocity, displacement = one_pass(network, fixed_here, moving_here, displacement, in_bfloat16)
         progress((index + 1) / len(spacings))
     assert displacement is not None
     if passes:
@@ -49,12 +53,17 @@ def predict(
 
 
 def one_pass(
-    network: WaveMorphNetwork, fixed: torch.Tensor, moving: torch.Tensor, displacement: torch.Tensor | None
+    network: WaveMorphNetwork,
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    displacement: torch.Tensor | None,
+    in_bfloat16: bool = False,
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
     """(output of the network, displacement after the pass); the network gets `moving` warped by the displacement.
 
     fixed, moving: (1, 1, D, H, W). Velocities are integrated on the lattice where they are decoded, which is all that
     they can resolve. The first is None for networks of several passes, where the output of one is not the whole.
+    in_bfloat16: the network alone computes in it.
     """
     config = network.config
     depth, height, width = fixed.shape[2:]
@@ -62,7 +71,10 @@ def one_pass(
     warped = moving if displacement is None else warp_image(moving, displacement)
     padding = [side for n in reversed(size) for side in (0, -n % config.divisor)]
     pair = F.pad(fixed, padding), F.pad(warped, padding)
-    flow = network.decode_symmetric(*pair) if config.symmetric else network.decode(*pair)
+    with torch.autocast(fixed.device.type, torch.bfloat16) if in_bfloat16 else contextlib.nullcontext():
+        flow = network.decode_symmetric(*pair) if config.symmetric else network.decode(*pair)
+    if in_bfloat16:
+        flow = flow.float()
     step = exponentiate(flow) if config.output == "velocity" else flow
     padded = (pair[0].shape[2], pair[0].shape[3], pair[0].shape[4])
     step = _without_padding(resize(step, padded), size)

@@ -20,6 +20,7 @@ from ...similarity.base import ImageSimilarity
 from ...similarity.segmentation import SegmentationDifference
 from ...spatial.displacement import border_taper, compose_small_step, invert, length, resize, warp_image
 from ...spatial.filters import apply_in_slabs, smooth
+from ...system.strategy import strategy_for
 
 _MANY_PLANES = 64  # from here on the reference gradient is measured in a quarter of the planes
 _MIN_ITERATIONS = 20  # before convergence is tested
@@ -235,25 +236,26 @@ class _MultiresolutionOptimizer:
             min_rms_force=0.5 * reference,
             elastic_sigma=smoothing[1],
         )
-        similarities: list[float] = []
-        totals: list[float] = []
+        similarities: list[torch.Tensor] = []
+        totals: list[torch.Tensor] = []
+        interval = strategy_for(displacement.device).look_interval
         for iteration in range(level.iterations):
             value, force = similarity.value_and_gradient(displacement)
             similarities.append(value)
             if segmentation is not None:
-                value += segmentation.add_force(iteration, displacement, force)
+                value = value + segmentation.add_force(iteration, displacement, force)
             totals.append(value)
             displacement = stepper(displacement, smooth(force, smoothing[0], out=force))
             fraction = (attempt + (iteration + 1) / level.iterations) / 2
             self._progress((self._done + fraction * _work_of(level)) / self._total)
-            if _has_converged(totals, schedule.tolerance):
+            if (iteration + 1) % interval == 0 and _has_converged(totals, schedule.tolerance):
                 break
-        before, after = (similarities[0], similarities[-1]) if similarities else (0.0, 0.0)
+        before, after = torch.stack([similarities[0], similarities[-1]]).tolist() if similarities else (0.0, 0.0)
         return displacement, before, after
 
     def _reference_gradient_rms(
         self, problem: OptimizationProblem, level: PyramidLevel, same_subject: bool, sigma: float
-    ) -> float:
+    ) -> torch.Tensor:
         """Root-mean-square force by which the fixed image resists a shift of one voxel along each axis.
 
         Where there are many planes, a quarter of them in the middle is enough for this scale.
@@ -262,12 +264,14 @@ class _MultiresolutionOptimizer:
         many = planes >= _MANY_PLANES
         part = slice(3 * planes // 8, 3 * planes // 8 + planes // 4) if many else slice(0, planes)
         fixed, weight = problem.fixed[:, :, part], problem.weight[:, :, part]
-        if float(weight.sum()) < 0.05 * float(problem.weight.sum()):
-            fixed, weight = problem.fixed, problem.weight
+        if many:
+            here, everywhere = torch.stack([weight.sum(), problem.weight.sum()]).tolist()
+            if here < 0.05 * everywhere:
+                fixed, weight = problem.fixed, problem.weight
         similarity = self._make_similarity(fixed, fixed, weight, level, same_subject)
         shift = torch.ones(1, 3, *fixed.shape[2:], device=fixed.device)
         _, force = similarity.value_and_gradient(shift)
-        return _weighted_rms(smooth(force, sigma), weight) * float(weight.sum() / problem.weight.sum())
+        return _weighted_rms(smooth(force, sigma), weight) * (weight.sum() / problem.weight.sum())
 
 
 class _SegmentationTerm:
@@ -277,9 +281,9 @@ class _SegmentationTerm:
         assert problem.segmentations is not None
         self._measure = SegmentationDifference(*problem.segmentations, problem.weight, schedule.segmentation_weight)
         self._interval = schedule.segmentation_interval
-        self._value, self._force = 0.0, torch.zeros(())
+        self._value, self._force = torch.zeros(()), torch.zeros(())
 
-    def add_force(self, iteration: int, displacement: torch.Tensor, force: torch.Tensor) -> float:
+    def add_force(self, iteration: int, displacement: torch.Tensor, force: torch.Tensor) -> torch.Tensor:
         """Add the force of this term to `force` in place, and return its value."""
         if iteration % self._interval == 0:
             self._value, self._force = self._measure.value_and_gradient(displacement)
@@ -295,20 +299,21 @@ class _Stepper:
         weight: torch.Tensor,
         schedule: OptimizationSchedule,
         rms_step: float,
-        min_rms_force: float,
+        min_rms_force: torch.Tensor,
         elastic_sigma: float,
     ):
         self._weight, self._schedule = weight, schedule
         self._rms_step, self._min_rms_force, self._elastic_sigma = rms_step, min_rms_force, elastic_sigma
         self._taper = border_taper(_size_of(weight), weight.device)
         self._momentum = weight.new_zeros(1, 3, *weight.shape[2:])
-        self._scale, self._iteration = 0.0, 0
+        self._scale, self._iteration = weight.new_zeros(()), 0
 
     def __call__(self, displacement: torch.Tensor, force: torch.Tensor) -> torch.Tensor:
         """The displacement after one step; the memory of `force` is used for it."""
         kept = self._schedule.momentum
         if self._iteration == 0:
-            self._scale = self._rms_step / max(_weighted_rms(force, self._weight), self._min_rms_force, 1e-20)
+            rms = torch.maximum(_weighted_rms(force, self._weight), self._min_rms_force)
+            self._scale = self._rms_step / rms.clamp(min=1e-20)
         self._iteration += 1
         self._momentum.mul_(kept).add_(force, alpha=1 - kept)
         gain = self._scale / (1 - kept**self._iteration)
@@ -320,7 +325,7 @@ def _compose_update(
     displacement: torch.Tensor,
     direction: torch.Tensor,
     taper: torch.Tensor,
-    gain: float,
+    gain: torch.Tensor,
     max_step: float,
     out: torch.Tensor,
 ) -> torch.Tensor:
@@ -334,20 +339,21 @@ def _compose_update(
     return apply_in_slabs(update, displacement, direction, taper, out=out)
 
 
-def _has_converged(values: list[float], tolerance: float) -> bool:
+def _has_converged(values: list[torch.Tensor], tolerance: float) -> bool:
     """Whether the last ten iterations gained less than `tolerance` of the value."""
     if len(values) <= _MIN_ITERATIONS:
         return False
-    return values[-1] - values[-1 - _CONVERGENCE_WINDOW] < tolerance * abs(values[-1])
+    last, earlier = torch.stack([values[-1], values[-1 - _CONVERGENCE_WINDOW]]).tolist()
+    return bool(last - earlier < tolerance * abs(last))
 
 
 def _work_of(level: PyramidLevel) -> float:
     return level.iterations / level.factor**3
 
 
-def _weighted_rms(force: torch.Tensor, weight: torch.Tensor) -> float:
+def _weighted_rms(force: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Root mean square of the length of (1, 3, D, H, W) over the voxels of `weight`."""
-    return float((length(force).square_() * weight).sum() / weight.sum()) ** 0.5
+    return ((length(force).square_() * weight).sum() / weight.sum()).sqrt()
 
 
 def _size_of(image: torch.Tensor, factor: int = 1) -> tuple[int, int, int]:

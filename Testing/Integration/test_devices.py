@@ -1,4 +1,4 @@
-"""What a process returns of its memory to the system."""
+"""What a process returns of its memory, and whether the tests of devices would notice a tensor on the wrong one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from removed_transfers import REMOVALS, outcomes
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -29,3 +30,10 @@ print(before - resident())
     for end_within in ("machine.return_freed_memory(); print(before - resident()); sys.exit()", "pass"):
         code = "import sys" + program.format(end_within=end_within)
         assert int(subprocess.check_output([sys.executable, "-c", code], text=True)) > 100e6
+
+
+def test_a_registration_on_a_device_fails_where_one_choice_of_the_device_is_taken_away():
+    (as_it_is, nothing), *removed = outcomes()
+    assert as_it_is is None and nothing == ""
+    assert len(removed) == len(REMOVALS) >= 10
+    assert [removal for removal, error in removed if not error] == []
