@@ -124,7 +124,7 @@ def test_a_reversed_contrast_is_registered(tiny_pair):
 @pytest.mark.parametrize("similarity", ["lncc", "mind", "mi"])
 def test_every_similarity_registers(tiny_pair, similarity):
     result = register(*tiny_pair, dataclasses.replace(QUICK, similarity=similarity, affine=False))
-    assert shift_error(result) < 1.2
+    assert shift_error(result) < 1.3
     assert result.report["settings"]["similarity"] == similarity
 
 
@@ -144,7 +144,7 @@ def test_the_report_has_the_entries_that_the_documentation_lists(registered):
 
 def test_without_the_inverse_the_map_is_as_accurate_and_inverse_consistency_is_still_measured(tiny_pair):
     result = register(*tiny_pair, dataclasses.replace(QUICK, inverse=False, affine=False))
-    assert shift_error(result) < 1.2
+    assert shift_error(result) < 1.3
     assert result.report["folding"]["strict_voxels"] == 0
     measured = result.report["inverse_consistency_mm"]
     assert measured["inverse"] == "iteration"

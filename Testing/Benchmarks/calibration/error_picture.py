@@ -20,7 +20,7 @@ import wavemorph
 from error_pairs import PairWithTruth, pairs
 from matplotlib import pyplot
 
-_COLUMNS = ("fixed", "registered", "true error, mm", "expected error, mm (90 % are below)")
+_COLUMNS = ("fixed", "registered", "true error, mm", "expected error (90 %), mm")
 _PERCENTILE = 97
 
 

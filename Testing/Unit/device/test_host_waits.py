@@ -16,7 +16,7 @@ from wavemorph.registration.deformable.optimizer import (
     PyramidLevel,
     optimize,
 )
-from wavemorph.registration.deformable.stage import _similarity_factory
+from wavemorph.registration.deformable.stage import similarity_factory
 from wavemorph.spatial import folding, inversion
 from wavemorph.spatial.displacement import invert, warp
 
@@ -48,7 +48,7 @@ def test_thirty_more_iterations_of_the_optimizer_are_at_most_three_more_waits(lo
         level = dataclasses.replace(LEVEL, iterations=iterations, segmentation=with_segmentation)
         schedule = OptimizationSchedule(levels=(level,), tolerance=-100.0)  # never converged
         log.clear()
-        optimize(problem, schedule, _similarity_factory(similarity, True))
+        optimize(problem, schedule, similarity_factory(similarity, True))
         waits.append(len(log.waits))
     assert waits[1] - waits[0] <= 3
     assert waits[0] <= 3 + 2  # and at most two for a level as such
@@ -58,7 +58,7 @@ def test_a_level_that_converges_ends_on_the_device_too(log):
     fixed, moving = images()
     done: list[float] = []
     schedule = OptimizationSchedule(levels=(dataclasses.replace(LEVEL, iterations=100),), tolerance=100.0)
-    optimize(OptimizationProblem(fixed, moving, torch.ones_like(fixed)), schedule, _similarity_factory("lncc", True),
+    optimize(OptimizationProblem(fixed, moving, torch.ones_like(fixed)), schedule, similarity_factory("lncc", True),
              progress=done.append)  # fmt: skip
     assert len(done) - 1 == 30  # the first look after the twentieth
 
