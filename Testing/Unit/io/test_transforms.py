@@ -6,8 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from wavemorph.errors import InputError
-from wavemorph.io.files import short_reason
+from wavemorph.errors import InputError, OutOfMemoryError
+from wavemorph.io.files import one_sentence, short_reason
 from wavemorph.io.transforms import read_transform
 
 RANDOM = np.random.default_rng(0)
@@ -169,3 +169,28 @@ def test_a_list_of_transforms_without_a_composite_is_refused(tmp_path):
     rest = second.read_text().split("\n", 1)[1].replace("#Transform 0", "#Transform 1")
     (tmp_path / "list.tfm").write_text(first.read_text() + rest)
     assert "lists 2 transforms" in refusal(tmp_path / "list.tfm")
+
+
+def test_a_lack_of_memory_while_reading_is_not_called_a_damaged_file(tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise RuntimeError("Exception thrown in SimpleITK ReadTransform: std::bad_alloc")
+
+    sitk.WriteTransform(sitk.Euler3DTransform(), str(tmp_path / "a.tfm"))
+    monkeypatch.setattr(sitk, "ReadTransform", exhausted)
+    with pytest.raises(OutOfMemoryError, match=r'Memory ran out while the transform "a\.tfm" was read'):
+        read_transform(tmp_path / "a.tfm")
+    with pytest.raises(OutOfMemoryError), one_sentence("The voxels cannot be read"):
+        exhausted()
+
+
+def test_reading_a_transform_leaves_no_temporary_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    sitk.WriteTransform(sitk.Euler3DTransform(), str(tmp_path / "a.tfm"))
+    seen = []
+    read = sitk.ReadTransform
+    monkeypatch.setattr(sitk, "ReadTransform", lambda path: (seen.append(path), read(path))[1])
+    read_transform(tmp_path / "a.tfm")
+    (path,) = seen
+    assert "/.wavemorph-" in path  # as a command that follows one that was killed finds and removes it
+    assert not list((tmp_path / "temporary").iterdir())

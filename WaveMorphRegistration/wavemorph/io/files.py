@@ -69,7 +69,7 @@ def open_image(path: Path, called: str, count: bool = True) -> sitk.ImageFileRea
         with quiet_itk():
             reader.ReadImageInformation()
     except RuntimeError as error:
-        _refuse_lack_of_memory(error, called)
+        refuse_lack_of_memory(error, called)
         if "orthonormal" in str(error):
             raise InputError(
                 f"The {called} has sheared axes, which ITK cannot represent; resample it onto a lattice of right "
@@ -89,7 +89,7 @@ def load_image(reader: sitk.ImageFileReader, called: str) -> sitk.Image:
         try:
             return reader.Execute()
         except RuntimeError as error:
-            _refuse_lack_of_memory(error, called)
+            refuse_lack_of_memory(error, called)
             raise
 
 
@@ -121,11 +121,18 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_sentence(what: str) -> Iterator[None]:
-    """SimpleITK's exceptions as an InputError."""
+    """SimpleITK's exceptions as an InputError, but a lack of memory as an OutOfMemoryError."""
     try:
         yield
     except RuntimeError as error:
+        refuse_lack_of_memory(error, "volume")
         raise InputError(f"{what} ({short_reason(error)}).") from error
+
+
+def refuse_lack_of_memory(error: RuntimeError, called: str) -> None:
+    """Raises OutOfMemoryError where that is the reason of an error while something was read."""
+    if is_out_of_memory(error):
+        raise OutOfMemoryError(f"Memory ran out while the {called} was read; close other programs.") from error
 
 
 def stored_length(path: Path) -> int:
@@ -149,8 +156,3 @@ def short_reason(error: Exception) -> str:
 
 def _quotable(name: str) -> str:
     return name.replace('"', "'")
-
-
-def _refuse_lack_of_memory(error: RuntimeError, called: str) -> None:
-    if is_out_of_memory(error):
-        raise OutOfMemoryError(f"Memory ran out while the {called} was read; close other programs.") from error

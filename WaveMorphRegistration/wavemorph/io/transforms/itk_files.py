@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import struct
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
+from ...system.private_folders import private_folder
 from ..files import quiet_itk
 from .hdf5 import Hdf5Error, Hdf5File
 
@@ -151,8 +151,8 @@ def _built(stored: _Stored) -> sitk.Transform:
         f"Parameters: {' '.join(map(repr, stored.parameters.tolist()))}",
         f"FixedParameters: {' '.join(map(repr, stored.fixed.tolist()))}",
     ]
-    with tempfile.TemporaryDirectory(prefix="wavemorph-") as folder, quiet_itk():
-        path = Path(folder) / "transform.tfm"
+    with private_folder() as folder, quiet_itk():
+        path = folder / "transform.tfm"
         path.write_text("\n".join(lines) + "\n", encoding="ascii")
         return sitk.ReadTransform(str(path))
 

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from ...errors import InputError
 from ..checks import check_axes, check_finite
-from ..files import existing, load_image, open_image, quiet_libraries, short_reason
+from ..files import existing, load_image, open_image, quiet_libraries, refuse_lack_of_memory, short_reason
 from ..formats import nifti
 from .foreign import refuse_foreign_field, refuse_foreign_file, refuse_positions
 from .itk_files import DimensionError, SeveralError, UnreadableError, read_itk_transform
@@ -45,6 +45,8 @@ def read_transform(path: str | os.PathLike, name: str = "transform") -> sitk.Tra
     except DimensionError as error:
         raise InputError(f"The {called} is {error.dimension}D; a 3D transform is needed.") from error
     except (UnreadableError, RuntimeError) as error:
+        if isinstance(error, RuntimeError):
+            refuse_lack_of_memory(error, called)
         reason = str(error) if isinstance(error, UnreadableError) else short_reason(error)
         raise InputError(
             f"The {called} cannot be read as a transform ({reason}); give a complete ITK transform (.h5, .tfm, .txt, "
