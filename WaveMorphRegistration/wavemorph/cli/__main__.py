@@ -1,8 +1,6 @@
 """`python -m wavemorph.cli` is the command `wavemorph`."""
 
-import sys
-
-from .main import main
+from .main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

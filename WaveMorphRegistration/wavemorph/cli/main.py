@@ -9,10 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ..errors import Cancelled, OutOfMemoryError, OutputError, WaveMorphError, is_out_of_memory
 from ..system.private_folders import remove_abandoned_folders
-from ..system.process import Interrupted, ended_by_signals, open_closed_streams, set_passive_wait
+from ..system.process import Interrupted, end_process, ended_by_signals, open_closed_streams, set_passive_wait
 from ..system.version import __version__
 from .progress import TerminalProgress
 
@@ -34,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_output()
         return _OUTPUT_CLOSED
+
+
+def program() -> NoReturn:
+    """The command as a program of its own."""
+    end_process(main())
 
 
 def _run(arguments: Sequence[str] | None) -> int:
