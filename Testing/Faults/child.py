@@ -211,9 +211,10 @@ def main() -> int:
         from wavemorph.worker import main as work
 
         return run(faults, work)
-    from wavemorph.cli.main import main as register
+    from wavemorph.cli.main import program as register
 
-    return run(faults, register, arguments)
+    sys.argv[1:] = arguments
+    return run(faults, register)
 
 
 if __name__ == "__main__":

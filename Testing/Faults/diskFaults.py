@@ -52,7 +52,7 @@ def disk_full(folder: Path) -> Iterator[Outcome]:
         bench.clear()
         for kilobytes in _sizes(sizes):
             with mounted(bench.out, f"size={kilobytes}k"):
-                finished = bench.run(arguments)
+                finished = bench.run(arguments, stdin=subprocess.DEVNULL)  # no fork: also the end of the process
                 wrong = [] if finished.code == 0 and bench.is_complete(outputs) else bench.wrong_after(finished)
             wrong += bench.wrong_in_next_run()
             bench.clear()
