@@ -16,20 +16,10 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
-from bench import KILLED, Bench, WorkerBench, contents, pair, wrong_words
+from bench import KILLED, contents, pair, wrong_words
 from wavemorph.errors import OutputError, WeightsError
 from wavemorph.io import outputs
 from wavemorph.models import weights
-
-
-@pytest.fixture
-def bench(tmp_path):
-    return Bench(tmp_path / "bench")
-
-
-@pytest.fixture
-def jobs(tmp_path):
-    return WorkerBench(tmp_path / "jobs")
 
 
 @contextlib.contextmanager

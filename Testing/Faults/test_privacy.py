@@ -11,21 +11,11 @@ import sys
 import canaries
 import pytest
 import SimpleITK as sitk
-from bench import CHILD, Bench, Finished, WorkerBench, contents, pair
+from bench import CHILD, Finished, contents, pair
 from canaries import IN_HEADERS, IN_NAMES
 from WaveMorphRegistrationLib.engine.jobFolders import removeFoldersOfDeadProcesses
 
 NO_NETWORK = [["start", 1, "network", None]]
-
-
-@pytest.fixture
-def bench(tmp_path):
-    return Bench(tmp_path / "bench")
-
-
-@pytest.fixture
-def jobs(tmp_path):
-    return WorkerBench(tmp_path / "jobs")
 
 
 @pytest.mark.parametrize(
