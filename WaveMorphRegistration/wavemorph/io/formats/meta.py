@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 from ...errors import InputError
 from .payload import Payload, refuse_short
+from .stated import data_file_names, whole_field, whole_number
 
 _BYTES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR", "MET_ASCII_CHAR"), 1),
@@ -18,7 +20,7 @@ _BYTES = {
 }
 _LONGEST_HEADER = 1 << 16
 _LONGEST_LINE = 4000
-_MOST_AXES, _MOST_COMPONENTS, _MOST_FILES = 4, 1024, 1 << 16
+_MOST_AXES, _MOST_COMPONENTS = 4, 1024
 _LARGEST = 1e9  # of a length in mm, or of a component of an axis
 # keys of numbers -> how many of them; n: of axes
 _NUMBERS = {
@@ -37,19 +39,20 @@ def is_meta(path: Path) -> bool:
 def check_header(path: Path, called: str, count: bool = True) -> None:
     """Check what a header states, and that the voxels are there; see `claims.check_claims`."""
     fields, listed, end = _header(path, called)
-    axes = _whole(fields, "NDims", called)
+    refuse = partial(_damaged, called)
+    axes = whole_field(fields, "NDims", refuse)
     if not 1 <= axes <= _MOST_AXES:
         raise _damaged(called, f"NDims is {axes}")
     for key, count_for in _NUMBERS.items():
         if key in fields:
             _check_numbers(key, fields[key], count_for(axes), called)
-    size = [_number(part, called) for part in fields.get("DimSize", "").split()]
+    size = [whole_number(part, refuse) for part in fields.get("DimSize", "").split()]
     if len(size) != axes or min(size) < 1:
         raise _damaged(called, f"DimSize is {fields.get('DimSize', '')[:80]!r}")
     kind = fields.get("ElementType", "")
     if kind not in _BYTES:
         raise _damaged(called, f"ElementType is {kind[:80]!r}")
-    components = _whole(fields, "ElementNumberOfChannels", called, 1)
+    components = whole_field(fields, "ElementNumberOfChannels", refuse, 1)
     if not 1 <= components <= _MOST_COMPONENTS:
         raise _damaged(called, f"ElementNumberOfChannels is {components}")
     payload = _payload(path, fields, listed, end, math.prod(size) * components, _BYTES[kind], called)
@@ -87,7 +90,8 @@ def _payload(
         encoding = "zlib"
     elif not _is_true(fields, "BinaryData", called, True):
         encoding, needed = "text", values
-    skip, stored = _whole(fields, "HeaderSize", called, 0), _whole(fields, "CompressedDataSize", called, 0)
+    refuse = partial(_damaged, called)
+    skip, stored = whole_field(fields, "HeaderSize", refuse, 0), whole_field(fields, "CompressedDataSize", refuse, 0)
     if stored < 0:
         raise _damaged(called, f"CompressedDataSize is {stored}")
     named = fields["ElementDataFile"]
@@ -95,29 +99,13 @@ def _payload(
         if encoding == "zlib" and not stored:  # ITK would decompress something else
             raise _damaged(called, "its voxels are compressed, and CompressedDataSize is not stated")
         return Payload([(path, end)], encoding, needed, most=stored)
-    files = [path.parent / name for name in _named(named, listed, called)]
+    wrong = refuse(f"ElementDataFile is {named[:80]!r}")
+    files = [path.parent / name for name in data_file_names(named, listed, _PATTERN, wrong)]
     if skip == -1 and encoding == "raw":  # the voxels are at the end
         return Payload([(file, 0) for file in files], encoding, needed)
     if skip < 0:
         raise _damaged(called, f"HeaderSize is {skip}")
     return Payload([(file, skip) for file in files], encoding, needed, most=stored)
-
-
-def _named(named: str, listed: list[str], called: str) -> list[str]:
-    """The names of the files with the voxels."""
-    if re.fullmatch(r"LIST(\s+\d)?", named):
-        names = [line.strip() for line in listed if line.strip()]
-    elif "%" in named:
-        match = _PATTERN.fullmatch(named)
-        first, last, step = (int(match[group]) for group in (2, 3, 4)) if match else (0, 0, 0)
-        if match is None or step < 1 or not first <= last <= first + step * _MOST_FILES:
-            raise _damaged(called, f"ElementDataFile is {named[:80]!r}")
-        names = [match[1] % number for number in range(first, last + 1, step)]
-    else:
-        names = [named]
-    if not 1 <= len(names) <= _MOST_FILES or max(map(len, names)) > 255:
-        raise _damaged(called, f"ElementDataFile is {named[:80]!r}")
-    return names
 
 
 def _check_numbers(key: str, text: str, count: int, called: str) -> None:
@@ -127,18 +115,6 @@ def _check_numbers(key: str, text: str, count: int, called: str) -> None:
         values = []
     if len(values) != count or not all(abs(value) <= _LARGEST for value in values):
         raise _damaged(called, f"{key} is {text[:80]!r}")
-
-
-def _whole(fields: dict[str, str], key: str, called: str, default: int | None = None) -> int:
-    if key not in fields and default is not None:
-        return default
-    return _number(fields.get(key, ""), called)
-
-
-def _number(text: str, called: str) -> int:
-    if not re.fullmatch(r"-?[0-9]{1,18}", text):
-        raise _damaged(called, f"{text[:80]!r} stands where a whole number is needed")
-    return int(text)
 
 
 def _is_true(fields: dict[str, str], key: str, called: str, default: bool = False) -> bool:

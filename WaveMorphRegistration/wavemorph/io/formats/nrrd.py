@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import SimpleITK as sitk
 
 from ...errors import InputError
 from .payload import Payload, refuse_short
+from .stated import data_file_names, whole_field, whole_number
 
 _SEGMENT_KEY = re.compile(r"Segment\d+_(ID|Name|LabelValue)")
 _BYTES = {
@@ -29,7 +31,7 @@ _ENCODINGS |= {"gz": "gzip", "gzip": "gzip", "bz2": "bzip2", "bzip2": "bzip2"}
 _ALIASES = {"datafile": "data file", "byteskip": "byte skip", "lineskip": "line skip"}
 _LONGEST_HEADER = 1 << 24  # segmentations keep much in it
 _LONGEST_FIELD = 800  # beyond 990 characters ITK's parser writes over its own memory when it reports an error
-_MOST_AXES, _MOST_FILES = 4, 1 << 16
+_MOST_AXES = 4
 _LARGEST_MM = 1e9
 _OF_LENGTHS = ("space directions", "space origin", "spacings", "axis mins", "axis maxs", "thicknesses")
 _OF_TEXT = ("content", "labels")  # as long as they like
@@ -74,14 +76,14 @@ def remarks_of(reader: sitk.ImageFileReader, called: str) -> tuple[str, ...]:
 def check_header(path: Path, called: str, count: bool = True) -> None:
     """Check what a header states, and that the voxels are there; see `claims.check_claims`."""
     header = _header(path, called)
-    fields = header.fields
+    fields, refuse = header.fields, partial(_damaged, called)
     for name, value in fields.items():
         if name not in _OF_TEXT and len(name) + len(value) > _LONGEST_FIELD:
             raise _damaged(called, f"the field {name[:40]!r} has {len(value)} characters")
         if name in _OF_LENGTHS:
             _check_lengths(name, value, called)
-    axes = _whole(fields, "dimension", called)
-    size = [_number(part, called) for part in fields.get("sizes", "").split()]
+    axes = whole_field(fields, "dimension", refuse)
+    size = [whole_number(part, refuse) for part in fields.get("sizes", "").split()]
     if not 1 <= axes <= _MOST_AXES or len(size) != axes or min(size) < 1:
         raise _damaged(called, f"its dimension is {axes} and its sizes are {fields.get('sizes', '')[:80]!r}")
     width = _BYTES.get(fields.get("type", "").lower())
@@ -129,14 +131,16 @@ def _header(path: Path, called: str) -> _Header:
 
 def _payload(path: Path, header: _Header, encoding: str, needed: int, called: str) -> Payload:
     """Where the voxels are."""
-    fields = header.fields
-    lines, skipped = _whole(fields, "line skip", called, 0), _whole(fields, "byte skip", called, 0)
+    fields, refuse = header.fields, partial(_damaged, called)
+    lines, skipped = whole_field(fields, "line skip", refuse, 0), whole_field(fields, "byte skip", refuse, 0)
     if not 0 <= lines <= _LONGEST_HEADER or skipped < (-1 if encoding == "raw" else 0):
         raise _damaged(called, f"it skips {lines} lines and {skipped} bytes")
     if "data file" in fields:
         if list(fields)[-1] != "data file":
             raise _damaged(called, "fields follow that of the data file")
-        files = [path.parent / name for name in _named(fields["data file"], header.listed, called)]
+        named = fields["data file"]
+        wrong = refuse(f"its data file is {named[:80]!r}")
+        files = [path.parent / name for name in data_file_names(named, header.listed, _PATTERN, wrong)]
         places = [(file, _after_lines(file, 0, lines)) for file in files]
     else:
         places = [(path, _after_lines(path, header.end, lines))]
@@ -159,23 +163,6 @@ def _after_lines(path: Path, start: int, count: int) -> int:
         return stream.tell()
 
 
-def _named(named: str, listed: list[str], called: str) -> list[str]:
-    """The names of the files with the voxels."""
-    if re.fullmatch(r"LIST(\s+\d)?", named):
-        names = [line.strip() for line in listed if line.strip()]
-    elif "%" in named:
-        match = _PATTERN.fullmatch(named)
-        first, last, step = (int(match[group]) for group in (2, 3, 4)) if match else (0, 0, 0)
-        if match is None or step < 1 or not first <= last <= first + step * _MOST_FILES:
-            raise _damaged(called, f"its data file is {named[:80]!r}")
-        names = [match[1] % number for number in range(first, last + 1, step)]
-    else:
-        names = [named]
-    if not 1 <= len(names) <= _MOST_FILES or max(map(len, names)) > 255:
-        raise _damaged(called, f"its data file is {named[:80]!r}")
-    return names
-
-
 def _check_lengths(name: str, text: str, called: str) -> None:
     """Numbers in mm, of which an axis that is none may have none or NaN."""
     for part in re.split(r"[\s(),]+", text):
@@ -186,18 +173,6 @@ def _check_lengths(name: str, text: str, called: str) -> None:
                 is_length = False
             if not is_length:
                 raise _damaged(called, f"its {name} are {text[:80]!r}")
-
-
-def _whole(fields: dict[str, str], key: str, called: str, default: int | None = None) -> int:
-    if key not in fields and default is not None:
-        return default
-    return _number(fields.get(key, ""), called)
-
-
-def _number(text: str, called: str) -> int:
-    if not re.fullmatch(r"-?[0-9]{1,18}", text):
-        raise _damaged(called, f"{text[:80]!r} stands where a whole number is needed")
-    return int(text)
 
 
 def _damaged(called: str, what: str) -> InputError:
