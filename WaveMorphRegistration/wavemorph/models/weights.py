@@ -22,9 +22,9 @@ from ..errors import SettingsError, WeightsError
 SHIPPED_FOLDER = Path(__file__).resolve().parent
 DEFAULT_MODEL = "wavemorph"
 SEGMENTATION_MODEL = "brain-segmentation"
-# Names in files of earlier versions
 _MOST_PARTS, _LARGEST_NUMBER = 64, 4096  # of lists in a configuration, and of numbers
 _LARGEST_COUNT, _LARGEST_KERNEL, _MOST_CHANNELS = 64, 15, 1024
+# Names in files of earlier versions
 _LEGACY_CARD_KEYS = {"licence": "license"}
 _LEGACY_OUTPUTS = {"anatomy": "segmentation"}
 _LEGACY_TENSOR_NAMES = {"reach": "depthwise", "carry": "shortcut"}

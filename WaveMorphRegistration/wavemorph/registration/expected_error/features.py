@@ -8,13 +8,11 @@ mean the same for subjects of any size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
-from ...similarity.mind import MindSsc
 from ...spatial.displacement import (
     compose,
     gradient,
@@ -90,12 +88,12 @@ class _CoarseCopy:
             return F.avg_pool3d(image, factor)
 
         self.problem = OptimizationProblem(
-            coarse(working.fixed),
-            coarse(working.moving),
-            coarse(working.weight),
-            fixed_scanned=_whole(working.fixed_scanned, coarse),
-            moving_scanned=_whole(working.moving_scanned, coarse),
-        )
+            working.fixed,
+            working.moving,
+            working.weight,
+            fixed_scanned=working.fixed_scanned,
+            moving_scanned=working.moving_scanned,
+        ).downsampled(factor)
         self.warped, self.seen, self.inside = coarse(warped), coarse(seen), coarse(outline)
         self.displacement = coarse(displacement) / factor
 
@@ -112,16 +110,12 @@ def _disagreements(coarse: _CoarseCopy, aligned: AlignedPair, contrast: Contrast
     schedule = replace(_SCHEDULE, levels=levels)
     backward = optimize(problem.reversed(), _CONTINUED, make, invert(found))
     independent = optimize(problem.reversed(), schedule, make)
-    other = optimize(problem, schedule, _make_mind)
+    other = optimize(problem, schedule, similarity_factory("mind", contrast.same))
     return {
         "backward": _log_length(compose(backward, found)),
         "independent": _log_length(compose(independent, found)),
         "other": _log_length(other - found),
     }
-
-
-def _make_mind(fixed, moving, weight, level, same_subject, scanned=None) -> MindSsc:
-    return MindSsc(fixed, moving, weight, scanned)
 
 
 def _appearance(coarse: _CoarseCopy) -> dict[str, torch.Tensor]:
@@ -155,11 +149,6 @@ def _compared(working: WorkingPair, displacement: torch.Tensor) -> torch.Tensor:
     if working.moving_scanned is not None:
         weight = weight * warp_image(working.moving_scanned, displacement)
     return weight if working.fixed_scanned is None else weight * working.fixed_scanned
-
-
-def _whole(scanned: torch.Tensor | None, coarse: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor | None:
-    """1 in coarse voxels that were scanned entirely; None where all were."""
-    return None if scanned is None else (coarse(scanned) > 1 - 1e-4).float()
 
 
 def _log_length(vectors: torch.Tensor) -> torch.Tensor:
