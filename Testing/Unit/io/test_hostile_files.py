@@ -64,6 +64,14 @@ def test_a_nrrd_file_that_is_cut_short_is_refused_and_a_whole_one_read(tmp_path,
     assert "cut short" in refusal(read_volume, tmp_path / "volume.nhdr")
 
 
+def test_a_gipl_file_that_states_more_voxels_than_it_holds_is_refused_and_a_whole_one_read(tmp_path):
+    content = written(".gipl")
+    (tmp_path / "volume.gipl").write_bytes(content)
+    assert np.array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "volume.gipl").image), voxels())
+    (tmp_path / "volume.gipl").write_bytes(content[:4] + struct.pack(">H", 2053) + content[6:])
+    assert "7 x 6 x 2053 x 1 voxels and holds fewer" in refusal(read_volume, tmp_path / "volume.gipl")
+
+
 def test_an_mrc_file_that_states_more_voxels_than_it_holds_is_refused_and_a_whole_one_read(tmp_path):
     content = written(".mrc")
     (tmp_path / "volume.mrc").write_bytes(content)
@@ -247,13 +255,14 @@ def test_a_saved_result_whose_field_has_a_damaged_header_is_refused_in_one_sente
         assert "cannot be read" in refusal(Registration.load, tmp_path)
 
 
-def test_a_b_spline_whose_nodes_lie_in_one_place_is_refused(tmp_path):
+@pytest.mark.parametrize(("first", "values"), [(7, ["1e-300"] * 3), (11, ["2e-314"])], ids=["spacing", "direction"])
+def test_a_b_spline_whose_lattice_itk_cannot_invert_is_refused(tmp_path, first, values):
     spline = sitk.BSplineTransformInitializer(sitk.Image((8, 8, 8), sitk.sitkUInt8), (2, 2, 2))
     sitk.WriteTransform(spline, str(tmp_path / "spline.tfm"))
     lines = (tmp_path / "spline.tfm").read_text().splitlines()
     fixed = next(n for n, line in enumerate(lines) if line.startswith("FixedParameters"))
     numbers = lines[fixed].split()
-    numbers[7:10] = ["1e-300"] * 3
+    numbers[first : first + len(values)] = values
     lines[fixed] = " ".join(numbers)
     (tmp_path / "spline.tfm").write_text("\n".join(lines) + "\n")
     assert "no usable size, spacing or direction" in refusal(read_transform, tmp_path / "spline.tfm")

@@ -259,6 +259,7 @@ def _check_lattice(stored: _Stored) -> None:
         raise UnreadableError(f"its lattice has {len(stored.fixed)} numbers")
     size, spacing, direction = stored.fixed[:3], stored.fixed[6:9], stored.fixed[9:].reshape(3, 3)
     no_lattice = np.any(size < 1) or np.any(size % 1) or np.any(spacing < _LEAST_SPACING_MM)
+    no_lattice |= np.any((direction != 0) & (abs(direction) < np.finfo(float).tiny))  # ITK inverts it to anything
     if no_lattice or abs(np.linalg.det(direction)) < _LEAST_VOLUME:
         raise UnreadableError("its lattice has no usable size, spacing or direction")
     nodes = math.prod(int(side) for side in size)
