@@ -23,10 +23,10 @@ LAYERS = {
     "evaluation": {"io"},
     "models": set(),
     "spatial": {"system"},
-    "similarity": {"spatial"},
     "network": {"spatial"},
-    "registration": {"io", "models", "network", "similarity", "spatial", "system"},
+    "registration": {"io", "models", "network", "spatial", "system"},
     "training": {"io", "network", "registration", "spatial"},
+    "cohort": {"evaluation", "io", "registration", "spatial", "system", "training"},
     "cli": {"evaluation", "io", "models", "system"},
     "worker": {"system"},
 }

@@ -14,12 +14,12 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
-from ..similarity.contrast import global_correlation
-from ..similarity.lncc import LocalCorrelation
-from ..similarity.mutual_information import MutualInformation
 from ..spatial.displacement import warp_image
 from ..spatial.preprocessing import WorkingPair
 from .segmentation.brain import matrix_of
+from .similarity.contrast import global_correlation
+from .similarity.lncc import LocalCorrelation
+from .similarity.mutual_information import MutualInformation
 
 _SPACING_MM = 2.5  # for a head, of the coarse copy
 _RADIUS_VOXELS = 3  # of windows

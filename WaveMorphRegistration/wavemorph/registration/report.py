@@ -13,7 +13,6 @@ from ..io.points import transform_points
 from ..io.result import Registration, displacement_transform
 from ..models.weights import LoadedModel
 from ..settings import Settings
-from ..similarity.lncc import LocalCorrelation
 from ..spatial.displacement import warp_image
 from ..spatial.folding import folding_mask
 from ..spatial.grid import WorkingGrid, tensor_from_array
@@ -24,6 +23,7 @@ from ..spatial.subject import Subject
 from ..system.machine import peak_memory
 from ..system.version import __version__
 from .segmentation.brain import matrix_of
+from .similarity.lncc import LocalCorrelation
 
 _CONSISTENCY_POINTS = 5000
 _SIMILARITY_MEASURE = "squared local correlation, 6 voxels"

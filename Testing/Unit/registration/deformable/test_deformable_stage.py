@@ -17,9 +17,9 @@ from wavemorph.registration import pipeline
 from wavemorph.registration.deformable import stage
 from wavemorph.registration.deformable.optimizer import PyramidLevel
 from wavemorph.registration.schedules import body_schedule
-from wavemorph.similarity.lncc import LocalCorrelation
-from wavemorph.similarity.mind import MindSsc
-from wavemorph.similarity.mutual_information import MutualInformation
+from wavemorph.registration.similarity.lncc import LocalCorrelation
+from wavemorph.registration.similarity.mind import MindSsc
+from wavemorph.registration.similarity.mutual_information import MutualInformation
 from wavemorph.spatial.filters import smooth
 from wavemorph.spatial.preprocessing import Pair, WorkingPair
 

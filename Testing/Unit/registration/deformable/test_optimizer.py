@@ -15,8 +15,8 @@ from wavemorph.registration.deformable.optimizer import (
     PyramidLevel,
     optimize,
 )
-from wavemorph.similarity.lncc import LocalCorrelation
-from wavemorph.similarity.segmentation import SegmentationDifference
+from wavemorph.registration.similarity.lncc import LocalCorrelation
+from wavemorph.registration.similarity.segmentation import SegmentationDifference
 from wavemorph.spatial.displacement import invert, resize, warp
 from wavemorph.spatial.filters import smooth
 

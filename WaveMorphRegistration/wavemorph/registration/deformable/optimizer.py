@@ -16,11 +16,11 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from ...similarity.base import ImageSimilarity
-from ...similarity.segmentation import SegmentationDifference
 from ...spatial.displacement import border_taper, compose_small_step, invert, length, resize, warp_image
 from ...spatial.filters import apply_in_slabs, smooth
 from ...system.strategy import strategy_for
+from ..similarity.base import ImageSimilarity
+from ..similarity.segmentation import SegmentationDifference
 
 _MANY_PLANES = 64  # from here on the reference gradient is measured in a quarter of the planes
 _MIN_ITERATIONS = 20  # before convergence is tested

@@ -8,11 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from ...similarity.base import ImageSimilarity
-from ...similarity.contrast import contrast_agreement, global_correlation
-from ...similarity.lncc import LocalCorrelation
-from ...similarity.mind import MindSsc
-from ...similarity.mutual_information import MutualInformation
 from ...spatial.displacement import resize
 from ...spatial.folding import remove_folds
 from ...spatial.inversion import regularize_and_invert
@@ -30,6 +25,11 @@ from ..schedules import (
     choose_schedule,
     with_smoothness,
 )
+from ..similarity.base import ImageSimilarity
+from ..similarity.contrast import contrast_agreement, global_correlation
+from ..similarity.lncc import LocalCorrelation
+from ..similarity.mind import MindSsc
+from ..similarity.mutual_information import MutualInformation
 from ..state import AlignedPair
 from .inference import predict
 from .optimizer import OptimizationProblem, OptimizationSchedule, PyramidLevel, SimilarityFactory, optimize

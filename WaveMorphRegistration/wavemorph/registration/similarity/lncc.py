@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..spatial.filters import box_mean
+from ...spatial.filters import box_mean
 from .base import ImageSimilarity
 
 _MIN_COVERAGE = 1e-3  # of a window, against division by zero where nothing was scanned

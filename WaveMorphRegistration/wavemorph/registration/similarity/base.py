@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from ..spatial.displacement import gradient_wrt_displacement, warp_image
+from ...spatial.displacement import gradient_wrt_displacement, warp_image
 
 
 class Similarity(Protocol):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from displacements import smooth_noise
-from wavemorph.similarity.lncc import LocalCorrelation
-from wavemorph.similarity.mind import MindSsc
+from wavemorph.registration.similarity.lncc import LocalCorrelation
+from wavemorph.registration.similarity.mind import MindSsc
 
 SIZE = (13, 14, 15)
 MODES = [(signed, stride) for signed in (True, False) for stride in (1, 2)]

@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..spatial.displacement import constant, gradient_wrt_displacement, lattice_size, resize, warp
+from ...spatial.displacement import constant, gradient_wrt_displacement, lattice_size, resize, warp
 
 
 class SegmentationDifference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..spatial.filters import smooth
+from ...spatial.filters import smooth
 from .base import ImageSimilarity
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
-from wavemorph.similarity.contrast import contrast_agreement, global_correlation
-from wavemorph.similarity.lncc import LocalCorrelation
-from wavemorph.similarity.mind import MindSsc, SquaredDifference
-from wavemorph.similarity.mutual_information import MutualInformation
-from wavemorph.similarity.segmentation import SegmentationDifference
+from wavemorph.registration.similarity.contrast import contrast_agreement, global_correlation
+from wavemorph.registration.similarity.lncc import LocalCorrelation
+from wavemorph.registration.similarity.mind import MindSsc, SquaredDifference
+from wavemorph.registration.similarity.mutual_information import MutualInformation
+from wavemorph.registration.similarity.segmentation import SegmentationDifference
 from wavemorph.spatial.displacement import warp_image
 from wavemorph.spatial.filters import smooth
 
