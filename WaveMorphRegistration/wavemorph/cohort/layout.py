@@ -1,0 +1,46 @@
+"""Where the outputs of a study go. Does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from .subjects import Subject
+
+OUTPUTS: Mapping[str, str] = {
+    "transform": "fixed_to_moving.h5",
+    "inverse": "moving_to_fixed.h5",
+    "warped": "registered.nii.gz",
+    "jacobian": "jacobian.nii.gz",
+    "error_map": "expected_error.nii.gz",
+    "report": "report.json",
+}
+
+
+class Layout(Protocol):
+    """The names of the files of a study below one folder."""
+
+    folder: Path
+
+    def path(self, subject: Subject, output: str) -> Path:
+        """The file for one of `OUTPUTS` of a subject."""
+        ...
+
+    def write_description(self) -> None:
+        """Write the files that describe the study as a whole."""
+        ...
+
+
+class PlainLayout:
+    """A folder for each subject: FOLDER/NAME/registered.nii.gz."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def path(self, subject: Subject, output: str) -> Path:
+        """See `Layout.path`."""
+        return self.folder / subject.name / OUTPUTS[output]
+
+    def write_description(self) -> None:
+        """Nothing: the table of subjects says it all."""
