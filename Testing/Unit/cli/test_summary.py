@@ -57,3 +57,12 @@ def test_the_first_lines_are_the_verdict_and_its_reasons_which_are_not_repeated_
     ]
     assert sum("Look." in line for line in lines) == 1
     assert summary(REPORT).splitlines()[0] == "verdict              good"
+
+
+@pytest.mark.parametrize("level", ["good", "check", "do not trust"])
+def test_the_expected_error_is_told_where_it_holds_alone(level):
+    expected = {"probability_percent": 90, "median_mm": 1.25, "p95_mm": 3.5}
+    text = summary({**REPORT, "expected_error": expected, "verdict": {"level": level, "reasons": []}})
+    line = next(line for line in text.splitlines() if line.startswith("expected error"))
+    assert ("1.25 mm" in line) == (level != "do not trust")
+    assert ("not known" in line) == (level == "do not trust")

@@ -99,3 +99,28 @@ def test_doubtful_sizes_are_part_of_the_verdict(tiny_pair):
     report = register(fixed, phantoms.scaled(moving, 3.5), Settings(transform_type="affine", weights="none")).report
     assert report["verdict"]["level"] != GOOD
     assert any("spacing of one of them is wrong" in reason for reason in report["verdict"]["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("gain", "segmented", "level"),
+    [
+        (None, True, GOOD),
+        (-0.03, True, GOOD),
+        (0.01, True, CHECK),
+        (0.01, False, GOOD),
+        (0.03, False, CHECK),
+        (0.2, True, DO_NOT_TRUST),
+        (0.2, False, DO_NOT_TRUST),
+    ],
+)
+def test_a_pair_that_agrees_better_when_mirrored_is_not_good(gain, segmented, level):
+    report = {**RIGHT, "mirrored_gain": gain, "segmentation": RIGHT["segmentation"] if segmented else None}
+    found = judge(report)
+    assert found["level"] == level
+    assert (level == GOOD) == (found["reasons"] == [])
+    if level != GOOD:
+        assert found["reasons"][0].startswith("The volumes agree better where the moving one is mirrored")
+
+
+def test_a_wrong_pair_stays_wrong_where_a_mirrored_one_agrees_a_little_better():
+    assert judge({**WRONG, "mirrored_gain": 0.03})["level"] == DO_NOT_TRUST

@@ -19,7 +19,7 @@ def summary(report: dict[str, Any]) -> str:
         f"similarity           {similarity['before']:.3f} -> {similarity['after']:.3f} ({similarity['measure']})",
         *_segmentation_line(report["segmentation"]),
         *_map_lines(report),
-        *_expected_error_line(report.get("expected_error")),
+        *_expected_error_line(report.get("expected_error"), verdict["level"]),
         *_stored_line(report.get("stored")),
         f"time                 {format_duration(seconds['total'])} on {report['device']['type']} (s: {stages})",
         f"peak memory          {report['peak_memory_mb']['process']:.0f} MB",
@@ -44,9 +44,11 @@ def _map_lines(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _expected_error_line(expected: dict[str, Any] | None) -> list[str]:
+def _expected_error_line(expected: dict[str, Any] | None, level: str) -> list[str]:
     if expected is None:
         return []
+    if level == "do not trust":
+        return ["expected error       not known: an alignment that is wrong as a whole can agree with itself"]
     return [
         f"expected error       {expected['probability_percent']:.0f} % of errors below {expected['median_mm']:.2f} mm "
         f"(median voxel), {expected['p95_mm']:.2f} mm (95th percentile of voxels)"

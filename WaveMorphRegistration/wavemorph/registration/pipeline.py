@@ -38,6 +38,7 @@ from .deformable.stage import (
 )
 from .evidence import evidence
 from .expected_error.estimate import estimate_error
+from .laterality import mirrored_gain
 from .linear.stage import align_linearly
 from .report import describe_subject, determinant_of, linear_quality, provenance, quality, quality_warnings
 from .schedules import BYTES_PER_VOXEL, MARGIN_MM, MEMORY_RETRY_FACTOR, SKULL_STRIPPED_MARGIN_MM, SPACING_MM
@@ -266,6 +267,7 @@ def _report(
         "evidence": evidence(
             aligned.working, aligned.linear.affine, displacement, aligned.spacing_mm, job.pair.length_scale
         ),
+        "mirrored_gain": mirrored_gain(job.pair, aligned.linear.affine, segmentation),
         "contrast": {
             "agreement": round(contrast.agreement, 3),
             "correlation": round(contrast.correlation, 3),

@@ -14,6 +14,8 @@ _MAX_OF_GOOD, _MAX_OF_CHECK = 0.28, 0.7
 _MIN_CONTRIBUTION = 0.5  # log-odds against the usual right pair, from which a number is a reason
 # A linear map leaves the similarity low: of 23 right pairs one has a smaller margin, of 7 wrong ones none a larger one.
 _MIN_MARGIN_OF_LINEAR = 0.04
+# How much better a mirrored moving volume may agree (`laterality.mirrored_gain`), for brains and for other subjects.
+_MAX_MIRRORED_GAIN, _MAX_MIRRORED_GAIN_OF_BODY, _MAX_MIRRORED_GAIN_OF_CHECK = 0.005, 0.02, 0.05
 _BIAS = -2.433
 # (weight in the log-odds, mean of the right pairs) of each of `features`
 _WEIGHTS: dict[str, tuple[float, float]] = {
@@ -31,6 +33,10 @@ _WEIGHTS: dict[str, tuple[float, float]] = {
 _NOT_ALIGNED = (
     "The volumes hardly agree more than misaligned copies of them do (local correlation {similarity:.2f}, misaligned "
     "{similarity_shifted:.2f}); they may show different anatomy, or the alignment has failed."
+)
+_MIRRORED = (
+    "The volumes agree better where the moving one is mirrored (by {gain:.3f} of squared local correlation); left and "
+    "right may be exchanged in one of the files."
 )
 _REASONS = {
     "similarity": _NOT_ALIGNED,
@@ -81,12 +87,22 @@ def judge(report: dict, length_scale: float = 1.0) -> dict:
         level, reasons = CHECK, [_NOT_ALIGNED.format(**report["evidence"])]
     elif report["warnings"]:
         level = CHECK
+    level = max(level, _level_of_mirrored(report), key=LEVELS.index)
+    if _level_of_mirrored(report) != GOOD:
+        reasons.insert(0, _MIRRORED.format(gain=report["mirrored_gain"]))
     reasons += report["warnings"]
     return {
         "level": level,
         "reasons": list(dict.fromkeys(reasons)),
         "probability_wrong": round(probability, 3),
     }
+
+
+def _level_of_mirrored(report: dict) -> str:
+    """The best level that a pair may have that would agree better if one of its volumes were mirrored."""
+    gain = report.get("mirrored_gain") or 0.0
+    limit = _MAX_MIRRORED_GAIN_OF_BODY if report["segmentation"] is None else _MAX_MIRRORED_GAIN
+    return GOOD if gain <= limit else CHECK if gain <= _MAX_MIRRORED_GAIN_OF_CHECK else DO_NOT_TRUST
 
 
 def _sentences(found: dict[str, float], log_odds: dict[str, float], length_scale: float) -> list[str]:

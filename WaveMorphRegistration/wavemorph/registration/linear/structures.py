@@ -36,6 +36,15 @@ def align_structures(
     return _affine_of(matrix), fine.mean_soft_dice(matrix)
 
 
+def refine_structures(
+    fixed: BrainSegmentation, moving: BrainSegmentation, start: sitk.AffineTransform
+) -> tuple[sitk.AffineTransform, float]:
+    """`align_structures` from a start that is some millimeters off at most, by a third of the points."""
+    cost = _SoftSegmentationCost(fixed, moving, _FINE_MM, every=3)
+    matrix = cost.levenberg_marquardt(matrix_of(start), _FINE_STEPS)
+    return _affine_of(matrix), cost.mean_soft_dice(matrix)
+
+
 def structure_dice(fixed: BrainSegmentation, moving: BrainSegmentation, affine: sitk.Transform) -> float:
     """Mean soft Dice of the structures under an affine, fixed points -> moving points, LPS mm."""
     return _SoftSegmentationCost(fixed, moving, _FINE_MM).mean_soft_dice(matrix_of(affine))
@@ -44,15 +53,15 @@ def structure_dice(fixed: BrainSegmentation, moving: BrainSegmentation, affine: 
 class _SoftSegmentationCost:
     """The squared difference of probability maps at one resolution, in and near the fixed brain.
 
-    Matrices are 4x4, fixed LPS mm -> moving LPS mm.
+    Matrices are 4x4, fixed LPS mm -> moving LPS mm. every: of so many points one is used.
     """
 
-    def __init__(self, fixed: BrainSegmentation, moving: BrainSegmentation, spacing_mm: float):
+    def __init__(self, fixed: BrainSegmentation, moving: BrainSegmentation, spacing_mm: float, every: int = 1):
         maps, grid = downsampled_maps(fixed.probabilities, fixed.grid, spacing_mm)
         self._moving, self._moving_grid = downsampled_maps(moving.probabilities, moving.grid, spacing_mm)
         near = F.max_pool3d(1 - maps[:, :1], 5, 1, 2)[0, 0] > 0.1
-        kji = near.nonzero()
-        self._fixed = maps[0, 1:, near].double()
+        kji = near.nonzero()[::every]
+        self._fixed = maps[0, 1:, near][:, ::every].double()
         ones = torch.ones(len(kji), 1)
         self._points = torch.cat([kji.flip(1), ones], 1).double() @ _as_tensor(grid.matrix).T
         amount = self._fixed.sum(1).clamp(min=1)
