@@ -35,8 +35,8 @@ def mirrored_gain(pair: Pair, affine: sitk.AffineTransform, segmentation: PairSe
     """By how much the volumes would agree better if the moving one were mirrored; below 0 where they would agree less.
 
     The difference of squared local correlations under the best affine of either kind, and for brains twice that of the
-    structures' mean Dice. None where the affine does not map left and right onto left and right, or where too little can
-    be compared. affine: of the linear stage, fixed points -> moving points, LPS mm.
+    structures' mean Dice. None where the affine does not map left and right onto left and right, or too little can be
+    compared. affine: of the linear stage, fixed points -> moving points, LPS mm.
     """
     matrix = np.reshape(affine.GetMatrix(), (3, 3))
     if abs(matrix[0, 0]) < _MIN_COSINE * np.linalg.norm(matrix[:, 0]):
