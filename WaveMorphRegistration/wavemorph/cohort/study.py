@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError, OutputError, SettingsError, WaveMorphError
 from ..io.images import validate_image
+from ..io.outputs import Outputs
 from ..io.reading import read_volume
 from ..io.result import check_store_spacing
 from ..settings import Settings
@@ -121,6 +122,7 @@ def _register_all(jobs: dict[str, SubjectJob], rows: StudyTable, runner: Runner)
             if isinstance(outcome, Exception):
                 remove_outputs(jobs[name])
                 outcome = failed_row(name, _sentence(outcome))
+            Outputs.files_written += outcome.get("files_written", 0)  # by other processes, for this one
             rows.add(outcome)
     finally:
         rows.write()

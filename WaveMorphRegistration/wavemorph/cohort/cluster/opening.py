@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import tempfile
+import signal
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ...errors import ClusterError, SettingsError
@@ -17,6 +18,7 @@ try:
 except ImportError as error:
     raise ClusterError("Work on many subjects needs Dask; install it: pip install 'wavemorph[cohort]'.") from error
 
+from ...system.private_folders import private_folder
 from .dask_runner import DaskRunner, Progress
 from .plan import PEAK_BYTES, Plan, plan_workers, this_machine
 from .task import versions
@@ -55,11 +57,12 @@ def local_runner(
     """
     plan = plan_workers(this_machine(), workers, device)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="wavemorph-dask-"))
+        folder = stack.enter_context(private_folder())
         stack.enter_context(dask.config.set(_CONFIGURATION))
         stack.enter_context(_quiet())
         cluster = stack.enter_context(_local_cluster(plan, folder))
         client = stack.enter_context(distributed.Client(cluster))
+        client.register_plugin(_EndedByClient())
         words = f"{plan.workers} worker{'s' * (plan.workers > 1)} of {plan.threads} thread{'s' * (plan.threads > 1)}"
         yield DaskRunner(
             client,
@@ -135,8 +138,16 @@ def slurm_job(keys: Sequence[str]) -> dict[str, Any]:
     return job
 
 
+class _EndedByClient(distributed.WorkerPlugin):
+    """A Ctrl-C of the terminal goes to all processes; workers leave it to the client, which ends them."""
+
+    def setup(self, worker: distributed.Worker) -> None:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
-def _local_cluster(plan: Plan, folder: str) -> Iterator[distributed.LocalCluster]:
+def _local_cluster(plan: Plan, folder: Path) -> Iterator[distributed.LocalCluster]:
     has_dashboard = importlib.util.find_spec("bokeh") is not None
     try:
         cluster = distributed.LocalCluster(
@@ -145,7 +156,7 @@ def _local_cluster(plan: Plan, folder: str) -> Iterator[distributed.LocalCluster
             processes=True,
             host="127.0.0.1",
             memory_limit=plan.bytes_each,
-            local_directory=folder,
+            local_directory=str(folder),
             dashboard_address="127.0.0.1:0" if has_dashboard else None,
             worker_dashboard_address=None,
             silence_logs=logging.CRITICAL,
