@@ -25,10 +25,10 @@ from .task import versions
 
 _SECONDS_TO_ANSWER = 10  # of a scheduler in the same network; Dask's own limit is 30
 _SECONDS_TO_HAVE_WORKERS = 30
-_ATTEMPTS = 3  # of a job whose worker is killed
 # A worker holds little of Dask's own data: neither spilled nor paused, and the system ends it where memory runs out
 _CONFIGURATION = {
-    "distributed.scheduler.allowed-failures": _ATTEMPTS - 1,
+    "distributed.scheduler.allowed-failures": 1,  # and once more alone
+    "distributed.scheduler.worker-saturation": 1.0,  # jobs are long: a worker needs no queue
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
@@ -109,7 +109,11 @@ def slurm_runner(keys: Sequence[str], workers: int, progress: Progress | None = 
         stack.enter_context(dask.config.set(_CONFIGURATION))
         stack.enter_context(_quiet())
         try:
-            cluster = stack.enter_context(SLURMCluster(worker_extra_args=["--nthreads", "1"], **job))
+            cluster = stack.enter_context(
+                SLURMCluster(
+                    worker_extra_args=["--nthreads", "1"], scheduler_options={"dashboard_address": ":0"}, **job
+                )
+            )
             cluster.scale(n=workers)
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise ClusterError(f"Slurm does not take the jobs ({_reason(error)}); check its keys.") from error
@@ -148,7 +152,6 @@ class _EndedByClient(distributed.WorkerPlugin):
 
 @contextlib.contextmanager
 def _local_cluster(plan: Plan, folder: Path) -> Iterator[distributed.LocalCluster]:
-    has_dashboard = importlib.util.find_spec("bokeh") is not None
     try:
         cluster = distributed.LocalCluster(
             n_workers=plan.workers,
@@ -157,8 +160,8 @@ def _local_cluster(plan: Plan, folder: Path) -> Iterator[distributed.LocalCluste
             host="127.0.0.1",
             memory_limit=plan.bytes_each,
             local_directory=str(folder),
-            dashboard_address="127.0.0.1:0" if has_dashboard else None,
-            worker_dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # the default listens to all hosts
+            worker_dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
             security=True if importlib.util.find_spec("cryptography") else None,
         )
