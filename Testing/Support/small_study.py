@@ -9,7 +9,7 @@ from pathlib import Path
 import phantoms
 import SimpleITK as sitk
 from wavemorph import Settings
-from wavemorph.cohort.registering import SubjectJob, register_subject
+from wavemorph.cohort.study.registering import SubjectJob, register_subject
 
 SETTINGS = Settings(affine=False, weights="none", threads=1, spacing_mm=8.0)
 KILLED = "killed"  # a file in the folder of a study

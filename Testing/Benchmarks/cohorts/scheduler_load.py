@@ -22,9 +22,9 @@ from pathlib import Path
 import psutil
 from wavemorph import Settings
 from wavemorph.cohort.layout import OUTPUTS, PlainLayout
-from wavemorph.cohort.registering import SubjectJob
+from wavemorph.cohort.study.registering import SubjectJob
+from wavemorph.cohort.study.table import NUMBERS, StudyTable
 from wavemorph.cohort.subjects import Subject
-from wavemorph.cohort.table import NUMBERS, StudyTable
 
 _ADDRESS = "tcp://127.0.0.1:{}"
 

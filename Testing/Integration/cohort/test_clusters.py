@@ -24,10 +24,10 @@ from small_study import (
     write_heads,
 )
 from wavemorph import cohort
-from wavemorph.cohort import study as studies
 from wavemorph.cohort.cluster import opening
 from wavemorph.cohort.cluster.opening import local_runner, tcp_runner
 from wavemorph.cohort.cluster.plan import Machine
+from wavemorph.cohort.study import run as studies
 from wavemorph.errors import ClusterError
 
 QUIET = ("--no-dashboard", "--host", "127.0.0.1")  # options of Dask's commands

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from small_study import damage
-from wavemorph.cohort.records import Record, checksum, provenance, record_path
+from wavemorph.cohort.study.records import Record, checksum, provenance, record_path
 from wavemorph.models import weights
 from wavemorph.settings import Settings
 
@@ -67,7 +67,7 @@ def test_a_record_holds_for_the_same_volumes_settings_and_files_only(study):
 
 def test_a_record_does_not_hold_for_another_volume_or_version(study, monkeypatch):
     record = Record(made_from(study), {}, {})
-    monkeypatch.setattr("wavemorph.cohort.records.__version__", "0.0.0")
+    monkeypatch.setattr("wavemorph.cohort.study.records.__version__", "0.0.0")
     assert not record.holds(made_from(study), [], study)
     monkeypatch.undo()
     damage(study / "a.nii")

@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as sitk
 from small_study import SETTINGS, damage, write_heads
 from wavemorph import cohort
-from wavemorph.cohort import registering
 from wavemorph.cohort.runner import SerialRunner
+from wavemorph.cohort.study import registering
 from wavemorph.errors import InputError, OutputError, SettingsError
 from wavemorph.system.private_folders import lock_folder, unlock
 

@@ -6,8 +6,8 @@ import csv
 
 import pandas as pd
 import pytest
-from wavemorph.cohort.study import read_table
-from wavemorph.cohort.table import COLUMNS, StudyTable, failed_row, row_of_report
+from wavemorph.cohort.study.run import read_table
+from wavemorph.cohort.study.table import COLUMNS, StudyTable, failed_row, row_of_report
 from wavemorph.errors import OutputError
 
 REPORT = {

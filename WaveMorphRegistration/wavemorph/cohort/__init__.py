@@ -12,7 +12,7 @@ __all__ = ["run"]
 
 def __getattr__(name: str) -> Any:
     if name == "run":
-        from .study import run
+        from .study.run import run
 
         return run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import register
-from ..errors import InputError
-from ..io.files import short_reason
-from ..io.outputs import REGISTRATION_OUTPUTS, Outputs, Writer
-from ..io.result import Registration
-from ..settings import Settings
+from ... import register
+from ...errors import InputError
+from ...io.files import short_reason
+from ...io.outputs import REGISTRATION_OUTPUTS, Outputs, Writer
+from ...io.result import Registration
+from ...settings import Settings
+from ..subjects import Subject
 from .records import Record, checksum, provenance, record_path
-from .subjects import Subject
 from .table import row_of_report
 
 
