@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import pickle
@@ -48,6 +49,9 @@ def sleep(job: tuple[SubjectJob, float]) -> dict:
 def start_workers(address: str, count: int) -> None:
     """Run workers in this process until it is ended."""
     from distributed import Worker
+    from wavemorph.cohort.cluster import task
+
+    task._one_job = contextlib.nullcontext()  # these workers are in one process, and only sleep
 
     async def run() -> None:
         # one after another: a connection takes a while, and the scheduler waits for some seconds only

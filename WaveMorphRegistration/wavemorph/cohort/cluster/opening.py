@@ -133,9 +133,7 @@ def _check_job(script: str) -> None:
     try:
         answer = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise ClusterError(
-            "Slurm's command sbatch is not here; run this where jobs are submitted."
-        ) from error
+        raise ClusterError("Slurm's command sbatch is not here; run this where jobs are submitted.") from error
     if answer.returncode:
         raise ClusterError(f"Slurm does not take the jobs ({' '.join(answer.stderr.split())[:200]}); check the keys.")
 
