@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # of `methods` and `benchmark`
 import methods
 import numpy as np
 import SimpleITK as sitk
