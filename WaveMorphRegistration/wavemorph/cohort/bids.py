@@ -1,7 +1,7 @@
 """BIDS in and out: the subjects of a data set, and the names of the outputs as BIDS derivatives. Imports no torch.
 
-BIDS has names for the registered volume; those of the transforms are the ones in common use (from-, to-, mode-, xfm), and
-for maps of numbers, such as the Jacobian, it has none. `.bidsignore` lists what the BIDS validator does not know.
+BIDS has a name for the registered volume. Those of the transforms are in common use (from-, to-, mode-, xfm), and for
+maps of numbers, such as the Jacobian, it has none. `.bidsignore` lists what the BIDS validator does not know.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ Made by WaveMorph {version}. Each volume of the source data set was registered t
 - `*_space-{template}_desc-registered_{suffix}.nii.gz` is the volume on the voxels of {template}.
 - `*_space-{template}_desc-jacobian_map.nii.gz` is the Jacobian determinant: the volume of the subject's tissue relative
   to that of {template}. Above 1 the subject has more tissue.
-- `*_space-{template}_desc-expectedError_map.nii.gz`, where it was asked for: 90 % of the errors are expected to be below
-  it, in mm.
+- `*_space-{template}_desc-expectedError_map.nii.gz`, where it was asked for: 90 % of the errors are expected to be
+  below it, in mm.
 - `subjects.tsv` has a row for each volume, also for those that failed; `quality.html` shows them.
 """
 
