@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..outline import intensity_classes, subject_mask
 from .planes import Planes, planes_through
 
 # log2 of the Jacobian -> color: ColorBrewer's RdBu, which the color-blind tell apart
@@ -45,12 +46,10 @@ class Frame:
 
 def frame_of(fixed: sitk.Image) -> Frame:
     """The planes through a fixed volume and its outlines, at the levels that Otsu's method finds in it."""
-    image = sitk.Cast(fixed, sitk.sitkFloat32)
-    classes = sitk.OtsuMultipleThresholds(image, 2)
-    inside = sitk.BinaryFillhole(sitk.BinaryMorphologicalClosing(classes > 0, [2, 2, 2]))
+    inside = subject_mask(fixed)
     planes = planes_through(fixed, inside)
     subject = planes.montage(inside) > 0.5
-    return Frame(planes, subject, _outlines(planes, classes), volume_picture(image, planes, subject))
+    return Frame(planes, subject, _outlines(planes, intensity_classes(fixed)), volume_picture(fixed, planes, subject))
 
 
 def volume_picture(image: sitk.Image, planes: Planes, subject: np.ndarray) -> str:
