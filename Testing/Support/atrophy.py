@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from wavemorph.cohort.population import SUBJECT, make_population
+from wavemorph.training.known_deformation import Difference
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,9 @@ class Loss:
 
 
 def groups(
-    template: sitk.Image, count: int, spacing_mm: float, loss: Loss, deformation_mm: float = 2.0
+    template: sitk.Image, count: int, difference: Difference, loss: Loss
 ) -> Iterator[tuple[str, int, sitk.Image]]:
     """(name, 1 for a patient or 0 for a control, volume) of `count` subjects, by turns."""
-    difference = replace(SUBJECT, spacing_mm=(spacing_mm,) * 3, deformation_mm=deformation_mm)
     both = [
         make_population(image, (count + 1 - group) // 2, seed=group, difference=difference)
         for group, image in enumerate((template, loss.applied(template)))
@@ -85,13 +85,13 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     template = sitk.Cast(sitk.ReadImage(str(template_path())), sitk.sitkFloat32)
-    loss = Loss()
+    loss, difference = Loss(), replace(SUBJECT, spacing_mm=(options.spacing,) * 3, deformation_mm=2.0)
     truth = sitk.GetImageFromArray(loss.log_jacobian(template).astype(np.float32))
     truth.CopyInformation(template)
     sitk.WriteImage(template, str(options.folder / "template.nii.gz"))
     sitk.WriteImage(truth, str(options.folder / "true_log_jacobian.nii.gz"))
     rows = []
-    for name, group, volume in groups(template, options.subjects, options.spacing, loss):
+    for name, group, volume in groups(template, options.subjects, difference, loss):
         sitk.WriteImage(volume, str(options.folder / f"{name}.nii.gz"))
         rows.append((name, f"{name}.nii.gz", group))
     with open(options.folder / "subjects.csv", "w", newline="") as stream:
