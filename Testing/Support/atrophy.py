@@ -27,7 +27,7 @@ class Loss:
     """
 
     center: tuple[float, float, float] = (28.0, 15.0, 12.0)
-    ratio: float = 0.7
+    ratio: float = 0.5
     radius_mm: float = 14.0
     reach_mm: float = 30.0
 

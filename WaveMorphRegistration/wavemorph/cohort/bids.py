@@ -33,7 +33,8 @@ _NAMES: Mapping[str, str] = {
     "warped": "{scan}_space-{template}_desc-registered_{suffix}.nii.gz",
     "jacobian": "{scan}_space-{template}_desc-jacobian_map.nii.gz",
     "error_map": "{scan}_space-{template}_desc-expectedError_map.nii.gz",
-    "report": "{scan}_from-{suffix}_to-{template}_mode-image_xfm.json",
+    # no sidecar of the transform: readers take keys of a sidecar for entities, and the report has a key "subject"
+    "report": "{scan}_from-{suffix}_to-{template}_mode-image_desc-report_xfm.json",
 }
 _IGNORED = ("*_xfm.h5", "*_xfm.json", "*_map.nii.gz", "/subjects.tsv", "/quality.html")
 _TEMPLATE_COPY = "sourcedata/{template}.nii.gz"
@@ -43,8 +44,8 @@ _README = """\
 Made by WaveMorph {version}. Each volume of the source data set was registered to one fixed volume, {template}.
 
 - `*_from-{suffix}_to-{template}_mode-image_xfm.h5` resamples the {suffix} volume in the space of {template}. As in ITK,
-  ANTs and fMRIPrep, it maps points of {template} to points of the subject, in LPS mm. The file `.json` beside it is the
-  report: similarity, folding, verdict, settings, versions and checksums.
+  ANTs and fMRIPrep, it maps points of {template} to points of the subject, in LPS mm. The file
+  `*_desc-report_xfm.json` beside it has similarity, folding, verdict, settings, versions and checksums.
 - `*_from-{template}_to-{suffix}_mode-image_xfm.h5`, where it was asked for, is its inverse.
 - `*_space-{template}_desc-registered_{suffix}.nii.gz` is the volume on the voxels of {template}.
 - `*_space-{template}_desc-jacobian_map.nii.gz` is the Jacobian determinant: the volume of the subject's tissue relative
@@ -123,7 +124,7 @@ class BidsLayout:
         self._fixed, self._source = fixed, None if source is None else Path(source)
 
     def path(self, subject: Subject, output: str) -> Path:
-        """See `Layout.path`. The report is the sidecar of the transform."""
+        """See `Layout.path`."""
         entities = subject.entities
         if "subject" not in entities:
             raise InputError(f"{subject.name} was not read from a BIDS data set, so that it has no BIDS name.")
