@@ -11,7 +11,6 @@ from ..errors import InputError
 
 TABLE = "subjects.tsv"
 MISSING = "n/a"
-_LARGEST_CELL = 2**20  # characters; an error's sentence is much shorter
 
 
 def read_finished(study: str | os.PathLike) -> list[dict[str, str]]:
@@ -25,7 +24,6 @@ def read_finished(study: str | os.PathLike) -> list[dict[str, str]]:
         raise InputError(
             f'"{study}" is no finished study: it has no file {TABLE}; name the output of wavemorph cohort.'
         )
-    csv.field_size_limit(_LARGEST_CELL)
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream, delimiter="\t"))

@@ -17,7 +17,7 @@ from ...system.version import __version__
 from ..finished import read_finished
 from .design import Design, contrast_of, read_design
 from .figure import write_figure
-from .inference import Statistics, check_nilearn, infer
+from .inference import ALPHA, Statistics, check_nilearn, infer
 from .maps import LogJacobians, read_log_jacobians
 from .nifti import as_nifti
 
@@ -64,7 +64,7 @@ class Morphometry:
         ):
             files.add(folder / f"{name}.nii.gz", self._volume_writer(values), (".nii.gz",), "map")
         files.add(folder / "clusters.tsv", _write_table, (".tsv",), "table of clusters")
-        files.add(folder / "morphometry.png", write_figure, (".png",), "picture")
+        files.add(folder / "morphometry.png", _write_picture, (".png",), "picture")
         files.add(folder / "morphometry.json", lambda made, path: write_json(made.report, path), (".json",), "report")
         return files.write(self)
 
@@ -207,3 +207,13 @@ def _report(
 
 def _write_table(made: Morphometry, path: str) -> None:
     made.clusters.to_csv(path, sep="\t", index=False)
+
+
+def _write_picture(made: Morphometry, path: str) -> None:
+    name, threshold = made.report["contrast"]["name"], made.statistics.threshold
+    border = (
+        "nothing is significant" if threshold is None else f"border: |t| >= {threshold:.2f}, corrected p <= {ALPHA}"
+    )
+    subjects = f"{len(made.design.subjects)} subjects, {made.design.freedom} degrees of freedom"
+    title = f"t of {name} ({subjects}); red: more tissue with a larger {name}; {border}"
+    write_figure(made.maps, made.statistics, title, path)

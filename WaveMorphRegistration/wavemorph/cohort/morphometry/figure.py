@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .inference import ALPHA
+from .inference import Statistics
+from .maps import LogJacobians
 from .nifti import as_nifti
-
-if TYPE_CHECKING:
-    from .analysis import Morphometry
 
 _PLANES = 7
 _SIZE_INCHES, _DPI = (13.0, 5.0), 100
@@ -20,7 +17,7 @@ _MEAN = "mean log-Jacobian; red: the subjects have more tissue than the template
 _FAINT = 1.0  # |t| below which the template is left bare
 
 
-def write_figure(made: Morphometry, path: str) -> None:
+def write_figure(maps: LogJacobians, statistics: Statistics, title: str, path: str) -> None:
     """A row of axial planes with t, and one with the mean log-Jacobian; significant voxels have a black border."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -29,7 +26,6 @@ def write_figure(made: Morphometry, path: str) -> None:
     figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI)
     FigureCanvasAgg(figure)  # whatever the backend of the process is
     upper, lower = (figure.add_axes(row) for row in _ROWS)
-    maps, statistics = made.maps, made.statistics
     cuts = find_cut_slices(as_nifti(maps.image(np.abs(statistics.t))), "z", _PLANES)
     shared = {"bg_img": as_nifti(maps.background), "display_mode": "z", "cut_coords": cuts}
     with warnings.catch_warnings():
@@ -39,15 +35,6 @@ def write_figure(made: Morphometry, path: str) -> None:
             border = as_nifti(maps.image(statistics.significant))
             display.add_contours(border, levels=[0.5], colors="k", linewidths=1.2)
         plot_stat_map(as_nifti(maps.image(maps.values.mean(0))), axes=lower, **shared)
-        for (left, bottom, _, height), title in zip(_ROWS, (_title(made), _MEAN)):
-            figure.text(left + 0.01, bottom + height + 0.025, title, fontsize=12)
+        for (left, bottom, _, height), words in zip(_ROWS, (title, _MEAN)):
+            figure.text(left + 0.01, bottom + height + 0.025, words, fontsize=12)
         figure.savefig(path)
-
-
-def _title(made: Morphometry) -> str:
-    name, threshold = made.report["contrast"]["name"], made.statistics.threshold
-    border = (
-        "nothing is significant" if threshold is None else f"border: |t| >= {threshold:.2f}, corrected p <= {ALPHA}"
-    )
-    subjects = f"{len(made.design.subjects)} subjects, {made.design.freedom} degrees of freedom"
-    return f"t of {name} ({subjects}); red: more tissue with a larger {name}; {border}"
