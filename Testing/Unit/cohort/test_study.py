@@ -62,7 +62,8 @@ def test_a_corrupt_file_costs_one_row(heads, tmp_path):
     assert list(table["status"]) == ["failed", "failed", "done"]
     assert "cut short or damaged" in table["error"][0]
     assert "missing.nii.gz' does not exist" in table["error"][1]
-    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == [".wavemorph", "head-1", "subjects.tsv"]
+    made = sorted(path.name for path in (tmp_path / "study").iterdir())
+    assert made == [".wavemorph", "head-1", "quality.html", "subjects.tsv"]
 
 
 def test_resuming_does_what_is_missing_changed_or_damaged_and_nothing_else(heads, tmp_path, registered):
@@ -100,7 +101,8 @@ def test_a_subject_that_fails_when_resumed_keeps_no_files_of_its_former_volume(h
     own.write_bytes(b"nothing")
     table = run((template, [own]), study, resume=True)
     assert list(table["status"]) == ["failed"]
-    assert not [path for path in study.rglob("*") if path.is_file() and path.name != "subjects.tsv"]
+    assert sorted(path.name for path in study.rglob("*") if path.is_file()) == ["quality.html", "subjects.tsv"]
+    assert "failed" in (study / "quality.html").read_text(encoding="utf-8")
 
 
 def test_a_table_brings_masks_and_covariates(heads, tmp_path):

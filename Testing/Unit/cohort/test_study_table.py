@@ -52,7 +52,6 @@ def test_the_rows_have_the_order_of_the_subjects_whenever_they_are_done(tmp_path
     assert frame["age"][0] == 61 and pd.isna(frame["age"][1]) and frame["site"][1] == "x"
     assert pd.isna(frame["similarity_after"][0]) and frame["similarity_after"][1] == 0.9
     assert frame["report"][1] == "03/report.json"
-    assert (table.count("done"), table.count("failed")) == (1, 1)
     with open(table.path, newline="") as stream:  # another reader finds the same cells
         lines = list(csv.reader(stream, delimiter="\t"))
     assert {len(line) for line in lines} == {len(COLUMNS) + 2}

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import InputError
 
 TABLE = "subjects.tsv"
-MISSING = "n/a"
+MISSING = "n/a"  # of BIDS
 
 
 def read_finished(study: str | os.PathLike) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,12 +16,14 @@ from ...io.reading import read_volume
 from ...io.result import check_store_spacing
 from ...settings import Settings
 from ...system.private_folders import lock_folder, unlock
+from ..finished import MISSING
 from ..layout import OUTPUTS, Layout, PlainLayout
+from ..quality import write_quality_page
 from ..runner import Runner
 from ..subjects import Subject, subjects_from_files, subjects_from_table
 from .records import STATE_FOLDER
 from .registering import SubjectJob, register_subject, remove_outputs
-from .table import COLUMNS, MISSING, StudyTable, failed_row
+from .table import COLUMNS, StudyTable, failed_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,8 +104,7 @@ def run(
         rows = StudyTable(folder, list(jobs), {subject.name: subject.covariates for subject in subjects})
         with contextlib.nullcontext(runner) if runner is not None else _default_runner(settings) as chosen:
             _register_all(jobs, rows, chosen)
-        if rows.count("done"):
-            _write_quality_page(folder, fixed)
+        write_quality_page(folder, fixed)
         return read_table(rows.path)
 
 
@@ -220,11 +220,3 @@ def _default_runner(settings: Settings) -> contextlib.AbstractContextManager[Run
     from ..cluster.opening import local_runner
 
     return local_runner(device=settings.device)
-
-
-def _write_quality_page(folder: Path, fixed: Path) -> None:
-    if importlib.util.find_spec("wavemorph.cohort.quality") is None:
-        return
-    from ..quality import write_quality_page
-
-    write_quality_page(folder, fixed)

@@ -10,10 +10,9 @@ from typing import Any
 
 from ...errors import OutputError
 from ...io.files import short_reason
+from ..finished import MISSING, TABLE
 from ..layout import OUTPUTS
 
-TABLE = "subjects.tsv"
-MISSING = "n/a"  # of BIDS
 NUMBERS: Mapping[str, tuple[str, ...]] = {  # the columns with numbers, and where the report has them
     "similarity_before": ("similarity", "before"),
     "similarity_after": ("similarity", "after"),
@@ -67,10 +66,6 @@ class StudyTable:
         self._rows[row["subject"]] = row
         if time.monotonic() >= self._due:
             self.write()
-
-    def count(self, status: str) -> int:
-        """How many subjects are "done" or "failed"."""
-        return sum(row["status"] == status for row in self._rows.values())
 
     def write(self) -> None:
         """Write the whole table under another name, and then put it in place. Raises OutputError."""
