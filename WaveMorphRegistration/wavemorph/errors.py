@@ -64,6 +64,12 @@ class OutOfMemoryError(WaveMorphError):
     exit_code = 6
 
 
+class ClusterError(WaveMorphError):
+    """The processes that were to do the work cannot be started or reached, or were lost."""
+
+    exit_code = 9
+
+
 class Cancelled(WaveMorphError):
     """The user canceled the work."""
 

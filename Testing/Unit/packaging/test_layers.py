@@ -26,7 +26,7 @@ LAYERS = {
     "network": {"spatial"},
     "registration": {"io", "models", "network", "spatial", "system"},
     "training": {"io", "network", "registration", "spatial"},
-    "cohort": {"evaluation", "io", "registration", "spatial", "system", "training"},
+    "cohort": {"evaluation", "io", "models", "registration", "spatial", "system", "training"},
     "cli": {"evaluation", "io", "models", "system"},
     "worker": {"system"},
 }

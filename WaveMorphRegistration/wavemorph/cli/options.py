@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 
 from ..io import outputs
-from ..io.result import Registration, check_store_spacing
+from ..io.result import check_store_spacing
 from ..settings import CONTRASTS, DEVICES, PRESETS, SIMILARITIES, SMOOTHNESS, TRANSFORM_TYPES, Settings
 
 EPILOG = """\
 Transforms map fixed points to moving points (the resampling direction of ITK, ANTs and Slicer), in LPS mm.
 Exit codes: 0 done, 1 unexpected, 2 an input or a setting, 3 an output, 4 the device, 5 the weights, 6 memory,
-7 and 8 the verdict with --strict, 129 the terminal was closed, 130 canceled, 141 the reader of the output was closed,
-143 ended by the system."""
+7 and 8 the verdict with --strict, 9 the cluster of processes, 10 some subjects of a cohort failed, 129 the terminal was
+closed, 130 canceled, 141 the reader of the output was closed, 143 ended by the system."""
 SEVERAL_IMAGES = "where a DICOM folder or file holds several images: number, name or UID of the series to take"
 _INPUTS = (
     "fixed",
@@ -96,15 +96,8 @@ def output_files(options: argparse.Namespace) -> outputs.Outputs:
     if options.store_spacing is not None:
         check_store_spacing(options.store_spacing)
     files = outputs.Outputs(inputs=given(options, *_INPUTS))
-    for path, writer, extensions, name in (
-        (options.transform, outputs.write_transform, outputs.TRANSFORM_EXTENSIONS, "transform"),
-        (options.inverse, outputs.write_inverse, outputs.TRANSFORM_EXTENSIONS, "inverse transform"),
-        (options.warped, _volume_writer("warped"), outputs.IMAGE_EXTENSIONS, "warped volume"),
-        (options.jacobian, _volume_writer("jacobian"), outputs.IMAGE_EXTENSIONS, "Jacobian"),
-        (options.error_map, _write_expected_error, outputs.IMAGE_EXTENSIONS, "expected error"),
-        (options.report, _write_report, (".json",), "report"),
-    ):
-        if path:
+    for output, (writer, extensions, name) in outputs.REGISTRATION_OUTPUTS.items():
+        if path := getattr(options, output):
             files.add(path, writer, extensions, name)
     return files
 
@@ -112,23 +105,3 @@ def output_files(options: argparse.Namespace) -> outputs.Outputs:
 def given(options: argparse.Namespace, *names: str) -> list[str]:
     """The values of those options that are set."""
     return [value for name in names if (value := getattr(options, name, None))]
-
-
-def _volume_writer(name: str) -> outputs.Writer:
-    """A writer that computes a volume, writes it and releases it, so that only one is in memory at a time."""
-
-    def write(registration: Registration, path: str) -> None:
-        outputs.write_image(getattr(registration, name), path)
-        vars(registration).pop(name, None)
-
-    return write
-
-
-def _write_expected_error(registration: Registration, path: str) -> None:
-    """It is not released: it cannot be made again."""
-    assert registration.expected_error is not None, "the option sets Settings.error_map"
-    outputs.write_image(registration.expected_error, path)
-
-
-def _write_report(registration: Registration, path: str) -> None:
-    outputs.write_json(registration.report, path)

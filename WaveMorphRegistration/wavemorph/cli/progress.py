@@ -18,10 +18,14 @@ class TerminalProgress:
         self._clock = clock
         self._redraws = self._stream.isatty()
         self._began = clock()
+        self._fraction = 0.0
         self._shown: tuple[str, float] = ("", -1.0)
         self._width = 0
 
     def __call__(self, stage: str, fraction: float, message: str = "") -> None:
+        if fraction < self._fraction:  # other work begins
+            self._began = self._clock()
+        self._fraction = fraction
         if self._redraws:
             filled = round(_BAR * fraction)
             line = f"[{'#' * filled}{'.' * (_BAR - filled)}] {self._status(stage, fraction, message)}"

@@ -1,1 +1,18 @@
-"""Many subjects: cohorts, templates, longitudinal studies and morphometry, on Dask where there are more processes."""
+"""Many subjects: cohorts, templates, longitudinal studies and morphometry, on Dask where there are more processes.
+
+`run` registers every subject to one volume; importing this package imports neither torch nor Dask.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run":
+        from .study import run
+
+        return run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Runs one function for each of many jobs: here in this process, in `dask_runner` on a Dask cluster.
+"""Runs one function for each of many jobs: here in this process, in `cluster.dask_runner` on a Dask cluster.
 
 Cohorts, templates and longitudinal registration are written against `Runner` alone.
 """

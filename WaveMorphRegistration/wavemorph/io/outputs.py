@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .result import Registration
 
 __all__ = [
     "IMAGE_EXTENSIONS",
+    "REGISTRATION_OUTPUTS",
     "TRANSFORM_EXTENSIONS",
     "Outputs",
     "field_lattice",
@@ -252,6 +253,37 @@ def write_json(content: Any, path: str | os.PathLike) -> None:
     """Write numbers and text as indented JSON in UTF-8. Raises OSError."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def _volume_writer(name: str) -> Writer:
+    """A writer that computes a volume, writes it and releases it, so that only one is in memory at a time."""
+
+    def write(registration: Registration, path: str) -> None:
+        write_image(getattr(registration, name), path)
+        vars(registration).pop(name, None)
+
+    return write
+
+
+def _write_expected_error(registration: Registration, path: str) -> None:
+    """It is not released: it cannot be made again."""
+    assert registration.expected_error is not None, "`Settings.error_map` was set"
+    write_image(registration.expected_error, path)
+
+
+def _write_report(registration: Registration, path: str) -> None:
+    write_json(registration.report, path)
+
+
+# what can be written of a Registration: the writer, its extensions, and what messages call it
+REGISTRATION_OUTPUTS: Mapping[str, tuple[Writer, tuple[str, ...], str]] = {
+    "transform": (write_transform, TRANSFORM_EXTENSIONS, "transform"),
+    "inverse": (write_inverse, TRANSFORM_EXTENSIONS, "inverse transform"),
+    "warped": (_volume_writer("warped"), IMAGE_EXTENSIONS, "warped volume"),
+    "jacobian": (_volume_writer("jacobian"), IMAGE_EXTENSIONS, "Jacobian"),
+    "error_map": (_write_expected_error, IMAGE_EXTENSIONS, "expected error"),
+    "report": (_write_report, (".json",), "report"),
+}
 
 
 def _write_transform(

@@ -19,6 +19,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 _KEEP_FREED = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**28}
 _MALLOC_DEFAULTS = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 2**17, _M_TOP_PAD: 2**17}
 
+_share: int | None = None  # bytes that this process may use of the memory of the machine
+
 
 def choose_device(name: str) -> torch.device:
     """The device of that name; "auto" is CUDA, else Apple's MPS, else the CPU. Raises DeviceError if not available.
@@ -58,7 +60,8 @@ def _emptiest_gpu(count: int) -> int:
 def free_memory(device: torch.device) -> int:
     """Bytes of free memory on the device; half of all memory where the system does not report it.
 
-    On Linux the limits of a container (control group) and of the process (`ulimit -v`) count too.
+    On Linux the limits of a container (control group) and of the process (`ulimit -v`) count too, and everywhere what
+    `limit_memory` has set.
     """
     if device.type == "cuda":
         # what torch keeps of freed tensors is free for new ones, though not for other processes
@@ -66,9 +69,17 @@ def free_memory(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     return_freed_memory()
     free = _free_system_memory()
+    if _share is not None:
+        free = min(free, _share - (_kilobytes("/proc/self/status", "VmRSS") or 0))
     if device.type == "mps":  # shares the memory of the system
         free = min(free, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return max(free, 0)
+
+
+def limit_memory(share: int | None) -> None:
+    """From now on `free_memory` is at most what this process has left of `share` bytes, its part of the machine."""
+    global _share
+    _share = share
 
 
 def _free_system_memory() -> int:

@@ -1,0 +1,94 @@
+"""Runs jobs on the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from distributed import Client, Future, KilledWorker, as_completed
+
+from ...errors import ClusterError
+from ..runner import Outcome
+from .task import Share, work
+
+Progress = Callable[[str, float, str], None]
+
+
+class DaskRunner:
+    """A `Runner` on the workers of a client; each works on one job at a time.
+
+    Parameters:
+        client: of the cluster. It stays open.
+        progress: called as progress(stage, fraction, message) after each job.
+        threads: of each worker, for torch and SimpleITK; None for an equal part of its machine's cores.
+        gpus: the one GPU that the worker of the name n sees is gpus[n]; empty where workers choose their device.
+        description: one sentence on the cluster for the user.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        progress: Progress | None = None,
+        *,
+        threads: int | None = None,
+        gpus: tuple[str, ...] = (),
+        description: str = "",
+    ):
+        self.description = description
+        self._client = client
+        self._progress = progress or (lambda stage, fraction, message: None)
+        self._threads = threads
+        self._gpus = gpus
+
+    def run(self, function: Callable[[Any], Any], jobs: Mapping[str, Any], stage: str) -> Iterator[Outcome]:
+        """See `Runner.run`. Raises ClusterError where the scheduler is lost."""
+        self._report(stage, 0, 0, len(jobs))
+        futures = self._submit(function, jobs)
+        done = failed = 0
+        try:
+            for future in as_completed(futures):
+                outcome = _outcome(future)
+                key = futures.pop(future)
+                future.release()
+                failed += isinstance(outcome, Exception)
+                done += 1
+                yield key, outcome
+                self._report(stage, done, failed, len(jobs))
+        finally:
+            if futures:
+                with contextlib.suppress(Exception):  # the scheduler may be what failed
+                    self._client.cancel(list(futures), force=True)
+
+    def _submit(self, function: Callable[[Any], Any], jobs: Mapping[str, Any]) -> dict[Future, str]:
+        """The futures of the jobs. Their keys are new: those of other sessions may be on the same scheduler."""
+        session = uuid.uuid4().hex
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        share = Share(self._threads, Counter(worker["host"] for worker in workers), self._gpus)
+        return {
+            self._client.submit(work, function, job, share, key=f"{key}-{session}", pure=False): key
+            for key, job in jobs.items()
+        }
+
+    def _report(self, stage: str, done: int, failed: int, count: int) -> None:
+        words = f"{done} of {count} done" + (f", {failed} failed" if failed else "")
+        self._progress(stage, done / max(count, 1), words)
+
+
+def _outcome(future: Future) -> Any:
+    """The result of a future that has ended, or what ended it. Raises ClusterError where its scheduler is lost."""
+    if future.status == "finished":
+        return future.result()
+    if future.status != "error":
+        raise ClusterError(
+            "The Dask scheduler was lost or has dropped the work; start it again, and continue with --resume."
+        )
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return ClusterError(
+            "The process that worked on it was killed each time it was tried, perhaps because memory ran out; give "
+            "fewer --workers, or more memory to each."
+        )
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))
