@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-
 from wavemorph import Settings, register
 from wavemorph.cohort.population import SUBJECT, make_population
 from wavemorph.cohort.template.jobs import intensity_range
@@ -61,9 +60,7 @@ class Study:
         points = [self.source.TransformIndexToPhysicalPoint(index.tolist()) for index in chosen]
         file = "{0}/anat/{0}_from-template_to-T1w_mode-image_xfm.h5"
         self.true = [moved(sitk.ReadTransform(str(truth / file.format(name))), points) for name in names]
-        self.in_template = [
-            moved(self.map(name, "subject_to_template"), true) for name, true in zip(names, self.true)
-        ]
+        self.in_template = [moved(self.map(name, "subject_to_template"), true) for name, true in zip(names, self.true)]
 
     def map(self, name: str, which: str) -> sitk.Transform:
         """A map of a subject that the template wrote."""
@@ -94,7 +91,9 @@ class Study:
         energies, inside = [], None
         for name, pair in zip(self.names, make_population(self.source, len(self.names), seed, noiseless)):
             low, high = intensity_range(sitk.ReadImage(str(self.volume(name))))  # as the template's mean has it
-            clean = sitk.Clamp((sitk.Cast(pair.moving, sitk.sitkFloat32) - low) / (high - low), sitk.sitkFloat32, 0, 1.2)
+            clean = sitk.Clamp(
+                (sitk.Cast(pair.moving, sitk.sitkFloat32) - low) / (high - low), sitk.sitkFloat32, 0, 1.2
+            )
             mask = sitk.Resample(pair.foreground, clean, pair.inverse_truth, sitk.sitkNearestNeighbor)
             energies.append(energy(clean, mask))
             if inside is None:  # the brain in the template, by the true map of one subject
@@ -115,9 +114,7 @@ class Study:
                     through.append(self.through_template(first, second))
         for first, second in pairs:
             first %= len(self.names)
-            result = register(
-                self.volume(self.names[first]), self.volume(self.names[second]), Settings(preset=preset)
-            )
+            result = register(self.volume(self.names[first]), self.volume(self.names[second]), Settings(preset=preset))
             arrived = np.array(moved(result.transform, self.true[first]))
             direct.append(np.linalg.norm(arrived - self.true[second], axis=1))
             same.append(self.through_template(first, second))

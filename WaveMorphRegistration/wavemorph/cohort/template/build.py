@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from ...errors import Cancelled, InputError, WaveMorphError
 from ...io.files import short_reason
 from ...io.images import read_image
+from ...io.result import Registration
 from ...registration.linear.mutual_information import estimate_rigid
 from ...registration.verdict import DO_NOT_TRUST
 from ...settings import Settings
@@ -59,6 +60,10 @@ class RoundResult:
     shape_max_mm: float
     similarity: float
     sharpness: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entries by name, ready for JSON."""
+        return asdict(self)
 
     def sentence(self) -> str:
         """The numbers as text."""
@@ -119,9 +124,27 @@ class Builder:
         if self.symmetric:
             update = shape_update(self._pose_of_mirror_plane()(positions), nodes, inside)
             sharpness = self._average("template, symmetric", found, update, inside_fixed, symmetric=True)
-        return RoundResult(
-            0, 2 * spacing_mm, len(found), update.mean_mm, update.max_mm, _similarity(found), sharpness
-        )
+        return RoundResult(0, 2 * spacing_mm, len(found), update.mean_mm, update.max_mm, _similarity(found), sharpness)
+
+    def begin_with_linear(self, maps: Mapping[str, sitk.AffineTransform], spacing_mm: float) -> None:
+        """Take linear maps as the start: points of the template -> points of each subject, LPS mm, by their names.
+
+        The template lies where these maps say, on a lattice of `spacing_mm` around all subjects.
+        """
+        points = []
+        for subject in self.subjects:
+            image = read_image(subject.volume, f"volume of {subject.name}")
+            back = sitk.AffineTransform(maps[subject.name].GetInverse())
+            inside = points_of(foreground(image))
+            points.append(inside @ np.reshape(back.GetMatrix(), (3, 3)).T + back.TransformPoint((0.0, 0.0, 0.0)))
+            linear = Registration(maps[subject.name], None, None, None, None, report={"transform_type": "affine"})
+            linear.save(self.folder(subject) / jobs.REGISTRATION)
+        grid, middle = _lattice_around(np.concatenate(points), spacing_mm)
+        self.lattice = replace(grid, origin=tuple(np.add(grid.origin, middle).tolist()))
+        still = shape_update(node_points(self.map_lattice), self.map_lattice, np.ones(self.map_lattice.shape, bool))
+        whole = sitk.Image(self.lattice.size, sitk.sitkUInt8) + 1
+        _set_geometry(whole, self.lattice)
+        self._average("midway space", maps, still, whole, symmetric=False)
 
     def begin_with(self, template: sitk.Image, spacing_mm: float | None) -> None:
         """Take an existing template, on its own lattice or on one of another spacing (mm) over the same box."""
@@ -135,35 +158,27 @@ class Builder:
             image = _symmetrized(self.lattice.resample(image, inverse))
         sitk.WriteImage(image, str(self.template_path))
 
-    def deformable_round(
-        self, number: int, rounds: int, settings: Settings, initial: Mapping[str, Path] | None = None
-    ) -> RoundResult:
-        """Register every subject to the template, and make the next template.
-
-        initial: by the subject's name, an affine to begin with (template points -> subject points).
-        """
-        assert self.lattice is not None
+    def deformable_round(self, number: int, rounds: int, settings: Settings) -> RoundResult:
+        """Register every subject to the template, and make the next template."""
         stage = f"template, round {number} of {rounds}"
-        inside_fixed = foreground(sitk.ReadImage(str(self.template_path)))
-        nodes = self.map_lattice
-        found = self._register(stage, self.template_path, nodes, settings, initial)
+        found = self._register(stage, self.template_path, self.map_lattice, settings)
+        return self.average_round(number, stage, found)
+
+    def average_round(self, number: int, stage: str, found: Mapping[str, Any]) -> RoundResult:
+        """Make the next template of subjects whose maps to this one are in their folders.
+
+        found: by their names, what `jobs.register_subject` returns.
+        """
+        nodes, inside_fixed = self.map_lattice, foreground(sitk.ReadImage(str(self.template_path)))
         inside = _mask_on(nodes, inside_fixed)
-        positions = self._mean_positions(found, nodes, inside)
-        update = shape_update(positions, nodes, inside)
+        update = shape_update(self._mean_positions(found, nodes, inside), nodes, inside)
         sharpness = self._average(stage, found, update, inside_fixed, self.symmetric)
-        return RoundResult(
-            number,
-            max(result["spacing_mm"] for result in found.values()),
-            len(found),
-            update.mean_mm,
-            update.max_mm,
-            _similarity(found),
-            sharpness,
-        )
+        spacing = max(result["spacing_mm"] for result in found.values())
+        return RoundResult(number, spacing, len(found), update.mean_mm, update.max_mm, _similarity(found), sharpness)
 
     @property
     def map_lattice(self) -> WorkingGrid:
-        """The lattice on which maps are averaged and stored: that of the template, or every second node of a large one."""
+        """The lattice on which maps are averaged and stored: that of the template, or half of a large one."""
         assert self.lattice is not None
         return self.lattice.halved() if self.lattice.voxels > _MANY_VOXELS else self.lattice
 
@@ -177,7 +192,7 @@ class Builder:
             )
             for subject in self.subjects
         }
-        self._run(jobs.write_maps, work, "writing maps")
+        self.run_jobs(jobs.write_maps, work, "writing maps")
 
     def template(self) -> sitk.Image:
         """The template of the last round, int16: 0 to 1000 for the range of the subjects' intensities."""
@@ -192,16 +207,13 @@ class Builder:
         fixed: Path,
         nodes: WorkingGrid,
         settings: Settings,
-        initial: Mapping[str, Path] | None = None,
     ) -> dict[str, dict[str, Any]]:
         """Register all subjects; returns the results of those that can be trusted, in the order of the subjects."""
         work = {
-            subject.name: jobs.RegistrationJob(
-                subject, fixed, self.folder(subject), nodes, settings, (initial or {}).get(subject.name)
-            )
+            subject.name: jobs.RegistrationJob(subject, fixed, self.folder(subject), nodes, settings)
             for subject in self.subjects
         }
-        found = self._run(jobs.register_subject, work, stage)
+        found = self.run_jobs(jobs.register_subject, work, stage)
         for name, result in list(found.items()):
             if result["verdict"]["level"] == DO_NOT_TRUST:
                 self._leave_out(name, "Its registration cannot be trusted: " + " ".join(result["verdict"]["reasons"]))
@@ -209,7 +221,7 @@ class Builder:
         self._check_enough()
         return found
 
-    def _run(self, function: Callable[[Any], Any], work: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    def run_jobs(self, function: Callable[[Any], Any], work: Mapping[str, Any], stage: str) -> dict[str, Any]:
         """The results by name, in the order of the subjects; a subject that fails is left out from here on."""
         results: dict[str, Any] = {}
         for name, outcome in self.runner.run(function, work, stage):
@@ -276,7 +288,7 @@ class Builder:
             for subject in self.subjects
             if subject.name in found
         }
-        results = self._run(jobs.warp_subject, work, f"{stage}, resampling")
+        results = self.run_jobs(jobs.warp_subject, work, f"{stage}, resampling")
         total, count = np.zeros(self.lattice.shape), np.zeros(self.lattice.shape, np.uint32)
         for name in results:
             values = np.load(self.work / "subjects" / name / jobs.WARPED).astype(np.float32)
@@ -325,6 +337,20 @@ def _lattice_around(points: np.ndarray, spacing_mm: float) -> tuple[WorkingGrid,
     x, y, z = (float(value) for value in origin)
     grid = WorkingGrid((width, height, depth), (spacing_mm,) * 3, (x, y, z), _AXES)
     return grid, _AXES @ ((first + last) / 2)
+
+
+def _set_geometry(image: sitk.Image, grid: WorkingGrid) -> None:
+    image.SetOrigin(grid.origin)
+    image.SetSpacing(grid.spacing)
+    image.SetDirection(grid.direction.ravel().tolist())
+
+
+def points_of(mask: sitk.Image, count: int = 20_000) -> np.ndarray:
+    """(N, 3) LPS mm: at most `count` voxels of a mask, evenly spread."""
+    indices = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)[:, ::-1]
+    indices = indices[:: max(1, len(indices) // count)]
+    steps = np.reshape(mask.GetDirection(), (3, 3)) * np.array(mask.GetSpacing())
+    return indices @ steps.T + np.array(mask.GetOrigin())
 
 
 def _mask_on(nodes: WorkingGrid, mask: sitk.Image) -> np.ndarray:

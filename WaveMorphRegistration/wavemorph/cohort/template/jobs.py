@@ -1,4 +1,4 @@
-"""What is done for one subject in a round of a template. Each function runs in any process, and gets and leaves files."""
+"""What is done for one subject in a round of a template, in any process, from files and into files."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ...spatial.displacement import border_taper
 from ...spatial.filters import smooth
 from ...spatial.folding import remove_folds
 from ...spatial.grid import WorkingGrid, array_from_tensor, tensor_from_array
-from ...spatial.inversion import invert_displacement_image
 from ...spatial.intensities import comparable
+from ...spatial.inversion import invert_displacement_image
 from ...spatial.preprocessing import foreground
 from ...spatial.resampling import antialiased
 from ..subjects import Subject
@@ -39,7 +39,7 @@ class RegistrationJob:
     """Register a subject to the template.
 
     fixed: the volume file of the template. folder: of the subject, for `REGISTRATION` and `DISPLACEMENT`.
-    nodes: where the map is needed. initial: an .h5 or .tfm to begin with, fixed points -> subject points, or None.
+    nodes: where the map is needed.
     """
 
     subject: Subject
@@ -47,7 +47,6 @@ class RegistrationJob:
     folder: Path
     nodes: WorkingGrid
     settings: Settings
-    initial: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -82,14 +81,13 @@ class MapJob:
 
 
 def register_subject(job: RegistrationJob) -> dict[str, Any]:
-    """Register, and write the displacement at the nodes. Returns the report's similarity and verdict, and the working spacing."""
+    """Register, and write the displacement at the nodes. Returns the similarity, the verdict and the spacing."""
     fixed = read_image(job.fixed, "template")
     moving = read_image(job.subject.volume, f"volume of {job.subject.name}")
     mask = None
     if job.subject.mask is not None:
         mask = read_mask(job.subject.mask, moving, f"mask of {job.subject.name}")
-    initial = None if job.initial is None else sitk.ReadTransform(str(job.initial))
-    registration = register(fixed, moving, job.settings, moving_mask=mask, initial_transform=initial)
+    registration = register(fixed, moving, job.settings, moving_mask=mask)
     registration.save(job.folder / REGISTRATION, volumes=(), fields=("displacement",))
     np.save(job.folder / DISPLACEMENT, displacement_at_nodes(registration.transform, job.nodes))
     report = registration.report

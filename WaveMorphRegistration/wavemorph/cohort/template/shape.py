@@ -92,9 +92,7 @@ def procrustes_alignment(shapes: Sequence[np.ndarray], pose: np.ndarray) -> list
         if np.abs(mean - before).max() < _ALIGNED_MM:
             break
     to_pose = rigid_fit(mean, pose)
-    return [
-        RigidMotion(to_pose.rotation @ each.rotation, to_pose(each.translation)) for each in motions
-    ]
+    return [RigidMotion(to_pose.rotation @ each.rotation, to_pose(each.translation)) for each in motions]
 
 
 def _mean_of(shapes: Sequence[np.ndarray], motions: Sequence[RigidMotion]) -> np.ndarray:

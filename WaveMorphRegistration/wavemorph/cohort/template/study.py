@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,9 @@ def make_template(
     files.add(folder / "template.nii.gz", lambda made, path: write_image(made.image, path), (".nii.gz",), "template")
     files.add(folder / "convergence.tsv", _write_convergence, (".tsv",), "table of rounds")
     files.add(folder / "subjects.tsv", _write_subjects, (".tsv",), "table of subjects")
-    files.add(folder / "template.json", lambda made, path: write_json(_summary(made, options, settings), path), (".json",))
+    files.add(
+        folder / "template.json", lambda made, path: write_json(_summary(made, options, settings), path), (".json",)
+    )
     begin = None if options.begin_with is None else read_image(options.begin_with, "template to begin with")
     folder.mkdir(parents=True, exist_ok=True)
     with private_folder(folder) as work:
@@ -126,7 +128,7 @@ def _all_rounds(
 ) -> list[RoundResult]:
     rounds = []
     if begin is None:
-        spacing = options.spacing_mm or _usual_spacing_mm(builder.subjects)
+        spacing = options.spacing_mm or usual_spacing_mm(builder.subjects)
         rounds.append(builder.linear_start(spacing, settings))
         report(rounds[-1].sentence())
     else:
@@ -141,7 +143,7 @@ def _all_rounds(
     return rounds
 
 
-def _usual_spacing_mm(subjects: Iterable[Subject]) -> float:
+def usual_spacing_mm(subjects: Iterable[Subject]) -> float:
     """The median of the subjects' finest spacings; volumes that cannot be read are reported later."""
     finest = []
     for subject in subjects:
@@ -155,7 +157,7 @@ def _usual_spacing_mm(subjects: Iterable[Subject]) -> float:
 
 
 def _write_convergence(template: Template, path: str) -> None:
-    rows = [asdict(each) for each in template.rounds]
+    rows = [each.to_dict() for each in template.rounds]
     lines = ["\t".join(rows[0]), *("\t".join(_cell(value) for value in row.values()) for row in rows)]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -176,7 +178,7 @@ def _summary(template: Template, options: TemplateOptions, settings: Settings) -
         "begun_with_template": options.begin_with is not None,
         "spacing_mm": list(template.image.GetSpacing()),
         "settings": settings.to_dict(),
-        "rounds": [asdict(each) for each in template.rounds],
+        "rounds": [each.to_dict() for each in template.rounds],
     }
 
 
