@@ -33,7 +33,7 @@ from .midway import composed, inverted, midway_motions
 from .structures import StructureVolume, brain_structures, jacobian_on, labels_as_structures, volumes_of, write_volumes
 
 MIDWAY = "midway"  # as the space of a label map
-ROUNDS = 3
+ROUNDS = 2
 _MAX_TIMES = 20
 
 
@@ -145,9 +145,9 @@ def _rigid_motions(
     starts: Mapping[tuple[int, int], RigidMotion] | None,
 ) -> dict[tuple[int, int], tuple[RigidMotion, dict[str, Any] | None]]:
     """What `register_rigidly` returns for each pair. Raises the error of a pair that fails."""
+    near = starts or dict.fromkeys(pairs)
     work = {
-        f"{times[i].name} to {times[j].name}": RigidJob(times[i], times[j], settings, starts and starts[i, j])
-        for i, j in pairs
+        f"{times[i].name} to {times[j].name}": RigidJob(times[i], times[j], settings, near[i, j]) for i, j in pairs
     }
     found = {}
     for key, outcome in runner.run(register_rigidly, work, "rigid alignment" if starts is None else "rigid, all pairs"):

@@ -149,7 +149,7 @@ def mirrored_mean(positions: np.ndarray, nodes: WorkingGrid) -> np.ndarray:
 def mirrored_points(points: np.ndarray, nodes: WorkingGrid) -> np.ndarray:
     """Points (..., 3), LPS mm, mirrored at the middle plane of the grid across its first axis."""
     normal = nodes.direction[:, 0]
-    middle = np.asarray(nodes.point((np.asarray(nodes.size) - 1) / 2))
+    middle = np.array(nodes.point([(n - 1) / 2 for n in nodes.size]))
     return points - 2 * ((points - middle) @ normal)[..., None] * normal
 
 
