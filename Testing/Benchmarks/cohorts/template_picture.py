@@ -42,7 +42,7 @@ def main() -> None:
         f"affine mean of {len(folders)}": affine_mean,
         f"template of {len(folders)}": sitk.GetArrayFromImage(template),
     }
-    depth, height, width = sitk.GetArrayViewFromImage(template).shape
+    depth, height, _ = sitk.GetArrayViewFromImage(template).shape
     views = (np.s_[depth // 2 + 5, ::-1, :], np.s_[::-1, height // 2, :])
     figure, axes = plt.subplots(2, 3, figsize=(9, 6.4), facecolor="black")
     for column, (title, values) in enumerate(shown.items()):
