@@ -12,7 +12,7 @@ __all__ = ["compare_times", "make_template", "run"]
 
 def __getattr__(name: str) -> Any:
     if name == "run":
-        from .study import run
+        from .study.run import run
 
         return run
     if name == "make_template":

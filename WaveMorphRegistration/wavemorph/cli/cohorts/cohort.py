@@ -41,8 +41,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace, progress: TerminalProgress | None) -> int:
     """Register the subjects, print how many verdicts there are of each level, and return the exit code."""
-    from ...cohort.study import DEFAULT_OUTPUTS
-    from ...cohort.study import run as run_study
+    from ...cohort.study.run import DEFAULT_OUTPUTS
+    from ...cohort.study.run import run as run_study
 
     on_request = [name for name in ("inverse", "error_map") if getattr(options, name)]
     settings = settings_of(options)

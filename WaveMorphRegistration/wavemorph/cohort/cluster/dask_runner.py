@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +17,10 @@ from ..runner import Outcome
 from .task import Share, work
 
 Progress = Callable[[str, float, str], None]
+_KILLED = (
+    "The process that worked on it was killed each time it was tried, perhaps because memory ran out; give fewer "
+    "--workers, or more memory to each."
+)
 
 
 class DaskRunner:
@@ -44,19 +50,38 @@ class DaskRunner:
         self._gpus = gpus
 
     def run(self, function: Callable[[Any], Any], jobs: Mapping[str, Any], stage: str) -> Iterator[Outcome]:
-        """See `Runner.run`. Raises ClusterError where the scheduler is lost."""
+        """See `Runner.run`. Raises ClusterError where the scheduler is lost.
+
+        Jobs whose process was killed are run again after all others, one at a time: of several jobs that a worker had,
+        Dask does not know which one ended it, and memory that did not suffice may suffice for one alone.
+        """
         self._report(stage, 0, 0, len(jobs))
-        futures = self._submit(function, jobs)
         done = failed = 0
+        killed: dict[str, Any] = {}
+        for key, outcome in itertools.chain(self._together(function, jobs), self._alone(function, killed)):
+            if isinstance(outcome, KilledWorker):
+                killed[key] = jobs[key]
+                continue
+            failed += isinstance(outcome, Exception)
+            done += 1
+            yield key, outcome
+            self._report(stage, done, failed, len(jobs))
+
+    def _alone(self, function: Callable[[Any], Any], jobs: Mapping[str, Any]) -> Iterator[Outcome]:
+        """One job after another; a job whose process is killed has one sentence."""
+        for key, job in jobs.items():
+            for _, outcome in self._together(function, {key: job}):
+                yield key, ClusterError(_KILLED) if isinstance(outcome, KilledWorker) else outcome
+
+    def _together(self, function: Callable[[Any], Any], jobs: Mapping[str, Any]) -> Iterator[Outcome]:
+        """All jobs at once; what ended a job whose process was killed too often is a KilledWorker."""
+        futures = self._submit(function, jobs)
         try:
             for future in as_completed(futures):
                 outcome = _outcome(future)
                 key = futures.pop(future)
                 future.release()
-                failed += isinstance(outcome, Exception)
-                done += 1
                 yield key, outcome
-                self._report(stage, done, failed, len(jobs))
         finally:
             if futures:
                 with contextlib.suppress(Exception):  # the scheduler may be what failed
@@ -64,13 +89,16 @@ class DaskRunner:
 
     def _submit(self, function: Callable[[Any], Any], jobs: Mapping[str, Any]) -> dict[Future, str]:
         """The futures of the jobs. Their keys are new: those of other sessions may be on the same scheduler."""
-        session = uuid.uuid4().hex
+        session = f"wavemorph-{uuid.uuid4().hex}"
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
         share = Share(self._threads, Counter(worker["host"] for worker in workers), self._gpus)
-        return {
-            self._client.submit(work, function, job, share, key=f"{key}-{session}", pure=False): key
-            for key, job in jobs.items()
-        }
+        futures = self._client.map(
+            functools.partial(work, function, share),
+            list(jobs.values()),
+            key=[(session, key) for key in jobs],
+            pure=False,
+        )
+        return dict(zip(futures, jobs))
 
     def _report(self, stage: str, done: int, failed: int, count: int) -> None:
         words = f"{done} of {count} done" + (f", {failed} failed" if failed else "")
@@ -86,9 +114,4 @@ def _outcome(future: Future) -> Any:
             "The Dask scheduler was lost or has dropped the work; start it again, and continue with --resume."
         )
     error = future.exception()
-    if isinstance(error, KilledWorker):
-        return ClusterError(
-            "The process that worked on it was killed each time it was tried, perhaps because memory ran out; give "
-            "fewer --workers, or more memory to each."
-        )
     return error if isinstance(error, Exception) else RuntimeError(repr(error))

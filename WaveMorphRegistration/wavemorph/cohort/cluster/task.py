@@ -26,7 +26,7 @@ class Share:
     gpus: tuple[str, ...] = ()
 
 
-def work(function: Callable[[Any], Any], job: Any, share: Share) -> Any:
+def work(function: Callable[[Any], Any], share: Share, job: Any) -> Any:
     """function(job) with the threads, the memory and the GPU that this worker may use."""
     with _one_job:
         _limit(share)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
-from ..io.files import short_reason
-from .layout import OUTPUTS
+from ...errors import OutputError
+from ...io.files import short_reason
+from ..layout import OUTPUTS
 
 TABLE = "subjects.tsv"
 MISSING = "n/a"  # of BIDS

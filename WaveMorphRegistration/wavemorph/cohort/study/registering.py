@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import register
-from ..errors import InputError
-from ..io.files import short_reason
-from ..io.outputs import REGISTRATION_OUTPUTS, Outputs, Writer
-from ..io.result import Registration
-from ..settings import Settings
+from ... import register
+from ...errors import InputError
+from ...io.files import short_reason
+from ...io.outputs import REGISTRATION_OUTPUTS, Outputs, Writer
+from ...io.result import Registration
+from ...settings import Settings
+from ..subjects import Subject
 from .records import Record, checksum, provenance, record_path
-from .subjects import Subject
 from .table import row_of_report
 
 
@@ -62,12 +62,14 @@ class SubjectJob:
 def register_subject(job: SubjectJob) -> dict[str, Any]:
     """Register a subject and write its files, all or none; returns its row without covariates.
 
+    "files_written" in it is not a column: the number of new files, 0 where the subject was left alone.
+
     Raises a `WaveMorphError` where it cannot be registered or written.
     """
     made_from = _provenance(job)
     record = Record.read(record_path(job.study, job.subject.name)) if job.resume else None
     if record is not None and record.holds(made_from, list(job.files.values()), job.study):
-        return {**record.row, **job.files}
+        return {**record.row, **job.files, "files_written": 0}
     outputs = _Recorded(job, made_from)
     registration = register(
         job.fixed, job.subject.volume, job.settings, fixed_mask=job.fixed_mask, moving_mask=job.subject.mask
@@ -113,8 +115,8 @@ class _Recorded:
     def write(self, registration: Registration) -> dict[str, Any]:
         """Write all files; returns the row."""
         self._row = {"subject": self._job.subject.name, **row_of_report(registration.report)}
-        self._outputs.write(registration)
-        return {**self._row, **self._job.files}
+        written = self._outputs.write(registration)
+        return {**self._row, **self._job.files, "files_written": len(written)}
 
     def _noted(self, writer: Writer, file: str) -> Writer:
         def write(registration: Registration, path: str) -> None:

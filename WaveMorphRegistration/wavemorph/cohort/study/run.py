@@ -1,4 +1,4 @@
-"""A study: every subject registered to one volume, its files in one folder with a table and a page of quality."""
+"""Runs a study: the files of all subjects in one folder, with a table and a page of quality."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError, OutputError, SettingsError, WaveMorphError
-from ..io.images import validate_image
-from ..io.reading import read_volume
-from ..io.result import check_store_spacing
-from ..settings import Settings
-from ..system.private_folders import lock_folder, unlock
-from .layout import OUTPUTS, Layout, PlainLayout
+from ...errors import InputError, OutputError, SettingsError, WaveMorphError
+from ...io.images import validate_image
+from ...io.outputs import Outputs
+from ...io.reading import read_volume
+from ...io.result import check_store_spacing
+from ...settings import Settings
+from ...system.private_folders import lock_folder, unlock
+from ..layout import OUTPUTS, Layout, PlainLayout
+from ..runner import Runner
+from ..subjects import Subject, subjects_from_files, subjects_from_table
 from .records import STATE_FOLDER
 from .registering import SubjectJob, register_subject, remove_outputs
-from .runner import Runner
-from .subjects import Subject, subjects_from_files, subjects_from_table
 from .table import COLUMNS, MISSING, StudyTable, failed_row
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def _register_all(jobs: dict[str, SubjectJob], rows: StudyTable, runner: Runner)
             if isinstance(outcome, Exception):
                 remove_outputs(jobs[name])
                 outcome = failed_row(name, _sentence(outcome))
+            Outputs.files_written += outcome.get("files_written", 0)  # by other processes, for this one
             rows.add(outcome)
     finally:
         rows.write()
@@ -144,7 +146,7 @@ def _subjects(
     if moving is not None:
         return subjects_from_files(moving)
     if bids is not None:
-        from .bids import subjects_from_bids
+        from ..bids import subjects_from_bids
 
         return subjects_from_bids(bids, suffix)
     assert table is not None
@@ -209,20 +211,20 @@ def _study_folder(folder: Path, resume: bool) -> Iterator[Path]:
 def _layout(folder: Path, fixed: Path, bids: str | os.PathLike | None, suffix: str) -> Layout:
     if bids is None:
         return PlainLayout(folder)
-    from .bids import BidsLayout, template_label
+    from ..bids import BidsLayout, template_label
 
     return BidsLayout(folder, template_label(fixed), fixed, bids, suffix)
 
 
 def _default_runner(settings: Settings) -> contextlib.AbstractContextManager[Runner]:
-    from .cluster.opening import local_runner
+    from ..cluster.opening import local_runner
 
     return local_runner(device=settings.device)
 
 
 def _write_quality_page(folder: Path, fixed: Path) -> None:
-    if importlib.util.find_spec(f"{__package__}.quality") is None:
+    if importlib.util.find_spec("wavemorph.cohort.quality") is None:
         return
-    from .quality import write_quality_page
+    from ..quality import write_quality_page
 
     write_quality_page(folder, fixed)

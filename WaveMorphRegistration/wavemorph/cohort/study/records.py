@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..io.outputs import write_json
-from ..models.weights import resolve, resolve_segmentation_model
-from ..settings import Settings
-from ..system.machine import choose_device
-from ..system.version import __version__
+from ...io.outputs import write_json
+from ...models.weights import resolve, resolve_segmentation_model
+from ...settings import Settings
+from ...system.machine import choose_device
+from ...system.version import __version__
 
 # hidden, so that readers of a BIDS data set pass it over; each subject has a folder of its own in it
 STATE_FOLDER = ".wavemorph"
