@@ -33,7 +33,8 @@ from .midway import composed, inverted, midway_motions
 from .structures import StructureVolume, brain_structures, jacobian_on, labels_as_structures, volumes_of, write_volumes
 
 MIDWAY = "midway"  # as the space of a label map
-ROUNDS = 2
+# A second round followed the noise: of three structures in scans of 2 mm, the largest error rose from 0.42 to 0.51 %.
+ROUNDS = 1
 _MAX_TIMES = 20
 
 

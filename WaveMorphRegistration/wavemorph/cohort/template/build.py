@@ -138,7 +138,7 @@ class Builder:
             inside = points_of(foreground(image))
             points.append(inside @ np.reshape(back.GetMatrix(), (3, 3)).T + back.TransformPoint((0.0, 0.0, 0.0)))
             linear = Registration(maps[subject.name], None, None, None, None, report={"transform_type": "affine"})
-            linear.save(self.folder(subject) / jobs.REGISTRATION)
+            linear.save(self.folder(subject) / jobs.REGISTRATION, volumes=())
         grid, middle = _lattice_around(np.concatenate(points), spacing_mm)
         self.lattice = replace(grid, origin=tuple(np.add(grid.origin, middle).tolist()))
         still = shape_update(node_points(self.map_lattice), self.map_lattice, np.ones(self.map_lattice.shape, bool))
