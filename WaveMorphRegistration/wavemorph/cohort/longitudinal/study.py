@@ -97,16 +97,17 @@ def compare_times(
             report(rounds[-1].sentence())
         lattice = builder.lattice
         assert lattice is not None
-        maps = {
-            time.name: composed_registration(builder.folder(time), builder.update_folder, lattice) for time in chosen
-        }
         image = builder.template()
+        maps, jacobians = {}, {}
+        for time in chosen:
+            parts = builder.folder(time), builder.update_folder, lattice
+            maps[time.name] = composed_registration(*parts, builder.store_spacing_mm)
+            jacobians[time.name] = jacobian_on(lattice, composed_registration(*parts))
     if label_map is None:
         structures = brain_structures(sitk.Cast(image, sitk.sitkFloat32), lattice, settings.device)
     else:
         to_labels = sitk.Transform() if space == MIDWAY else maps[str(space)].transform
         structures = labels_as_structures(label_map, lattice, to_labels)
-    jacobians = {name: jacobian_on(lattice, registration) for name, registration in maps.items()}
     volumes = volumes_of(structures, jacobians, lattice.spacing)
     found = Longitudinal(image, volumes, _report(chosen, verdicts, rounds, settings, space), maps)
     files.write(found)
@@ -147,9 +148,7 @@ def _rigid_motions(
 ) -> dict[tuple[int, int], tuple[RigidMotion, dict[str, Any] | None]]:
     """What `register_rigidly` returns for each pair. Raises the error of a pair that fails."""
     near = starts or dict.fromkeys(pairs)
-    work = {
-        f"{times[i].name} to {times[j].name}": RigidJob(times[i], times[j], settings, near[i, j]) for i, j in pairs
-    }
+    work = {f"{times[i].name} to {times[j].name}": RigidJob(times[i], times[j], settings, near[i, j]) for i, j in pairs}
     found = {}
     for key, outcome in runner.run(register_rigidly, work, "rigid alignment" if starts is None else "rigid, all pairs"):
         if isinstance(outcome, Exception):

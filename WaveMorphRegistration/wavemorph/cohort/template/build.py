@@ -182,13 +182,17 @@ class Builder:
         assert self.lattice is not None
         return self.lattice.halved() if self.lattice.voxels > _MANY_VOXELS else self.lattice
 
+    @property
+    def store_spacing_mm(self) -> float | None:
+        """The spacing at which maps are stored; None for that of the template."""
+        return None if self.map_lattice is self.lattice else max(self.map_lattice.spacing)
+
     def write_maps(self, targets: Callable[[Subject], tuple[Path, Path]]) -> None:
         """Write the maps of all subjects. targets: the files for a subject, to it and from it."""
         assert self.lattice is not None
-        coarser = max(self.map_lattice.spacing) if self.map_lattice is not self.lattice else None
         work = {
             subject.name: jobs.MapJob(
-                self.folder(subject), self.update_folder, self.lattice, coarser, *targets(subject)
+                self.folder(subject), self.update_folder, self.lattice, self.store_spacing_mm, *targets(subject)
             )
             for subject in self.subjects
         }

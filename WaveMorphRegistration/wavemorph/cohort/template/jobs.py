@@ -22,7 +22,6 @@ from ...spatial.filters import smooth
 from ...spatial.folding import remove_folds
 from ...spatial.grid import WorkingGrid, array_from_tensor, tensor_from_array
 from ...spatial.intensities import comparable
-from ...spatial.inversion import invert_displacement_image
 from ...spatial.preprocessing import foreground
 from ...spatial.resampling import antialiased
 from ..subjects import Subject
@@ -167,7 +166,10 @@ def updated_affine(folder: Path, update: Path) -> sitk.AffineTransform:
 def composed_registration(
     folder: Path, update: Path, lattice: WorkingGrid, store_spacing_mm: float | None = None
 ) -> Registration:
-    """`updated_transform` as an affine and one displacement on `lattice`, or on a coarser one, with its inverse."""
+    """`updated_transform` as an affine and one displacement on `lattice`, or on a coarser one.
+
+    Its inverse is computed when it is first read.
+    """
     affine = updated_affine(folder, update)
     to_template = sitk.CompositeTransform([sitk.Transform(affine.GetInverse()), updated_transform(folder, update)])
     with torch.inference_mode():
@@ -176,8 +178,7 @@ def composed_registration(
         image = lattice.to_mm(remove_folds(displacement))
     if store_spacing_mm is not None:
         image = coarsen_displacement_image(image, store_spacing_mm)
-    inverse, correction = invert_displacement_image(image)
-    return Registration(affine, image, inverse, correction, None, report={"transform_type": "deformable"})
+    return Registration(affine, image, None, None, None, report={"transform_type": "deformable"})
 
 
 def gradient_energy(values: np.ndarray, inside: np.ndarray, spacing: tuple[float, float, float]) -> float:
