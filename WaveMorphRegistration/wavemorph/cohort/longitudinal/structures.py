@@ -13,12 +13,9 @@ import torch
 from ...errors import InputError
 from ...io.labels import LabelMap
 from ...io.result import Registration
-from ...models.weights import resolve_segmentation_model
-from ...network.segmentation import STRUCTURES
-from ...registration.segmentation.inference import SegmentationInput, segment
+from ...registration.segmentation.stage import segment_volume
 from ...spatial.displacement import jacobian_determinant
 from ...spatial.grid import WorkingGrid, array_from_tensor
-from ...spatial.preprocessing import foreground
 from ...system.machine import choose_device
 
 _MIN_ML = 1e-3  # a structure of less is not measured
@@ -62,18 +59,13 @@ def brain_structures(image: sitk.Image, lattice: WorkingGrid, device: str) -> di
 
     Raises InputError where the volume shows no plausible brain.
     """
-    chosen = choose_device(device)
-    model = resolve_segmentation_model(chosen)
-    found = None
-    if model is not None:
-        found = segment(SegmentationInput(model.network, image, foreground(image), model.card.extra["atlas"]), True)
+    found = segment_volume(image, choose_device(device))
     if found is None:
         raise InputError(
             "No brain was found in the midway volume, so that there are no structures to measure; give a label map "
             "of one time."
         )
-    maps = array_from_tensor(found.resample(lattice, None, lattice.shape))
-    return {name: maps[number] for number, name in enumerate(STRUCTURES) if number > 0}
+    return {name: array_from_tensor(probability) for name, probability in found.by_structure(lattice).items()}
 
 
 def volumes_of(
