@@ -28,7 +28,7 @@ from ..subjects import Subject
 from .shape import displacement_at_nodes, linear_transform
 
 REGISTRATION, DISPLACEMENT, WARPED = "registration", "displacement.npy", "warped.npy"
-UPDATE = "update"  # folder of the last `shape.ShapeUpdate`, and before it the one of all former rounds
+UPDATE = "update"  # folder of the last `shape.ShapeUpdate`
 _ENERGY_SIGMA_VOXELS = 1.0  # a smoothing that removes noise, before gradients are measured
 _MOST = 1.2  # of normalized intensities, so that vessels and metal do not dominate a mean
 
@@ -53,14 +53,14 @@ class WarpingJob:
     """Resample a subject on the template's lattice, through its registration after the update of the shape.
 
     folder: of the subject. update: folder of the update. inside: a mask file (.npy) on the lattice, within which the
-    gradient energy is measured, or None.
+    gradient energy is measured.
     """
 
     subject: Subject
     folder: Path
     update: Path
     lattice: WorkingGrid
-    inside: Path | None = None
+    inside: Path
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def warp_subject(job: WarpingJob) -> dict[str, Any]:
     """Write the normalized intensities of the subject on the lattice, NaN where it was not scanned.
 
     Its voxels are interpolated once, by cubic B-splines, through the composed map. Returns the gradient energy within
-    the mask ("energy", None without a mask).
+    the mask ("energy").
     """
     volume = normalized_volume(job.subject)
     volume = antialiased(volume, max(job.lattice.spacing))
@@ -111,9 +111,7 @@ def warp_subject(job: WarpingJob) -> dict[str, Any]:
     scanned = sitk.Image(volume.GetSize(), sitk.sitkUInt8) + 1
     scanned.CopyInformation(volume)
     seen = sitk.GetArrayViewFromImage(job.lattice.resample(scanned, transform, sitk.sitkNearestNeighbor)) > 0
-    energy = None
-    if job.inside is not None:
-        energy = gradient_energy(values, np.load(job.inside) & seen, job.lattice.spacing)
+    energy = gradient_energy(values, np.load(job.inside) & seen, job.lattice.spacing)
     values[~seen] = np.nan
     np.save(job.folder / WARPED, values.astype(np.float16))
     return {"energy": energy}
