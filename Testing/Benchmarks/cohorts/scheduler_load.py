@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -27,6 +29,13 @@ from wavemorph.cohort.study.table import NUMBERS, StudyTable
 from wavemorph.cohort.subjects import Subject
 
 _ADDRESS = "tcp://127.0.0.1:{}"
+# as `cluster.opening` sets it: 100 workers that look at themselves 50 times a second would only do that
+_INTERVALS = {
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "5s",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
+}
 
 
 def sleep(job: tuple[SubjectJob, float]) -> dict:
@@ -40,6 +49,9 @@ def sleep(job: tuple[SubjectJob, float]) -> dict:
 def start_workers(address: str, count: int) -> None:
     """Run workers in this process until it is ended."""
     from distributed import Worker
+    from wavemorph.cohort.cluster import task
+
+    task._one_job = contextlib.nullcontext()  # these workers are in one process, and only sleep
 
     async def run() -> None:
         # one after another: a connection takes a while, and the scheduler waits for some seconds only
@@ -71,11 +83,12 @@ def simulate(subjects: int, workers: int, seconds: float, folder: Path) -> dict:
         for name in names
     }
     dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--host", "127.0.0.1"]
-    started = [subprocess.Popen([*dask, "--port", str(port)], stderr=subprocess.DEVNULL)]
+    quiet = {"stderr": subprocess.DEVNULL, "env": {**os.environ, **_INTERVALS}}
+    started = [subprocess.Popen([*dask, "--port", str(port)], **quiet)]
     try:
         with Client(_ADDRESS.format(port), timeout=60) as client:
             command = [sys.executable, __file__, "--start-workers", str(workers), _ADDRESS.format(port)]
-            started.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            started.append(subprocess.Popen(command, **quiet))
             client.wait_for_workers(workers, timeout=300)
             processes = [psutil.Process(each.pid) for each in started] + [psutil.Process()]
             before, began = [_cpu(each) for each in processes], time.monotonic()

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,23 @@ def slurm_runner(keys: Sequence[str], workers: int, progress: Progress | None = 
                     worker_extra_args=["--nthreads", "1"], scheduler_options={"dashboard_address": ":0"}, **job
                 )
             )
-            cluster.scale(n=workers)
         except (OSError, RuntimeError, ValueError, TypeError) as error:
-            raise ClusterError(f"Slurm does not take the jobs ({_reason(error)}); check its keys.") from error
+            raise ClusterError(f"Dask cannot use Slurm ({_reason(error)}); check the keys.") from error
+        _check_job(cluster.job_script())
+        cluster.scale(n=workers)
         client = stack.enter_context(distributed.Client(cluster))
         words = f"{workers} worker{'s' * (workers > 1)} asked from Slurm"
         yield DaskRunner(client, progress, threads=threads, description=words + _dashboard(client))
+
+
+def _check_job(script: str) -> None:
+    """Ask Slurm whether it would take a job: Dask waits for one that it refuses. Raises ClusterError."""
+    try:
+        answer = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ClusterError("Slurm's command sbatch is not here; run this where jobs are submitted.") from error
+    if answer.returncode:
+        raise ClusterError(f"Slurm does not take the jobs ({' '.join(answer.stderr.split())[:200]}); check the keys.")
 
 
 def slurm_job(keys: Sequence[str]) -> dict[str, Any]:
@@ -171,7 +183,8 @@ def _local_cluster(plan: Plan, folder: Path) -> Iterator[distributed.LocalCluste
         )
     except (OSError, RuntimeError, TimeoutError) as error:
         raise ClusterError(
-            f"The {plan.workers} worker processes could not be started ({_reason(error)}); give fewer --workers."
+            f"The {plan.workers} worker processes could not be started ({_reason(error)}); give fewer --workers, and "
+            'in a script of your own put the call under `if __name__ == "__main__":`.'
         ) from error
     with cluster:
         yield cluster

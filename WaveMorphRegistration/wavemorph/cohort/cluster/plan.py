@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ...errors import SettingsError
 
-# Peak resident memory of a registration of a head at 1 mm, and a tenth more. Measured: 1767 MB (Balanced, one thread;
-# transform, warped volume and Jacobian written), `wavemorph register` on the first subjects of `wavemorph population`
-PEAK_BYTES = 1_950_000_000
+# Peak resident memory of a worker that registers heads at 1 mm, and a tenth more. Measured: 2079 MB after six subjects
+# (Balanced, one thread; `wavemorph cohort` on `wavemorph population`; 1839 MB after the first)
+PEAK_BYTES = 2_300_000_000
 
 
 @dataclass(frozen=True)
