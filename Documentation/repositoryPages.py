@@ -28,8 +28,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=_with_site_links(text, source, pictures)))
-    for page in sorted((ROOT / _OWN_PAGES).glob("*.md")):
-        _with_site_links(page.read_text(encoding="utf-8"), _OWN_PAGES + page.name, pictures)
+    for own in sorted((ROOT / _OWN_PAGES).glob("*.md")):  # only for the pictures that they show
+        _with_site_links(own.read_text(encoding="utf-8"), _OWN_PAGES + own.name, pictures)
     for picture in sorted(pictures):
         files.append(File.generated(config, picture, abs_src_path=str(ROOT / picture)))
     return files

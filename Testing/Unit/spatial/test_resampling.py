@@ -7,7 +7,7 @@ import phantoms
 import pytest
 import SimpleITK as sitk
 from wavemorph.spatial.grid import make_working_grid
-from wavemorph.spatial.resampling import _antialiased, resample_to_grid
+from wavemorph.spatial.resampling import antialiased, resample_to_grid
 
 
 def tilted(center) -> sitk.AffineTransform:
@@ -30,7 +30,7 @@ def test_resampling_in_slabs_equals_resampling_of_the_whole(seed, spacing, moved
     grid = grid_over(image, spacing)
     transform = tilted(phantoms.center_of(image)) if moved else None
     darkest = float(sitk.GetArrayFromImage(image).min())
-    smooth = _antialiased(sitk.Cast(image, sitk.sitkFloat32), max(grid.spacing))
+    smooth = antialiased(sitk.Cast(image, sitk.sitkFloat32), max(grid.spacing))
     plain = sitk.GetArrayFromImage(grid.resample(smooth, transform, sitk.sitkLinear, darkest))
     assert np.array_equal(resample_to_grid(image, grid, transform), plain)
     for slab in (1, 7, 16):

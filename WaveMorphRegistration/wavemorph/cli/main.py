@@ -89,14 +89,15 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; the result of parsing has a function `run(options, progress)`."""
     # not at the top: a signal that arrives while they are imported must be handled
     from . import apply, demo, evaluate, models, register, scene, train
-    from .cohorts import cohort, morphometry, population
+    from .cohorts import cohort, longitudinal, morphometry, population, template
     from .options import EPILOG
 
     parser = argparse.ArgumentParser(prog="wavemorph", description=_DESCRIPTION, epilog=EPILOG)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--version", action="version", version=f"wavemorph {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (register, scene, demo, apply, evaluate, population, cohort, morphometry):
+    of_pairs = (register, scene, demo, apply, evaluate)
+    for command in (*of_pairs, population, cohort, template, longitudinal, morphometry):
         command.add_command(commands)
     train.add_commands(commands)
     models.add_command(commands)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["run"]
+__all__ = ["compare_times", "make_template", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +15,12 @@ def __getattr__(name: str) -> Any:
         from .study.run import run
 
         return run
+    if name == "make_template":
+        from .template.study import make_template
+
+        return make_template
+    if name == "compare_times":
+        from .longitudinal.study import compare_times
+
+        return compare_times
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

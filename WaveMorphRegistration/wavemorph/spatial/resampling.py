@@ -36,7 +36,7 @@ def resample_to_grid(
         part = grid.slab(first, min(slab, grid.size[2] - first))
         needed = _crop_for_grid(image, part, transform) if part.size != grid.size else image
         if needed is not None:
-            source = _antialiased(sitk.Cast(needed, sitk.sitkFloat32), spacing)
+            source = antialiased(sitk.Cast(needed, sitk.sitkFloat32), spacing)
             resampled = part.resample(source, transform, sitk.sitkLinear, darkest, continue_edges)
             values[first : first + slab] = sitk.GetArrayViewFromImage(resampled)
     return values
@@ -56,7 +56,7 @@ def _crop_for_grid(image: sitk.Image, grid: WorkingGrid, transform: sitk.Transfo
     return sitk.RegionOfInterest(image, (last - first + 1).tolist(), first.tolist())
 
 
-def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+def antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     """The image, smoothed along the axes on which `spacing_mm` is coarser than its own spacing.
 
     The variance of the Gaussian is that of a box of the coarse voxel minus that of a box of the fine one. This is close

@@ -57,6 +57,10 @@ class BrainSegmentation:
         structures = _sample(self.probabilities[:, 1:], _index_matrix(lattice, self.grid, affine), lattice.shape)
         return torch.cat([1 - structures.sum(1, keepdim=True), structures], 1)
 
+    def by_structure(self, grid: WorkingGrid) -> dict[str, torch.Tensor]:
+        """Name -> probability (D, H, W) at the nodes of a grid in the same space, without "outside"."""
+        return dict(zip(STRUCTURES[1:], self.resample(grid, None, grid.shape)[0, 1:]))
+
     def log_odds(self, grid: WorkingGrid, affine: sitk.Transform | None, size: tuple[int, int, int]) -> torch.Tensor:
         """(1, len(LOG_ODDS_MAPS), *size): log-odds of each map from -6 to 6, scaled to 0 to 1; see `resample`.
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
+import SimpleITK as sitk
+import torch
+
 from ...errors import is_out_of_memory
 from ...models.weights import resolve_segmentation_model
+from ...spatial.preprocessing import foreground
 from ..linear.orientation import likeliest_rotation
 from ..state import Job
 from .brain import BrainSegmentation
-from .inference import SegmentationInput, finish, first_look, look_along, look_everywhere
+from .inference import SegmentationInput, finish, first_look, look_along, look_everywhere, segment
 from .pair import PairSegmentation
 from .plausibility import head_axes
 
@@ -50,6 +54,15 @@ def segment_pair(job: Job) -> PairSegmentation | None:
             raise
         return None
     return PairSegmentation(fixed, moving, {"name": model.card.name, "sha256": model.sha256})
+
+
+def segment_volume(image: sitk.Image, device: torch.device) -> BrainSegmentation | None:
+    """The brain of a single volume; None without a network, and where the volume shows no plausible brain."""
+    model = resolve_segmentation_model(device)
+    if model is None:
+        return None
+    source = SegmentationInput(model.network, image, foreground(image), model.card.extra["atlas"])
+    return segment(source, flip_tta=True)
 
 
 def _search(

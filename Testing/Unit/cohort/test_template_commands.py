@@ -1,0 +1,77 @@
+"""The commands template and longitudinal: what they pass on, what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import phantoms
+import pytest
+import SimpleITK as sitk
+from wavemorph.cli.cohorts import longitudinal as longitudinal_command
+from wavemorph.cli.cohorts import template as template_command
+from wavemorph.cli.main import main
+from wavemorph.cohort.longitudinal import study as longitudinal_study
+from wavemorph.cohort.longitudinal.structures import StructureVolume
+from wavemorph.cohort.runner import SerialRunner
+from wavemorph.cohort.template import study as template_study
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    for command in (template_command, longitudinal_command):
+        monkeypatch.setattr(command, "runner_of", lambda options, progress: contextlib.nullcontext(SerialRunner()))
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    paths = []
+    for name in ("a", "b"):
+        sitk.WriteImage(
+            phantoms.head(phantoms.regular((10, 10, 10), (9.0, 9.0, 9.0))), str(tmp_path / f"{name}.nii.gz")
+        )
+        paths.append(str(tmp_path / f"{name}.nii.gz"))
+    return paths
+
+
+def test_a_template_of_one_subject_is_refused_in_a_sentence(volumes, tmp_path, capsys):
+    assert main(["template", "--volumes", volumes[0], "--output", str(tmp_path / "made")]) == 2
+    assert "needs at least 2 subjects, not 1" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_options_of_a_template_are_passed_on(volumes, tmp_path, monkeypatch, capsys):
+    asked = {}
+
+    def make(subjects, output, options, settings, runner, report):
+        asked.update(names=[each.name for each in subjects], options=options, settings=settings)
+        return template_study.Template(sitk.Image(), (), ("a",), {"b": "It is damaged."})
+
+    monkeypatch.setattr(template_study, "make_template", make)
+    arguments = ["--rounds", "2", "--spacing", "3", "--symmetric", "--begin-with", volumes[0], "--preset", "Instant"]
+    code = main(["template", "--volumes", *volumes, "--output", str(tmp_path / "made"), *arguments, "--threads", "1"])
+    assert code == 10
+    assert asked["names"] == ["a", "b"]
+    assert asked["options"] == template_study.TemplateOptions(2, 3.0, True, volumes[0])
+    assert asked["settings"].preset == "Instant" and asked["settings"].threads == 1
+    printed = capsys.readouterr().out
+    assert "left out: b: It is damaged." in printed and "the template of 1 subjects" in printed
+
+
+def test_volumes_are_printed_by_structure_and_time(volumes, tmp_path, monkeypatch, capsys):
+    rows = [StructureVolume("thalamus", "a", 10.0, 0.0), StructureVolume("thalamus", "b", 9.7, -3.0)]
+    verdict = {"level": "check", "reasons": ["It is blurred."], "probability_wrong": 0.2}
+    report = {"times": [{"name": "a", "verdict_against_first": None}, {"name": "b", "verdict_against_first": verdict}]}
+
+    def compare(*arguments, **more):
+        return longitudinal_study.Longitudinal(sitk.Image(), rows, report, {"a": None, "b": None})
+
+    monkeypatch.setattr(longitudinal_study, "compare_times", compare)
+    assert main(["longitudinal", "--volumes", *volumes, "--output", str(tmp_path / "made")]) == 0
+    printed = capsys.readouterr().out
+    assert "10.000 ml (+0.00 %)" in printed and "9.700 ml (-3.00 %)" in printed
+    assert "verdict on b: check" in printed and "reason: It is blurred." in printed
+
+
+def test_one_time_alone_is_refused_in_a_sentence(volumes, tmp_path, capsys):
+    assert main(["longitudinal", "--volumes", volumes[0], "--output", str(tmp_path / "made")]) == 2
+    assert "2 to 20 times, not 1" in capsys.readouterr().err
