@@ -165,7 +165,7 @@ def test_each_output_has_its_bids_name(dataset, tmp_path):
         "warped": folder / f"{stem}_space-MNI_desc-registered_T1w.nii.gz",
         "jacobian": folder / f"{stem}_space-MNI_desc-jacobian_map.nii.gz",
         "error_map": folder / f"{stem}_space-MNI_desc-expectedError_map.nii.gz",
-        "report": folder / f"{stem}_from-T1w_to-MNI_mode-image_desc-report_xfm.json",
+        "report": folder / f"{stem}_from-T1w_to-MNI_mode-image_xfm.json",
     }
 
 

@@ -33,8 +33,7 @@ _NAMES: Mapping[str, str] = {
     "warped": "{scan}_space-{template}_desc-registered_{suffix}.nii.gz",
     "jacobian": "{scan}_space-{template}_desc-jacobian_map.nii.gz",
     "error_map": "{scan}_space-{template}_desc-expectedError_map.nii.gz",
-    # no sidecar of the transform: readers take keys of a sidecar for entities, and the report has a key "subject"
-    "report": "{scan}_from-{suffix}_to-{template}_mode-image_desc-report_xfm.json",
+    "report": "{scan}_from-{suffix}_to-{template}_mode-image_xfm.json",  # the sidecar of the transform
 }
 _IGNORED = ("*_xfm.h5", "*_xfm.json", "*_map.nii.gz", "/subjects.tsv", "/quality.html")
 _TEMPLATE_COPY = "sourcedata/{template}.nii.gz"
@@ -44,8 +43,8 @@ _README = """\
 Made by WaveMorph {version}. Each volume of the source data set was registered to one fixed volume, {template}.
 
 - `*_from-{suffix}_to-{template}_mode-image_xfm.h5` resamples the {suffix} volume in the space of {template}. As in ITK,
-  ANTs and fMRIPrep, it maps points of {template} to points of the subject, in LPS mm. The file
-  `*_desc-report_xfm.json` beside it has similarity, folding, verdict, settings, versions and checksums.
+  ANTs and fMRIPrep, it maps points of {template} to points of the subject, in LPS mm. Its sidecar, `*_xfm.json`, has
+  similarity, folding, verdict, settings, versions and checksums in the entry "Registration".
 - `*_from-{template}_to-{suffix}_mode-image_xfm.h5`, where it was asked for, is its inverse.
 - `*_space-{template}_desc-registered_{suffix}.nii.gz` is the volume on the voxels of {template}.
 - `*_space-{template}_desc-jacobian_map.nii.gz` is the Jacobian determinant: the volume of the subject's tissue relative
@@ -105,6 +104,9 @@ class BidsLayout:
         source: the data set that was read; its name, authors, license and DOI go into the description.
         suffix: of the volumes that are registered.
     """
+
+    # readers take the keys of a sidecar for entities, and a report has one that is called "subject"
+    report_entry: str | None = "Registration"
 
     def __init__(
         self,

@@ -19,9 +19,13 @@ OUTPUTS: Mapping[str, str] = {
 
 
 class Layout(Protocol):
-    """The names of the files of a study below one folder."""
+    """The names of the files of a study below one folder.
+
+    report_entry: of the file of a report, that holds it; None where the file is the report.
+    """
 
     folder: Path
+    report_entry: str | None
 
     def path(self, subject: Subject, output: str) -> Path:
         """The file for one of `OUTPUTS` of a subject."""
@@ -34,6 +38,8 @@ class Layout(Protocol):
 
 class PlainLayout:
     """A folder for each subject: FOLDER/NAME/registered.nii.gz."""
+
+    report_entry: str | None = None
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -10,7 +10,7 @@ from typing import Any
 from ... import register
 from ...errors import InputError
 from ...io.files import short_reason
-from ...io.outputs import REGISTRATION_OUTPUTS, Outputs, Writer
+from ...io.outputs import REGISTRATION_OUTPUTS, Outputs, Writer, write_json
 from ...io.result import Registration
 from ...settings import Settings
 from ..subjects import Subject
@@ -29,6 +29,7 @@ class SubjectJob:
         settings: of the registration.
         study: the folder of the study.
         outputs: the files to write, by their names in `layout.OUTPUTS`.
+        report_entry: see `layout.Layout`.
         store_spacing: of the transforms, in mm; None for that of the working grid.
         resume: leave a subject alone that is complete and was made from the same.
     """
@@ -39,6 +40,7 @@ class SubjectJob:
     settings: Settings
     study: Path
     outputs: Mapping[str, Path]
+    report_entry: str | None = None
     store_spacing: float | None = None
     resume: bool = False
 
@@ -109,6 +111,8 @@ class _Recorded:
         self._outputs = Outputs(inputs=job.inputs.values())
         for name, (writer, extensions, called) in REGISTRATION_OUTPUTS.items():
             if name in job.outputs:
+                if name == "report" and job.report_entry is not None:
+                    writer = self._write_report_entry
                 self._outputs.add(job.outputs[name], self._noted(writer, job.files[name]), extensions, called)
         self._outputs.add(record_path(job.study, job.subject.name), self._write_record, (".json",), "record")
 
@@ -124,6 +128,9 @@ class _Recorded:
             self._checksums[file] = checksum(Path(path))
 
         return write
+
+    def _write_report_entry(self, registration: Registration, path: str) -> None:
+        write_json({self._job.report_entry: registration.report}, path)
 
     def _write_record(self, registration: Registration, path: str) -> None:
         Record(self._made_from, self._checksums, self._row).write(path)

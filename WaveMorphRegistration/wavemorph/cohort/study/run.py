@@ -96,6 +96,7 @@ def run(
                 settings=settings,
                 study=folder,
                 outputs={name: layout.path(subject, name) for name in outputs},
+                report_entry=layout.report_entry,
                 store_spacing=store_spacing,
                 resume=resume,
             )
