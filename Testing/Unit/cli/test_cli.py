@@ -14,9 +14,8 @@ import SimpleITK as sitk
 import wavemorph
 from dicom_files import write_stack
 from pointsets import brain_points, moved
-from wavemorph.cli import options
 from wavemorph.cli.main import main
-from wavemorph.io.outputs import write_image
+from wavemorph.io.outputs import REGISTRATION_OUTPUTS, write_image
 from wavemorph.io.points import read_points
 from wavemorph.registration import pipeline
 from wavemorph.registration.deformable import stage
@@ -373,7 +372,7 @@ def test_the_program_prints_its_version_without_importing_torch():
 def test_a_volume_is_released_once_it_is_written_and_can_be_made_again(random_registration, tmp_path):
     registration = random_registration(1)
     before = sitk.GetArrayFromImage(registration.jacobian)
-    options._volume_writer("jacobian")(registration, str(tmp_path / "j.nrrd"))
+    REGISTRATION_OUTPUTS["jacobian"][0](registration, str(tmp_path / "j.nrrd"))
     assert "jacobian" not in vars(registration)
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "j.nrrd"))), before)
     assert np.array_equal(sitk.GetArrayFromImage(registration.jacobian), before)

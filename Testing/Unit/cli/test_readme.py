@@ -23,6 +23,7 @@ def test_every_command_is_accepted_by_the_program():
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("wavemorph ")]
     assert {command[0] for command in commands} == {
         *("register", "apply", "evaluate", "scene", "models"),
+        *("cohort", "template", "longitudinal", "morphometry"),
         *("train", "protocol", "ablation"),
     }
     for command in commands:

@@ -57,7 +57,8 @@ def derivative(dataset, tmp_path):
             if path.name.endswith(".nii.gz"):
                 shutil.copy(subject.volume, path)
             else:
-                path.write_text(json.dumps({"subject": {"kind": "brain"}, "warnings": []}))
+                report = {"subject": {"kind": "brain"}, "warnings": []}
+                path.write_text(json.dumps({layout.report_entry: report}))
     for name in ("subjects.tsv", "quality.html"):
         (layout.folder / name).write_text("text")
     return layout.folder
@@ -186,6 +187,8 @@ def test_pybids_finds_transforms_and_volumes(dataset, derivative):
     (forward,) = layout.get(**maps, **{"from": "T1w", "to": "MNI"}, return_type="filename")
     (backward,) = layout.get(**maps, **{"from": "MNI", "to": "T1w"}, return_type="filename")
     assert Path(forward).name == "sub-01_ses-2_run-2_from-T1w_to-MNI_mode-image_xfm.h5"
+    (transform,) = layout.get(**maps, **{"from": "T1w", "to": "MNI"})
+    assert transform.get_metadata()["Registration"]["subject"] == {"kind": "brain"}
     assert Path(backward).name == "sub-01_ses-2_run-2_from-MNI_to-T1w_mode-image_xfm.h5"
     assert len(layout.get(space="MNI", desc="registered", suffix="T1w", extension=".nii.gz")) == 4
     assert len(layout.get(space="MNI", desc="jacobian", suffix="map")) == 4
