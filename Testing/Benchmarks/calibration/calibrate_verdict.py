@@ -24,7 +24,7 @@ from wavemorph.errors import WaveMorphError
 from wavemorph.registration import verdict
 
 EVIDENCE = Path(__file__).with_name("evidence.jsonl")
-_ENTRIES = ("transform_type", "evidence", "subject", "segmentation", "contrast", "warnings")
+_ENTRIES = ("transform_type", "evidence", "subject", "segmentation", "contrast", "mirrored_gain", "warnings")
 _RIGHT_BELOW, _WRONG_ABOVE = 0.02, 0.04  # mean error relative to the subject's extent
 _RIDGE = 1.0
 _RAISES = ("stretch", "displacement", "rigid part", "rotation", "unseen")  # others lower the odds
