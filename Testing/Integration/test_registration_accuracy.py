@@ -134,7 +134,7 @@ def test_the_report_has_the_entries_that_the_documentation_lists(registered):
         "subject", "similarity", "folding", "jacobian", "displacement_mm", "inverse_consistency_mm", "contrast",
         "segmentation", "transform_type", "wavemorph",
         "device", "versions", "settings", "peak_memory_mb", "inputs", "weights", "warnings", "notes", "seconds",
-        "evidence", "verdict",
+        "evidence", "mirrored_gain", "verdict",
     }  # fmt: skip
     assert len(report["inputs"]["fixed"]["sha256"]) == 64
     assert report["weights"] is None

@@ -41,7 +41,7 @@ REMOVALS = (
     Removal("spatial.inversion", "size[2], device=field.device)", "size[2])", (("inverse", True),)),
     Removal("network.dysample", "torch.arange(n, dtype=x.dtype, device=x.device)", "torch.arange(n, dtype=x.dtype)",
             (("preset", "Instant"),)),
-    Removal("similarity.mutual_information", "bins * bins, device=warped.device", "bins * bins"),
+    Removal("registration.similarity.mutual_information", "bins * bins, device=warped.device", "bins * bins"),
     Removal("registration.deformable.optimizer", "factor), device=problem.fixed.device", "factor)"),
     Removal("registration.evidence", "torch.tensor(chosen, device=kji.device)", "torch.tensor(chosen)"),
     Removal("registration.report", "tensor_from_array(kji.T).to(displacement.device)", "tensor_from_array(kji.T)"),
