@@ -26,7 +26,7 @@ from .similarity.lncc import LocalCorrelation
 
 _SPACING_MM = 3.0  # for a head, of the coarse copies
 _RADIUS_VOXELS = 2  # of windows
-_DICE_WEIGHT = 2.0  # of the structures' Dice against local correlation: 13 pairs of heads have about equal spreads then
+_DICE_WEIGHT = 2.0  # of the structures' Dice against local correlation; its differences are smaller
 _SAMPLES, _ITERATIONS = 20_000, 25  # of mutual information
 _MIN_COSINE = 0.8  # between the axis that is mirrored, seen from either volume
 

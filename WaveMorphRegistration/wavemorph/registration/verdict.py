@@ -36,8 +36,8 @@ _NOT_ALIGNED = (
     "{similarity_shifted:.2f}); they may show different anatomy, or the alignment has failed."
 )
 _MIRRORED = (
-    "The volumes agree better where the moving one is mirrored (by {gain:.3f} of squared local correlation); left and "
-    "right may be exchanged in one of the files."
+    "The volumes agree better where the moving one is mirrored (similarity higher by {gain:.3f}); left and right "
+    "may be exchanged in one of the files."
 )
 _REASONS = {
     "similarity": _NOT_ALIGNED,
@@ -88,8 +88,9 @@ def judge(report: dict, length_scale: float = 1.0) -> dict:
         level, reasons = CHECK, [_NOT_ALIGNED.format(**report["evidence"])]
     elif report["warnings"]:
         level = CHECK
-    level = max(level, _level_of_mirrored(report), key=LEVELS.index)
-    if _level_of_mirrored(report) != GOOD:
+    best = _level_of_mirrored(report)
+    level = max(level, best, key=LEVELS.index)
+    if best != GOOD:
         reasons.insert(0, _MIRRORED.format(gain=report["mirrored_gain"]))
     reasons += report["warnings"]
     return {
