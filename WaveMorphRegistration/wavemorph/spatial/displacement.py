@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from ..system.strategy import strategy_for
 
+_SAMPLED_VOXELS = 400_000  # of an image that each thread warps at once
 _MAX_SQUARINGS = 10  # where their number is not known to the host: for velocities of up to 128 voxels
 
 
@@ -82,24 +83,40 @@ def warp_image(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     """
     if not strategy_for(image.device).tall_picture or image.shape[:2] != (1, 1) or image.shape[2] < 2:
         return warp(image, displacement)
-    (planes, rows, columns), size = image.shape[2:], lattice_size(displacement)
-    slabs = math.gcd(size[0], torch.get_num_threads())
-    k, j, i = (
-        component + nodes for component, nodes in zip(displacement[0], _nodes_along(size, torch.float32, image.device))
-    )
+    planes, rows, columns = image.shape[2:]
+    picture = torch.stack([image[0, 0], F.pad(image[0, 0, 1:], (0, 0, 0, 0, 0, 1))]).view(1, 2, planes * rows, columns)
+    size = lattice_size(displacement)
+    nodes = _nodes_along(size, torch.float32, image.device)
+    result = torch.empty(1, 1, *size, device=image.device)
+    at_once = max(1, _SAMPLED_VOXELS // (size[1] * size[2])) * torch.get_num_threads()
+    for first in range(0, size[0], at_once):
+        slab = slice(first, first + at_once)
+        points = nodes[0][slab] + displacement[0, 0, slab], *(displacement[0, axis, slab] + nodes[axis] for axis in (1, 2))
+        result[0, 0, slab] = _sample_picture(picture, planes, points)
+    return result
+
+
+def _sample_picture(
+    picture: torch.Tensor, planes: int, points: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """(D, H, W): samples of an image of so many planes at points (k, j, i), each (D, H, W), which are overwritten.
+
+    picture: (1, 2, planes * rows, columns), of `warp_image`.
+    """
+    (k, j, i), (height, columns) = points, picture.shape[2:]
+    threads = math.gcd(len(k), torch.get_num_threads())
     k.clamp_(0, planes - 1)
     plane = k.floor().clamp_(max=planes - 2)
-    row = j.clamp_(0, rows - 1).add_(plane, alpha=rows)
-    picture = torch.stack([image[0, 0], F.pad(image[0, 0, 1:], (0, 0, 0, 0, 0, 1))]).view(1, 2, -1, columns)
-    points = torch.stack([i.mul_(2 / max(columns - 1, 1)).sub_(1), row.mul_(2 / (planes * rows - 1)).sub_(1)], -1)
+    row = j.clamp_(0, height // planes - 1).add_(plane, alpha=height // planes)
+    places = torch.stack([i.mul_(2 / max(columns - 1, 1)).sub_(1), row.mul_(2 / (height - 1)).sub_(1)], -1)
     samples = F.grid_sample(
-        picture.expand(slabs, -1, -1, -1),
-        points.view(slabs, -1, size[2], 2),
+        picture.expand(threads, -1, -1, -1),
+        places.view(threads, -1, k.shape[2], 2),
         padding_mode="border",
         align_corners=True,
     )
     before, after = samples.split(1, 1)
-    return torch.lerp(before, after, k.sub_(plane).view(slabs, 1, -1, size[2])).view(1, 1, *size)
+    return torch.lerp(before, after, k.sub_(plane).view(threads, 1, -1, k.shape[2])).view(k.shape)
 
 
 def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:

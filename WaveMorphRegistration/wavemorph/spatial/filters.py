@@ -39,10 +39,11 @@ def smooth(image: torch.Tensor, sigma_voxels: float | Sequence[float], out: torc
     return separable(image, along, out)
 
 
-def box_mean(image: torch.Tensor, radius: int) -> torch.Tensor:
+def box_mean(image: torch.Tensor, radius: int, out: torch.Tensor | None = None) -> torch.Tensor:
     """Mean of (B, C, D, H, W) over windows of (2 radius + 1)^3 voxels, with zeros outside the lattice.
 
-    Window sums are built by doubling: the time grows with the logarithm of the width.
+    out: receives the result; may be `image` itself. Window sums are built by doubling: the time grows with the
+    logarithm of the width.
     """
     width = 2 * radius + 1
 
@@ -64,7 +65,7 @@ def box_mean(image: torch.Tensor, radius: int) -> torch.Tensor:
         assert total is not None  # the width is at least 1
         return total
 
-    return separable(image, along).div_(width**3)
+    return separable(image, along, out).div_(width**3)
 
 
 def separable(

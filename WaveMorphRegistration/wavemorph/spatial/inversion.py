@@ -25,6 +25,7 @@ from .nodes import (
 
 _NEGLIGIBLE_ERROR_VOXELS = 0.008  # errors of the first part that need no correction
 _FIRST_PART_TOLERANCE_VOXELS = 0.02  # errors of the first part that the second may correct
+_POINTS_AT_ONCE = 200_000  # that are inverted together, to bound the memory of the temporaries
 _NEWTON_STEPS = 4  # for the first part, from a good start
 
 
@@ -199,6 +200,17 @@ def invert_at_points(
     if not strategy_for(points.device).selects_nodes:
         everywhere = torch.ones(points.shape[1], dtype=torch.bool, device=points.device)
         return _invert_masked(displacement, points, start, everywhere, steps, tolerance)
+    inverse = torch.empty_like(start)
+    for first in range(0, points.shape[1], _POINTS_AT_ONCE):
+        part = slice(first, first + _POINTS_AT_ONCE)
+        inverse[:, part] = _invert_selected(displacement, points[:, part], start[:, part], steps, tolerance)
+    return inverse
+
+
+def _invert_selected(
+    displacement: torch.Tensor, points: torch.Tensor, start: torch.Tensor, steps: int, tolerance: float
+) -> torch.Tensor:
+    """`invert_at_points`, each step at those points alone that need it."""
     inverse = start.clone()
     left = torch.arange(points.shape[1], device=points.device)
     for _ in range(steps):

@@ -60,43 +60,46 @@ class LocalCorrelation(ImageSimilarity):
         """See `ImageSimilarity.compare`; warped: (1, 1, D, H, W)."""
         value, by_covariance, covariance, variance, mean = self._correlate(warped)
         if not self._signed:
-            by_covariance *= 2
-        by_variance = (by_covariance * covariance).div_(variance)
-        constant = (by_variance * mean).addcmul_(by_covariance, self._mean, value=-1)
-        if self._scanned is not None:
-            for each in (by_covariance, by_variance, constant):
-                each.div_(self._coverage)
+            by_covariance.mul_(2)
+        by_variance = covariance.mul_(by_covariance).div_(variance)
+        constant = mean.mul_(by_variance).addcmul_(by_covariance, self._mean, value=-1)
         # d value / d warped(x) is a sum over the windows that contain x, of their covariances and variances
-        terms = box_mean(torch.cat([by_covariance, by_variance, constant], 1), self._radius)
-        a, b, c = (self._at_voxels(term) for term in terms.split(1, 1))
+        a, b, c = (self._sum_over_windows(term) for term in (by_covariance, by_variance, constant))
         derivative = a.mul_(self._fixed).addcmul_(b, warped, value=-1).add_(c)
         return value, derivative if self._scanned is None else derivative.mul_(self._scanned)
 
     def _correlate(self, warped: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(value, derivative by the covariance of each window, covariance, variance, mean).
 
-        The derivative is half of the true one where the coefficient is squared.
+        The derivative is half of the true one where the coefficient is squared. All but the value may be overwritten.
         """
-        moments = self._means((warped, None), (warped, warped), (self._fixed, warped))
-        mean, square, product = moments.split(1, 1)
-        variance = (square - mean * mean).clamp_(min=0).add_(self._noise)
-        covariance = product - self._mean * mean
+        mean, square, product = self._means((warped, None), (warped, warped), (self._fixed, warped)).split(1, 1)
+        variance = square.addcmul_(mean, mean, value=-1).clamp_(min=0).add_(self._noise)
+        covariance = product.addcmul_(self._mean, mean, value=-1)
+        by_covariance = self._variance * variance
         if self._signed:
-            by_covariance = (self._variance * variance).rsqrt_().mul_(self._weight)
+            by_covariance.rsqrt_().mul_(self._weight)
         else:
-            by_covariance = (covariance / (self._variance * variance)).mul_(self._weight)
+            torch.div(covariance, by_covariance, out=by_covariance).mul_(self._weight)
         return (by_covariance * covariance).sum(), by_covariance, covariance, variance, mean
 
     def _means(self, *factors: tuple[torch.Tensor, torch.Tensor | None]) -> torch.Tensor:
         """(1, len(factors), ...): the mean of each product of factors over the scanned voxels of the windows."""
-        means = []
-        for one, other in factors:
+        size = [n // self._stride for n in factors[0][0].shape[2:]]
+        means = factors[0][0].new_empty(1, len(factors), *size)
+        for mean, (one, other) in zip(means.split(1, 1), factors):
             product = one if other is None else one * other
             if self._scanned is not None:
                 product = product * self._scanned
-            means.append(product if self._stride == 1 else F.avg_pool3d(product, self._stride))
-        windows = box_mean(torch.cat(means, 1), self._radius)
+            mean.copy_(product if self._stride == 1 else F.avg_pool3d(product, self._stride))
+        windows = box_mean(means, self._radius, out=means)
         return windows if self._scanned is None else windows.div_(self._coverage)
+
+    def _sum_over_windows(self, term: torch.Tensor) -> torch.Tensor:
+        """At each voxel the sum of `term` over the windows that contain it; `term` is overwritten."""
+        if self._scanned is not None:
+            term.div_(self._coverage)
+        return self._at_voxels(box_mean(term, self._radius, out=term))
 
     def _at_voxels(self, term: torch.Tensor) -> torch.Tensor:
         """The adjoint of the mean over strides; voxels beyond the last whole stride of a side are in no window."""
