@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from wavemorph.cohort.bids import BidsLayout, subjects_from_bids, template_label
-from wavemorph.cohort.layout import OUTPUTS
 from wavemorph.cohort.subjects import Subject
 from wavemorph.errors import InputError, OutputError
+from wavemorph.io.outputs import USUAL_NAMES
 
 VALIDATOR = Path(sys.executable).parent / "bids-validator-deno"
 SCANS = (
@@ -51,7 +51,7 @@ def derivative(dataset, tmp_path):
     layout = BidsLayout(tmp_path / "out", "MNI", volume(tmp_path / "template.nii.gz"), dataset)
     layout.write_description()
     for subject in subjects_from_bids(dataset):
-        for output in OUTPUTS:
+        for output in USUAL_NAMES:
             path = layout.path(subject, output)
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.name.endswith(".nii.gz"):
@@ -160,7 +160,7 @@ def test_each_output_has_its_bids_name(dataset, tmp_path):
     layout = BidsLayout(tmp_path, "MNI", tmp_path / "template.nii.gz")
     subject = subjects_from_bids(dataset)[1]
     folder, stem = tmp_path / "sub-01/ses-2/anat", "sub-01_ses-2_run-1"
-    assert {output: layout.path(subject, output) for output in OUTPUTS} == {
+    assert {output: layout.path(subject, output) for output in USUAL_NAMES} == {
         "transform": folder / f"{stem}_from-T1w_to-MNI_mode-image_xfm.h5",
         "inverse": folder / f"{stem}_from-MNI_to-T1w_mode-image_xfm.h5",
         "warped": folder / f"{stem}_space-MNI_desc-registered_T1w.nii.gz",

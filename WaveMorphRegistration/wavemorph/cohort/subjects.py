@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import InputError
@@ -35,6 +35,11 @@ class Subject:
     labels: Path | None = None
     entities: Mapping[str, str] = field(default_factory=dict)
     covariates: Mapping[str, str] = field(default_factory=dict)
+
+    def absolute(self) -> Subject:
+        """The same with absolute paths: workers have other current folders."""
+        files = {name: getattr(self, name) for name in ("volume", "mask", "labels")}
+        return replace(self, **{name: Path(os.path.abspath(file)) for name, file in files.items() if file is not None})
 
 
 def subjects_from_files(paths: Iterable[str | os.PathLike]) -> list[Subject]:
