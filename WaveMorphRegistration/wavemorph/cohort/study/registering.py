@@ -66,14 +66,17 @@ def register_subject(job: SubjectJob) -> dict[str, Any]:
 
     Raises a `WaveMorphError` where it cannot be registered or written.
     """
+    from ...registration.segmentation.remembering import remembering_fixed  # imports torch, too early above
+
     made_from = provenance(job.inputs, job.settings, store_spacing=job.store_spacing)
     record = Record.read(record_path(job.study, job.subject.name)) if job.resume else None
     if record is not None and record.holds(made_from, list(job.files.values()), job.study):
         return {**record.row, **job.files, "files_written": 0}
     outputs = _Recorded(job, made_from)
-    registration = register(
-        job.fixed, job.subject.volume, job.settings, fixed_mask=job.fixed_mask, moving_mask=job.subject.mask
-    )
+    with remembering_fixed():
+        registration = register(
+            job.fixed, job.subject.volume, job.settings, fixed_mask=job.fixed_mask, moving_mask=job.subject.mask
+        )
     if job.store_spacing is not None:
         registration = registration.stored_at(job.store_spacing)
     return outputs.write(registration)
