@@ -42,8 +42,8 @@ def test_a_template_of_one_subject_is_refused_in_a_sentence(volumes, tmp_path, c
 def test_the_options_of_a_template_are_passed_on(volumes, tmp_path, monkeypatch, capsys):
     asked = {}
 
-    def make(subjects, output, options, settings, runner, report):
-        asked.update(names=[each.name for each in subjects], options=options, settings=settings)
+    def make(subjects, output, options, settings, runner, report, bids, resume):
+        asked.update(names=[each.name for each in subjects], options=options, settings=settings, resume=resume)
         return template_study.Template(sitk.Image(), (), ("a",), {"b": "It is damaged."})
 
     monkeypatch.setattr(template_study, "make_template", make)
@@ -52,7 +52,7 @@ def test_the_options_of_a_template_are_passed_on(volumes, tmp_path, monkeypatch,
     assert code == 10
     assert asked["names"] == ["a", "b"]
     assert asked["options"] == template_study.TemplateOptions(2, 3.0, True, volumes[0])
-    assert asked["settings"].preset == "Instant" and asked["settings"].threads == 1
+    assert asked["settings"].preset == "Instant" and asked["settings"].threads == 1 and not asked["resume"]
     printed = capsys.readouterr().out
     assert "left out: b: It is damaged." in printed and "the template of 1 subjects" in printed
 
@@ -70,6 +70,25 @@ def test_volumes_are_printed_by_structure_and_time(volumes, tmp_path, monkeypatc
     printed = capsys.readouterr().out
     assert "10.000 ml (+0.00 %)" in printed and "9.700 ml (-3.00 %)" in printed
     assert "verdict on b: check" in printed and "reason: It is blurred." in printed
+
+
+def test_the_sessions_of_a_subject_of_a_data_set_are_the_times(tmp_path, monkeypatch, capsys):
+    for session in ("1", "2"):
+        path = tmp_path / "raw" / "sub-07" / f"ses-{session}" / "anat" / f"sub-07_ses-{session}_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkInt16), str(path))
+    (tmp_path / "raw" / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    compared = []
+
+    def compare(times, *rest, **more):
+        compared.extend(time.name for time in times)
+        return longitudinal_study.Longitudinal(sitk.Image(), (), {"times": []}, {})
+
+    monkeypatch.setattr(longitudinal_study, "compare_times", compare)
+    command = ["longitudinal", "--bids", str(tmp_path / "raw"), "--output", str(tmp_path / "made")]
+    assert main([*command, "--subject", "07"]) == 0
+    assert compared == ["sub-07_ses-1", "sub-07_ses-2"]
+    assert main(command) == 2 and "--subject LABEL; give both" in capsys.readouterr().err
 
 
 def test_one_time_alone_is_refused_in_a_sentence(volumes, tmp_path, capsys):

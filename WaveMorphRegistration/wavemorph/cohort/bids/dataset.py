@@ -53,6 +53,23 @@ def subjects_from_bids(dataset: str | os.PathLike, suffix: str = "T1w") -> list[
     return sorted(subjects, key=lambda subject: subject.name)
 
 
+def scans_of_person(dataset: str | os.PathLike, label: str, suffix: str = "T1w") -> list[Subject]:
+    """The volumes of one subject of a BIDS data set, sorted by session and run; see `subjects_from_bids`.
+
+    label: "01" or "sub-01". Raises InputError.
+    """
+    subjects = subjects_from_bids(dataset, suffix)
+    label = label.removeprefix("sub-")
+    chosen = [subject for subject in subjects if subject.entities.get("subject") == label]
+    if not chosen:
+        labels = sorted({subject.entities.get("subject", "") for subject in subjects})
+        raise InputError(
+            f'The data set "{dataset}" has no {suffix} volume of the subject {label!r}; its subjects are '
+            f"{', '.join(labels[:10])}{', ...' if len(labels) > 10 else ''}."
+        )
+    return chosen
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """dataset_description.json. Raises InputError."""
     path = folder / DESCRIPTION_FILE
