@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import phantoms
 import pytest
@@ -33,6 +34,16 @@ def volumes(tmp_path):
     return paths
 
 
+def data_set(folder: Path, scans: list[str], suffix: str = "T1w") -> Path:
+    """A BIDS data set with these scans, such as "sub-01/ses-1"."""
+    for scan in scans:
+        path = folder / scan / "anat" / f"{scan.replace('/', '_')}_{suffix}.nii.gz"
+        path.parent.mkdir(parents=True)
+        sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkInt16), str(path))
+    (folder / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    return folder
+
+
 def test_a_template_of_one_subject_is_refused_in_a_sentence(volumes, tmp_path, capsys):
     assert main(["template", "--volumes", volumes[0], "--output", str(tmp_path / "made")]) == 2
     assert "needs at least 2 subjects, not 1" in capsys.readouterr().err
@@ -57,6 +68,19 @@ def test_the_options_of_a_template_are_passed_on(volumes, tmp_path, monkeypatch,
     assert "left out: b: It is damaged." in printed and "the template of 1 subjects" in printed
 
 
+def test_a_template_of_a_bids_data_set_is_asked_for_as_a_derivative(tmp_path, monkeypatch):
+    raw, asked = data_set(tmp_path / "raw", ["sub-01", "sub-02"], "T2w"), {}
+
+    def make(subjects, *rest, bids, resume):
+        asked.update(names=[each.name for each in subjects], bids=bids, resume=resume)
+        return template_study.Template(sitk.Image(), (), ("sub-01", "sub-02"), {})
+
+    monkeypatch.setattr(template_study, "make_template", make)
+    command = ["template", "--bids", str(raw), "--suffix", "T2w", "--output", str(tmp_path / "made"), "--resume"]
+    assert main(command) == 0
+    assert asked == {"names": ["sub-01", "sub-02"], "bids": str(raw), "resume": True}
+
+
 def test_volumes_are_printed_by_structure_and_time(volumes, tmp_path, monkeypatch, capsys):
     rows = [StructureVolume("thalamus", "a", 10.0, 0.0), StructureVolume("thalamus", "b", 9.7, -3.0)]
     verdict = {"level": "check", "reasons": ["It is blurred."], "probability_wrong": 0.2}
@@ -73,11 +97,7 @@ def test_volumes_are_printed_by_structure_and_time(volumes, tmp_path, monkeypatc
 
 
 def test_the_sessions_of_a_subject_of_a_data_set_are_the_times(tmp_path, monkeypatch, capsys):
-    for session in ("1", "2"):
-        path = tmp_path / "raw" / "sub-07" / f"ses-{session}" / "anat" / f"sub-07_ses-{session}_T1w.nii.gz"
-        path.parent.mkdir(parents=True)
-        sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkInt16), str(path))
-    (tmp_path / "raw" / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    raw = data_set(tmp_path / "raw", ["sub-07/ses-1", "sub-07/ses-2", "sub-08/ses-1"])
     compared = []
 
     def compare(times, *rest, **more):
@@ -85,7 +105,7 @@ def test_the_sessions_of_a_subject_of_a_data_set_are_the_times(tmp_path, monkeyp
         return longitudinal_study.Longitudinal(sitk.Image(), (), {"times": []}, {})
 
     monkeypatch.setattr(longitudinal_study, "compare_times", compare)
-    command = ["longitudinal", "--bids", str(tmp_path / "raw"), "--output", str(tmp_path / "made")]
+    command = ["longitudinal", "--bids", str(raw), "--output", str(tmp_path / "made")]
     assert main([*command, "--subject", "07"]) == 0
     assert compared == ["sub-07_ses-1", "sub-07_ses-2"]
     assert main(command) == 2 and "--subject LABEL; give both" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -156,8 +157,7 @@ class _Making:
     def finished(self) -> Template | None:
         """The template where it is complete and made from the same; else None."""
         record = Record.read(self._state / _RECORD)
-        made_from = self._made_from(rounds=self._options.rounds)
-        if record is None or not record.holds(made_from, [], self._names.folder):
+        if record is None or not record.holds(self._whole_made_from, [], self._names.folder):
             return None
         row = record.row
         rounds = tuple(RoundResult(**each) for each in row["rounds"])
@@ -191,11 +191,11 @@ class _Making:
         }
         written = [*self._whole, *(path for name in template.subjects for path in self._maps[name])]
         checksums = {path.relative_to(self._names.folder).as_posix(): checksum(path) for path in written}
-        Record(self._made_from(rounds=self._options.rounds), checksums, row).put(self._state / _RECORD)
+        Record(self._whole_made_from, checksums, row).put(self._state / _RECORD)
 
     def _rounds(self, builder: Builder, store: RoundStore, report: Callable[[str], None]) -> list[RoundResult]:
         """All rounds: those that were kept, and the others made."""
-        options, made_from = self._options, self._made_from()
+        options, made_from = self._options, self._made_from
         builder.work.mkdir(parents=True, exist_ok=True)
         kept = store.restore(made_from, options.rounds)
         rounds: list[RoundResult] = []
@@ -223,7 +223,8 @@ class _Making:
         here = replace(settings, transform_type="deformable", spacing_mm=spacing)
         return builder.deformable_round(number, options.rounds, here)
 
-    def _made_from(self, **more: Any) -> dict[str, Any]:
+    @functools.cached_property
+    def _made_from(self) -> dict[str, Any]:
         """What decides the rounds; of more than one, their number does not decide the first ones."""
         options = self._options
         files = {f"{each.name} {what}": path for each in self._subjects for what, path in each.files.items()}
@@ -236,7 +237,11 @@ class _Making:
             "coarse_start": options.rounds > 1,
         }
         readable = {name: path for name, path in files.items() if os.access(path, os.R_OK)}  # others are left out later
-        return provenance(readable, self._settings, **choices, **more)
+        return provenance(readable, self._settings, **choices)
+
+    @property
+    def _whole_made_from(self) -> dict[str, Any]:
+        return {**self._made_from, "rounds": self._options.rounds}
 
     def _write_summary(self, template: Template, path: str) -> None:
         write_json(_summary(template, self._options, self._settings), path)
