@@ -13,16 +13,19 @@ from wavemorph.registration.segmentation.remembering import LastLook, look_at_fi
 
 @pytest.fixture
 def looks(monkeypatch):
-    """The inputs that were looked at; what is found has a number of its own each time."""
-    seen = []
-
-    def look(source):
-        seen.append(source)
-        return Search(best=len(seen))
-
-    monkeypatch.setattr(remembering, "first_look", look)
+    """The inputs that were looked at."""
     monkeypatch.setattr(remembering, "_last_look", LastLook())
-    return seen
+    return []
+
+
+def looked_at(looks: list, source: SegmentationInput) -> Search:
+    """What is found has a number of its own at each look."""
+
+    def look(source: SegmentationInput) -> Search:
+        looks.append(source)
+        return Search(best=len(looks))
+
+    return look_at_fixed(source, look)
 
 
 NETWORK = nn.Identity()
@@ -36,9 +39,9 @@ def source(value: int = 1, origin: float = 0.0, inside: int = 1, network: nn.Mod
 
 def test_the_same_volume_is_looked_at_once(looks):
     with remembering_fixed():
-        first = look_at_fixed(source())
+        first = looked_at(looks, source())
     with remembering_fixed():
-        assert look_at_fixed(source()) is first
+        assert looked_at(looks, source()) is first
     assert len(looks) == 1
 
 
@@ -49,24 +52,24 @@ def test_the_same_volume_is_looked_at_once(looks):
 )
 def test_anything_else_is_looked_at_again(looks, other):
     with remembering_fixed():
-        assert [look_at_fixed(source()).best, look_at_fixed(source(**other)).best] == [1, 2]
-        assert look_at_fixed(source()).best == 3  # only the last one is kept
+        assert [looked_at(looks, source()).best, looked_at(looks, source(**other)).best] == [1, 2]
+        assert looked_at(looks, source()).best == 3  # only the last one is kept
 
 
 def test_a_network_that_is_gone_is_not_taken_for_one_at_its_place(looks):
     with remembering_fixed():
-        look_at_fixed(source(network=nn.Identity()))
+        looked_at(looks, source(network=nn.Identity()))
         looks.clear()  # the last reference
-        look_at_fixed(source(network=nn.Identity()))
+        looked_at(looks, source(network=nn.Identity()))
     assert len(looks) == 1
 
 
 def test_nothing_is_remembered_outside_of_a_study(looks):
     for _ in range(2):
-        look_at_fixed(source())
+        looked_at(looks, source())
     with remembering_fixed():
-        look_at_fixed(source())
-    look_at_fixed(source())
+        looked_at(looks, source())
+    looked_at(looks, source())
     assert len(looks) == 4
 
 

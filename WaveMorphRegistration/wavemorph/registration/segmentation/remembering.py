@@ -9,17 +9,19 @@ import contextlib
 import hashlib
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 import SimpleITK as sitk
 
 from ...network.segmentation import SegmentationNetwork
-from .inference import Search, SegmentationInput, first_look
+from .inference import Search, SegmentationInput
+
+Look = Callable[[SegmentationInput], Search]  # `inference.first_look`
 
 
 class LastLook:
-    """The result of `inference.first_look` for the last volume: 30 MB for a head."""
+    """The first look at the last volume: 30 MB for a head."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,14 +29,15 @@ class LastLook:
         self._key = ""
         self._found = Search()
 
-    def first_look(self, source: SegmentationInput) -> Search:
-        """What `inference.first_look` returns; without the network where voxels, foreground and geometry are those of
-        the last time. Its tensors must not be changed.
+    def of(self, source: SegmentationInput, look: Look) -> Search:
+        """What look(source) returns; without a look where voxels, foreground and geometry are those of the last time.
+
+        Its tensors must not be changed.
         """
         key = _checksum(source.image, source.foreground)
         with self._lock:
             if self._network is None or self._network() is not source.network or self._key != key:
-                self._found = first_look(source)
+                self._found = look(source)
                 self._network, self._key = weakref.ref(source.network), key
             return self._found
 
@@ -53,9 +56,9 @@ def remembering_fixed() -> Iterator[None]:
         _remembers.reset(token)
 
 
-def look_at_fixed(source: SegmentationInput) -> Search:
-    """`inference.first_look`, within `remembering_fixed` only once for the same volume."""
-    return _last_look.first_look(source) if _remembers.get() else first_look(source)
+def look_at_fixed(source: SegmentationInput, look: Look) -> Search:
+    """look(source), within `remembering_fixed` only once for the same volume."""
+    return _last_look.of(source, look) if _remembers.get() else look(source)
 
 
 def _checksum(*images: sitk.Image) -> str:

@@ -74,7 +74,7 @@ def _search(
     Where only one is found as its file states its orientation, the other is looked for in the orientation in which it
     fits that one, before other orientations are tried.
     """
-    found_fixed = look_at_fixed(fixed)
+    found_fixed = look_at_fixed(fixed, first_look)
     if found_fixed.best is None and not found_fixed.confident:
         return None
     found_moving = first_look(moving)
