@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import phantoms
 import SimpleITK as sitk
+from wavemorph import Settings, register
 from wavemorph.cli import demo
 from wavemorph.cli.main import main
 from wavemorph.io.outputs import write_image
 from wavemorph.training.known_deformation import Difference, make_pair
+
+COARSE = 4  # mm
 
 
 def test_the_demo_prints_its_true_error_and_writes_everything(tmp_path, monkeypatch, capsys):
@@ -39,6 +42,19 @@ def test_the_demo_runs_on_a_pair_of_the_user(tmp_path, tiny_pair, capsys):
     for name in ("fixed.nii.gz", "expected_error.nii.gz"):
         assert not (tmp_path / "own" / name).exists()
     assert "true error" not in capsys.readouterr().out
+
+
+def test_a_pair_of_the_kind_of_the_demo_has_the_verdict_good():
+    """A symmetric template, coarser than that of the demo, and a copy with a known deformation."""
+    template = sitk.Cast(sitk.ReadImage(str(demo.template_path())), sitk.sitkFloat32)
+    size = [length // COARSE for length in template.GetSize()]
+    smoothed = sitk.SmoothingRecursiveGaussian(template, COARSE / 2.355)
+    lattice = template.GetOrigin(), (float(COARSE),) * 3, template.GetDirection()
+    coarse = sitk.Resample(smoothed, size, sitk.Transform(), sitk.sitkLinear, *lattice)
+    pair = make_pair(coarse, Difference(spacing_mm=tuple(COARSE * mm for mm in demo._MOVING_SPACING_MM)))
+    found = register(pair.fixed, pair.moving, Settings(spacing_mm=COARSE, threads=1))
+    assert found.report["verdict"]["level"] == "good", found.report["verdict"]["reasons"]
+    assert pair.error_mm(found.transform).mean() < COARSE / 2
 
 
 def test_the_template_of_the_demo_is_a_brain_at_one_millimeter():

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import phantoms
 import SimpleITK as sitk
 from wavemorph import Settings
@@ -25,6 +26,19 @@ def write_heads(folder: Path, count: int) -> tuple[Path, list[Path]]:
         center = (3.0 - number, number, 1.0)
         sitk.WriteImage(phantoms.head(lattice, center=center, noise=5.0, seed=number), str(file))
     return template, files
+
+
+def write_torsos(folder: Path) -> list[Path]:
+    """Files: two torsos, one that has breathed in and one that has breathed out. A template of them takes seconds."""
+    paths = [folder / f"torso-{number}.nii.gz" for number in range(2)]
+    for number, (path, factor) in enumerate(zip(paths, (-0.6, 0.6))):
+
+        def deformation(points: np.ndarray, factor: float = factor) -> np.ndarray:
+            return factor * phantoms.breathing(points)
+
+        lattice = phantoms.regular((30, 26, 30), (6.2, 5.8, 6.4))
+        sitk.WriteImage(phantoms.torso(lattice, deformation, noise=15, seed=number), str(path))
+    return paths
 
 
 def damage(file: Path) -> None:

@@ -23,10 +23,11 @@ from pathlib import Path
 
 import psutil
 from wavemorph import Settings
-from wavemorph.cohort.layout import OUTPUTS, PlainLayout
+from wavemorph.cohort.layout import PlainLayout
 from wavemorph.cohort.study.registering import SubjectJob
 from wavemorph.cohort.study.table import NUMBERS, StudyTable
 from wavemorph.cohort.subjects import Subject
+from wavemorph.io.outputs import REGISTRATION_OUTPUTS
 
 _ADDRESS = "tcp://127.0.0.1:{}"
 # as `cluster.opening` sets it: 100 workers that look at themselves 50 times a second would only do that
@@ -76,7 +77,7 @@ def simulate(subjects: int, workers: int, seconds: float, folder: Path) -> dict:
                 None,
                 Settings(),
                 folder,
-                {output: layout.path(Subject(name, folder), output) for output in OUTPUTS},
+                {output: layout.path(Subject(name, folder), output) for output in REGISTRATION_OUTPUTS},
             ),
             seconds,
         )

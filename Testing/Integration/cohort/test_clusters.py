@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import SimpleITK as sitk
@@ -22,12 +23,15 @@ from small_study import (
     register_or_be_killed,
     what_a_worker_may_use,
     write_heads,
+    write_torsos,
 )
-from wavemorph import cohort
+from wavemorph import Settings, cohort
 from wavemorph.cohort.cluster import opening
 from wavemorph.cohort.cluster.opening import local_runner, tcp_runner
 from wavemorph.cohort.cluster.plan import Machine
+from wavemorph.cohort.runner import SerialRunner
 from wavemorph.cohort.study import run as studies
+from wavemorph.cohort.template.study import TemplateOptions
 from wavemorph.errors import ClusterError
 
 QUIET = ("--no-dashboard", "--host", "127.0.0.1")  # options of Dask's commands
@@ -39,13 +43,24 @@ def heads(tmp_path_factory):
     return write_heads(tmp_path_factory.mktemp("heads"), 3)
 
 
-@contextlib.contextmanager
-def process(*arguments: str):
-    """A process of the command line of Dask or ours, and the lines that it writes to standard error."""
+def environment() -> dict[str, str]:
+    """Of a process that imports what this one imports."""
     paths = [path for path in sys.path if path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def finished(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of ours that has ended."""
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+
+
+@contextlib.contextmanager
+def process(*arguments: str, folder: Path | None = None):
+    """A process of the command line of Dask or ours in a folder, and the lines that it writes to standard error."""
+    command = [sys.executable, "-m", *arguments]
     started = subprocess.Popen(
-        [sys.executable, "-m", *arguments], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        command, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True, cwd=folder
     )
     lines: queue.Queue[str] = queue.Queue()
     reader = threading.Thread(target=lambda: [lines.put(line) for line in started.stderr], daemon=True)
@@ -77,28 +92,55 @@ def local():
         yield runner
 
 
-def transforms(folder: Path, table) -> list[tuple[float, ...]]:
-    """The numbers of each part of each transform: the displacement and the affine."""
-    read = [sitk.CompositeTransform(sitk.ReadTransform(str(folder / name))) for name in table["transform"]]
-    return [each.GetNthTransform(part).GetParameters() for each in read for part in range(2)]
-
-
-def test_local_processes_and_the_workers_of_a_scheduler_find_the_same_transforms(heads, local, tmp_path):
-    template, files = heads
-    here = cohort.run(template, files, output=tmp_path / "here", settings=SETTINGS, runner=local)
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    """The address of a Dask scheduler with two workers, in another folder than the client."""
+    folder = tmp_path_factory.mktemp("elsewhere")
     with process("distributed.cli.dask_scheduler", *QUIET, "--port", "0") as (_, lines):
         address = line_with(lines, "Scheduler at:").split()[-1]
         worker = ("distributed.cli.dask_worker", address, *QUIET, "--nthreads", "1")
-        with process(*worker) as (_, first), process(*worker) as (_, second):
+        with process(*worker, folder=folder) as (_, first), process(*worker, folder=folder) as (_, second):
             for started in (first, second):
                 line_with(started, "Registered to:")
-            with tcp_runner(address) as runner:
-                assert runner.description == f"2 workers of {address}"
-                there = cohort.run(template, files, output=tmp_path / "there", settings=SETTINGS, runner=runner)
+            yield address
+
+
+def numbers(folder: Path) -> dict[str, list[tuple[float, ...]]]:
+    """The numbers of each part of each transform below a folder, by its name."""
+    found = {}
+    for path in sorted(folder.rglob("*.h5")):
+        read = sitk.CompositeTransform(sitk.ReadTransform(str(path)))
+        parts = range(read.GetNumberOfTransforms())
+        found[str(path.relative_to(folder))] = [read.GetNthTransform(part).GetParameters() for part in parts]
+    return found
+
+
+def test_local_processes_and_the_workers_of_a_scheduler_find_the_same_transforms(heads, local, scheduler, tmp_path):
+    template, files = heads
+    here = cohort.run(template, files, output=tmp_path / "here", settings=SETTINGS, runner=local)
+    with tcp_runner(scheduler) as runner:
+        assert runner.description == f"2 workers of {scheduler}"
+        there = cohort.run(template, files, output=tmp_path / "there", settings=SETTINGS, runner=runner)
     assert list(here["status"]) == list(there["status"]) == ["done"] * 3
-    assert transforms(tmp_path / "here", here) == transforms(tmp_path / "there", there)
-    numbers = [name for name in here.columns if name not in ("seconds", "peak_memory_mb")]
-    assert here[numbers].equals(there[numbers])
+    assert len(numbers(tmp_path / "here")) == 3 and numbers(tmp_path / "here") == numbers(tmp_path / "there")
+    columns = [name for name in here.columns if name not in ("seconds", "peak_memory_mb")]
+    assert here[columns].equals(there[columns])
+
+
+def test_times_of_a_person_have_the_same_maps_in_one_process_and_in_several(heads, scheduler, tmp_path, monkeypatch):
+    first = sitk.ReadImage(str(heads[1][0]))
+    sitk.WriteImage(sitk.Cast(first > 60, sitk.sitkUInt8), str(tmp_path / "labels.nii.gz"))
+    monkeypatch.chdir(heads[0].parent)
+    times = [file.name for file in heads[1][:2]]  # relative: the workers have another folder
+    with tcp_runner(scheduler) as several:
+        for name, runner in (("several", several), ("one", SerialRunner())):
+            settings = Settings(weights="none", threads=1)
+            cohort.compare_times(times, tmp_path / name, tmp_path / "labels.nii.gz", "head-0", settings, runner)
+    one, several = numbers(tmp_path / "one"), numbers(tmp_path / "several")
+    assert len(one) == len(several) == 6
+    for name, parts in one.items():
+        for part, other in zip(parts, several[name], strict=True):
+            assert np.allclose(part, other, rtol=0, atol=1e-3)  # mm; the number of threads may differ
 
 
 def test_a_worker_that_is_killed_loses_nothing(heads, local, tmp_path, monkeypatch):
@@ -163,7 +205,7 @@ def test_a_client_that_is_killed_loses_nothing_and_resuming_does_what_is_left(he
     before = written_at(study)
     table = studies.read_table(study / "subjects.tsv")
     assert 1 <= len(table) <= len(before) < 3
-    resumed = subprocess.run([sys.executable, "-m", *command, "--resume"], capture_output=True, text=True)
+    resumed = finished(*command, "--resume")
     assert resumed.returncode == 10, resumed.stderr  # one subject failed
     assert "3 of 4" in resumed.stdout and "Traceback" not in resumed.stderr
     assert "failed: broken: The moving image 'broken.nii.gz' is cut short or damaged" in resumed.stdout
@@ -171,6 +213,30 @@ def test_a_client_that_is_killed_loses_nothing_and_resuming_does_what_is_left(he
     assert len(after) == 3 and {name: after[name] for name in before} == before
     assert list(studies.read_table(study / "subjects.tsv")["status"]) == ["done"] * 3 + ["failed"]
     assert not list(study.rglob(".wavemorph-*"))  # what the killed processes had begun
+
+
+def test_a_template_whose_client_is_killed_is_resumed_to_the_same_template(tmp_path):
+    torsos = write_torsos(tmp_path)
+    choices = ["--rounds", "1", "--spacing", "6", "--begin-with", str(torsos[0]), "--weights", "none", "--threads", "1"]
+    paths = ["--volumes", *map(str, torsos), "--output", str(tmp_path / "killed")]
+    command = ["wavemorph.cli", "template", *paths, *choices, "--workers", "1"]
+    with process(*command) as (client, lines):
+        line_with(lines, "1 of 2 done")
+        workers = psutil.Process(client.pid).children(recursive=True)
+        client.kill()
+        client.wait()
+        assert ended(workers)
+    kept = list((tmp_path / "killed" / ".wavemorph_template" / "jobs" / "register_subject").glob("torso-*.json"))
+    assert len(kept) == 1
+    resumed = finished(*command, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    options = TemplateOptions(rounds=1, spacing_mm=6.0, begin_with=torsos[0])
+    cohort.make_template(torsos, tmp_path / "whole", options, Settings(weights="none", threads=1))
+    made, expected = numbers(tmp_path / "killed"), numbers(tmp_path / "whole")
+    assert len(expected) == 4 and set(made) == set(expected)
+    for name, parts in expected.items():
+        for part, other in zip(parts, made[name], strict=True):
+            assert np.allclose(part, other, rtol=0, atol=0.1)  # mm; the number of threads differs
 
 
 def test_a_ctrl_c_ends_all_processes_and_leaves_a_table_of_what_was_done(heads, tmp_path):

@@ -13,7 +13,7 @@ from pointsets import moved
 from wavemorph import Settings
 from wavemorph.cohort import make_template
 from wavemorph.cohort.template.shape import rigid_fit
-from wavemorph.cohort.template.study import TemplateOptions
+from wavemorph.cohort.template.study import STATE_FOLDER, TemplateOptions
 from wavemorph.errors import InputError, SettingsError
 
 SETTINGS = Settings(weights="none")
@@ -108,8 +108,9 @@ def test_the_template_is_written_and_nothing_temporary_is_left(made):
     image = sitk.ReadImage(str(folder / "template.nii.gz"))
     assert np.array_equal(sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(template.image))
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["template.nii.gz", "template.json", "convergence.tsv", "subjects.tsv", *FACTORS]
+        [STATE_FOLDER, "template.nii.gz", "template.json", "convergence.tsv", "subjects.tsv", *FACTORS]
     )
+    assert [path.name for path in (folder / STATE_FOLDER).iterdir()] == ["record.json"]
 
 
 def test_a_symmetric_template_equals_its_mirror_image(volumes, tmp_path):
@@ -130,7 +131,7 @@ def test_too_few_subjects_are_refused(volumes, tmp_path):
     damaged.write_bytes(b"\x1f\x8b nothing")
     with pytest.raises(InputError, match="Only 1 of 2 subjects can be used"):
         make_template([damaged, volumes[0]], tmp_path / "made", settings=SETTINGS)
-    assert not list((tmp_path / "made").iterdir())
+    assert [path.name for path in (tmp_path / "made").iterdir()] == [STATE_FOLDER]
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"rounds": 51}, {"spacing_mm": -1.0}])

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from wavemorph.cohort.bids import BidsLayout, subjects_from_bids, template_label
-from wavemorph.cohort.layout import OUTPUTS
+from wavemorph.cohort.bids import BidsLayout, BidsTemplate, scans_of_person, subjects_from_bids, template_label
 from wavemorph.cohort.subjects import Subject
+from wavemorph.cohort.template.study import STATE_FOLDER
 from wavemorph.errors import InputError, OutputError
+from wavemorph.io.outputs import USUAL_NAMES
 
 VALIDATOR = Path(sys.executable).parent / "bids-validator-deno"
 SCANS = (
@@ -51,7 +52,7 @@ def derivative(dataset, tmp_path):
     layout = BidsLayout(tmp_path / "out", "MNI", volume(tmp_path / "template.nii.gz"), dataset)
     layout.write_description()
     for subject in subjects_from_bids(dataset):
-        for output in OUTPUTS:
+        for output in USUAL_NAMES:
             path = layout.path(subject, output)
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.name.endswith(".nii.gz"):
@@ -96,6 +97,26 @@ def test_participants_become_covariates(dataset):
         {"age": "41", "sex": "F"},
         {"age": "n/a", "sex": "M"},
     ]
+
+
+def test_columns_of_sessions_become_covariates_and_stand_before_those_of_the_subject(dataset):
+    table = "session_id\tage\tdose\nses-1\t41\t0\n2\t43\t5\n"
+    (dataset / "sub-01" / "sub-01_sessions.tsv").write_text(table)
+    subjects = {subject.name: subject.covariates for subject in subjects_from_bids(dataset)}
+    assert subjects["sub-01_ses-1"] == {"age": "41", "sex": "F", "dose": "0"}
+    assert subjects["sub-01_ses-2_run-1"] == {"age": "43", "sex": "F", "dose": "5"}
+    assert subjects["sub-02_acq-mprage"] == {"age": "n/a", "sex": "M"}
+    (dataset / "sub-01" / "sub-01_sessions.tsv").write_text("session\tage\nses-1\t41\n")
+    with pytest.raises(InputError, match="has no column session_id"):
+        subjects_from_bids(dataset)
+
+
+@pytest.mark.parametrize("label", ["01", "sub-01"])
+def test_the_scans_of_one_person_are_found(dataset, label):
+    names = [scan.name for scan in scans_of_person(dataset, label)]
+    assert names == ["sub-01_ses-1", "sub-01_ses-2_run-1", "sub-01_ses-2_run-2"]
+    with pytest.raises(InputError, match="no T1w volume of the subject '7'; its subjects are 01, 02"):
+        scans_of_person(dataset, "7")
 
 
 def test_a_data_set_without_participants_has_no_covariates(dataset):
@@ -160,7 +181,7 @@ def test_each_output_has_its_bids_name(dataset, tmp_path):
     layout = BidsLayout(tmp_path, "MNI", tmp_path / "template.nii.gz")
     subject = subjects_from_bids(dataset)[1]
     folder, stem = tmp_path / "sub-01/ses-2/anat", "sub-01_ses-2_run-1"
-    assert {output: layout.path(subject, output) for output in OUTPUTS} == {
+    assert {output: layout.path(subject, output) for output in USUAL_NAMES} == {
         "transform": folder / f"{stem}_from-T1w_to-MNI_mode-image_xfm.h5",
         "inverse": folder / f"{stem}_from-MNI_to-T1w_mode-image_xfm.h5",
         "warped": folder / f"{stem}_space-MNI_desc-registered_T1w.nii.gz",
@@ -172,6 +193,40 @@ def test_each_output_has_its_bids_name(dataset, tmp_path):
 
 def test_the_derivative_passes_the_bids_validator(derivative):
     assert issues(derivative) == {"error": set(), "warning": set()}
+
+
+@pytest.fixture
+def template_derivative(dataset, tmp_path):
+    """A template of this data set, with a file for each output."""
+    names = BidsTemplate(tmp_path / "template", "elderly", dataset)
+    names.write_description()
+    volume(names.template)
+    for subject in subjects_from_bids(dataset):
+        for output in ("transform", "inverse"):
+            path = names.path(subject, output)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("map")
+    for name in ("subjects.tsv", "convergence.tsv", "template.json"):
+        (names.folder / name).write_text("{}")
+    (names.folder / STATE_FOLDER).mkdir()
+    (names.folder / STATE_FOLDER / "record.json").write_text("{}")
+    return names.folder
+
+
+def test_a_template_as_a_derivative_passes_the_bids_validator(template_derivative):
+    assert issues(template_derivative) == {"error": set(), "warning": set()}
+    (template_derivative / "tpl-elderly" / "anat" / "tpl-elderly_T1w.json").unlink()
+    assert "SIDECAR_KEY_REQUIRED" in issues(template_derivative)["error"]
+
+
+def test_pybids_finds_the_maps_of_a_template(dataset, template_derivative):
+    from bids.layout import BIDSLayout
+
+    layout = BIDSLayout(dataset, validate=False, derivatives=[template_derivative])
+    maps = {"suffix": "xfm", "mode": "image", "extension": ".h5", "return_type": "filename"}
+    assert len(layout.get(**maps, **{"from": "T1w", "to": "elderly"})) == 4
+    (back,) = layout.get(**maps, **{"from": "elderly", "to": "T1w"}, subject="02")
+    assert Path(back).name == "sub-02_acq-mprage_from-elderly_to-T1w_mode-image_xfm.h5"
 
 
 def test_the_validator_would_find_a_missing_sidecar(derivative):

@@ -98,6 +98,24 @@ def test_a_regressor_without_effect_finds_nothing(study):
     assert not analyze(study, study / "design.tsv", "age", permutations=200).statistics.significant.any()
 
 
+def test_participants_tsv_is_a_design_and_words_are_groups(study, result, tmp_path):
+    lines = [f"sub-{n:02}\t{'patient' if n % 2 else 'control'}\t{(n * 7) % 12}\tx\n" for n in range(COUNT)]
+    path = tmp_path / "participants.tsv"
+    path.write_text("participant_id\tdiagnosis\tage\tsite\n" + "".join(lines) + "sub-77\tcontrol\t5\tx\n")
+    made = analyze(study, path, "diagnosis_patient", columns=["diagnosis", "age"], permutations=200)
+    assert made.report["columns"] == ["diagnosis_patient", "age", "intercept"]
+    assert np.array_equal(made.statistics.t, result.statistics.t)
+
+
+def test_the_columns_of_a_design_are_chosen(study):
+    made = analyze(study, study / "design.tsv", "group", columns=["group"], permutations=100)
+    assert made.report["columns"] == ["group", "intercept"]
+    with pytest.raises(InputError, match="no column 'height'; it has group, age"):
+        analyze(study, study / "design.tsv", "group", columns=["height"])
+    with pytest.raises(InputError, match=r'Say which columns of "subjects.tsv" are regressors; there are none'):
+        analyze(study, None, "group")
+
+
 def test_clusters_have_their_peak_in_ras(result):
     assert result.clusters["Peak Stat"].iloc[0] == pytest.approx(result.report["t"]["max"], rel=1e-5)
     peak = result.clusters[["X", "Y", "Z"]].iloc[0].to_numpy(float)

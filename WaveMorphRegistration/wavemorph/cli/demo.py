@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, SettingsError
-from ..io.outputs import Outputs, write_image
+from ..io.outputs import USUAL_NAMES, Outputs, write_image
 from ..io.result import Registration
 from .options import add_settings, settings_of
 from .progress import TerminalProgress
@@ -24,15 +24,7 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 _MOVING_SPACING_MM = (1.0, 1.0, 1.5)
-_FILES = {
-    "transform": "fixed_to_moving.h5",
-    "inverse": "moving_to_fixed.h5",
-    "warped": "registered.nii.gz",
-    "jacobian": "jacobian.nii.gz",
-    "error_map": "expected_error.nii.gz",
-    "report": "report.json",
-    "picture": "picture.png",
-}
+_FILES = {**USUAL_NAMES, "picture": "picture.png"}
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:

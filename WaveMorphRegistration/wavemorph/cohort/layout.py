@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from ..io.outputs import USUAL_NAMES
 from .subjects import Subject
-
-OUTPUTS: Mapping[str, str] = {
-    "transform": "fixed_to_moving.h5",
-    "inverse": "moving_to_fixed.h5",
-    "warped": "registered.nii.gz",
-    "jacobian": "jacobian.nii.gz",
-    "error_map": "expected_error.nii.gz",
-    "report": "report.json",
-}
 
 
 class Layout(Protocol):
@@ -28,7 +19,7 @@ class Layout(Protocol):
     report_entry: str | None
 
     def path(self, subject: Subject, output: str) -> Path:
-        """The file for one of `OUTPUTS` of a subject."""
+        """The file for one of `io.outputs.REGISTRATION_OUTPUTS` of a subject."""
         ...
 
     def write_description(self) -> None:
@@ -46,7 +37,7 @@ class PlainLayout:
 
     def path(self, subject: Subject, output: str) -> Path:
         """See `Layout.path`."""
-        return self.folder / subject.name / OUTPUTS[output]
+        return self.folder / subject.name / USUAL_NAMES[output]
 
     def write_description(self) -> None:
         """Nothing: the table of subjects says it all."""

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import InputError
@@ -35,6 +35,16 @@ class Subject:
     labels: Path | None = None
     entities: Mapping[str, str] = field(default_factory=dict)
     covariates: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The volume and the mask, where there is one: what decides a registration."""
+        return {"volume": self.volume} if self.mask is None else {"volume": self.volume, "mask": self.mask}
+
+    def absolute(self) -> Subject:
+        """The same with absolute paths: workers have other current folders."""
+        mask, labels = (None if path is None else Path(os.path.abspath(path)) for path in (self.mask, self.labels))
+        return replace(self, volume=Path(os.path.abspath(self.volume)), mask=mask, labels=labels)
 
 
 def subjects_from_files(paths: Iterable[str | os.PathLike]) -> list[Subject]:

@@ -284,6 +284,14 @@ REGISTRATION_OUTPUTS: Mapping[str, tuple[Writer, tuple[str, ...], str]] = {
     "error_map": (_write_expected_error, IMAGE_EXTENSIONS, "expected error"),
     "report": (_write_report, (".json",), "report"),
 }
+USUAL_NAMES: Mapping[str, str] = {  # of their files, where a command writes them into a folder
+    "transform": "fixed_to_moving.h5",
+    "inverse": "moving_to_fixed.h5",
+    "warped": "registered.nii.gz",
+    "jacobian": "jacobian.nii.gz",
+    "error_map": "expected_error.nii.gz",
+    "report": "report.json",
+}
 
 
 def _write_transform(

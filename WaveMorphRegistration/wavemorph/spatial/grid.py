@@ -6,7 +6,7 @@ Physical points are LPS millimeters, as in SimpleITK. Tensors are (B, C, D, H, W
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,6 +40,25 @@ class WorkingGrid:
             spacing=displacement.GetSpacing(),
             origin=displacement.TransformIndexToPhysicalPoint((_RING,) * 3),
             direction=np.reshape(displacement.GetDirection(), (3, 3)),
+        )
+
+    def to_dict(self) -> dict[str, list]:
+        """The numbers by name, ready for JSON."""
+        return {
+            "size": list(self.size),
+            "spacing": list(self.spacing),
+            "origin": list(self.origin),
+            "direction": self.direction.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, numbers: Mapping[str, list]) -> WorkingGrid:
+        """The grid of `to_dict`."""
+        return cls(
+            size=_three_ints(numbers["size"]),
+            spacing=_three_floats(numbers["spacing"]),
+            origin=_three_floats(numbers["origin"]),
+            direction=np.array(numbers["direction"], float),
         )
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..options import EPILOG, add_settings, settings_of
 from ..progress import TerminalProgress
-from .options import add_scheduler, runner_of
+from .options import add_scheduler, add_sources, runner_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,12 +19,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("cohort", help="register every subject of a study to one volume", epilog=EPILOG)
     parser.add_argument("--fixed", required=True, metavar="T", help="the volume that stays, such as a template")
-    sources = parser.add_mutually_exclusive_group(required=True)
-    sources.add_argument("--moving", nargs="+", metavar="M", help="a file for each subject")
-    columns = 'a .csv or .tsv with the column "volume", and optionally "subject", "mask" and covariates'
-    sources.add_argument("--table", metavar="TABLE", help=columns)
-    sources.add_argument("--bids", metavar="DATASET", help="a BIDS data set; the outputs are a BIDS derivative")
-    parser.add_argument("--suffix", default="T1w", help="which volumes of the BIDS data set (default: T1w)")
+    add_sources(parser, "--moving")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="a new folder, or with --resume the study's")
     done = "leave subjects alone that are complete and made from the same volumes, settings and weights"
     parser.add_argument("--resume", action="store_true", help=done)

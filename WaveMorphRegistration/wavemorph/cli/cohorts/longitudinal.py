@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from ...errors import SettingsError
 from ..options import EPILOG
 from ..progress import TerminalProgress
 from .options import add_scheduler, runner_of
@@ -19,7 +20,11 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     text = "several scans of one patient, and how volumes changed"
     parser = commands.add_parser("longitudinal", help=text, epilog=EPILOG)
     times = "a file for each time, of one patient and one protocol; changes are stated against the first"
-    parser.add_argument("--volumes", nargs="+", required=True, metavar="V", help=times)
+    sources = parser.add_mutually_exclusive_group(required=True)
+    sources.add_argument("--volumes", nargs="+", metavar="V", help=times)
+    sources.add_argument("--bids", metavar="DATASET", help="a BIDS data set; with --subject, whose sessions are taken")
+    parser.add_argument("--subject", metavar="LABEL", help="of the BIDS data set, such as 01")
+    parser.add_argument("--suffix", default="T1w", help="which volumes of the BIDS data set (default: T1w)")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="for the mean, the table and all maps")
     labels = "a label map whose structures are measured (default: those of the shipped brain segmentation)"
     parser.add_argument("--labels", metavar="L", help=labels)
@@ -32,13 +37,15 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
     """Compare the times, write the files, and print the volumes."""
+    from ...cohort.bids import scans_of_person
     from ...cohort.longitudinal.study import compare_times
 
+    if bool(options.bids) != bool(options.subject):
+        raise SettingsError("The sessions of a person are named by --bids DATASET and --subject LABEL; give both.")
+    times = scans_of_person(options.bids, options.subject, options.suffix) if options.bids else options.volumes
     settings = template_settings(options)
     with runner_of(options, progress) as runner:
-        found = compare_times(
-            options.volumes, options.output, options.labels, options.labels_of, settings, runner, report=print
-        )
+        found = compare_times(times, options.output, options.labels, options.labels_of, settings, runner, report=print)
     print(_table(found))
     print(f"written: the midway volume, the table of volumes and all maps in {options.output}")
 

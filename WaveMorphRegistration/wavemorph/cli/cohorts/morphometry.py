@@ -11,8 +11,12 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("morphometry", help="test where tissue volume differs between the subjects of a study")
     parser.add_argument("--cohort", required=True, metavar="FOLDER", help="the output of wavemorph cohort")
-    design = "a .tsv or .csv: the first column names subjects, the others are regressors; an intercept is added"
-    parser.add_argument("--design", required=True, metavar="TABLE", help=design)
+    design = (
+        "a .tsv or .csv: the first column names subjects, the others are regressors; an intercept is added. Or the "
+        "participants.tsv of a BIDS data set. Default: the columns that came into the study with its subjects"
+    )
+    parser.add_argument("--design", metavar="TABLE", help=design)
+    parser.add_argument("--columns", nargs="+", metavar="NAME", help="which columns are regressors (default: all)")
     contrast = "what is tested: a column of the design, or a number for each, such as 1,-1,0"
     parser.add_argument("--contrast", required=True, metavar="C", help=contrast)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="for maps, clusters, picture and report")
@@ -34,6 +38,7 @@ def run(options: argparse.Namespace, progress: TerminalProgress | None) -> None:
         options.cohort,
         options.design,
         options.contrast,
+        columns=options.columns,
         smoothing_mm=options.smoothing_mm,
         permutations=options.permutations,
         mask=options.mask,

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from ...cohort.runner import Runner
 
 
+def add_sources(parser: argparse.ArgumentParser, files: str) -> None:
+    """Add the options that say where the subjects come from; `files` is the one for a file of each: "--moving"."""
+    sources = parser.add_mutually_exclusive_group(required=True)
+    sources.add_argument(files, nargs="+", metavar=files[2].upper(), help="a file for each subject")
+    columns = 'a .csv or .tsv with the column "volume", and optionally "subject", "mask" and covariates'
+    sources.add_argument("--table", metavar="TABLE", help=columns)
+    sources.add_argument("--bids", metavar="DATASET", help="a BIDS data set; the outputs are a BIDS derivative")
+    parser.add_argument("--suffix", default="T1w", help="which volumes of the BIDS data set (default: T1w)")
+
+
 def add_scheduler(parser: argparse.ArgumentParser) -> None:
     """Add the options that `runner_of` reads."""
     group = parser.add_argument_group("where the work is done (default: processes on this machine)")

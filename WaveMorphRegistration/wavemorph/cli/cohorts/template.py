@@ -7,7 +7,7 @@ import argparse
 from ...settings import Settings
 from ..options import EPILOG
 from ..progress import TerminalProgress
-from .options import add_scheduler, runner_of
+from .options import add_scheduler, add_sources, runner_of
 
 SOME_LEFT_OUT = 10  # exit code, as of `wavemorph cohort`
 _SETTINGS = ("preset", "contrast", "similarity", "smoothness", "device", "threads", "weights")
@@ -16,11 +16,12 @@ _SETTINGS = ("preset", "contrast", "similarity", "smoothness", "device", "thread
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("template", help="an unbiased template of a population", epilog=EPILOG)
-    sources = parser.add_mutually_exclusive_group(required=True)
-    sources.add_argument("--volumes", nargs="+", metavar="V", help="a file for each subject")
-    columns = 'a .csv or .tsv with the column "volume", and optionally "subject" and "mask"'
-    sources.add_argument("--table", metavar="TABLE", help=columns)
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="for the template, the tables and all maps")
+    add_sources(parser, "--volumes")
+    parser.add_argument(
+        "--output", required=True, metavar="FOLDER", help="a new folder, or with --resume that of the template"
+    )
+    done = "leave rounds and subjects alone that are complete and made from the same volumes, settings and weights"
+    parser.add_argument("--resume", action="store_true", help=done)
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="deformable rounds (default: 3)")
     voxels = "of the template's voxels (default: the median of the subjects' finest)"
     parser.add_argument("--spacing", type=float, metavar="MM", help=voxels)
@@ -50,14 +51,16 @@ def template_settings(options: argparse.Namespace) -> Settings:
 
 def run(options: argparse.Namespace, progress: TerminalProgress | None) -> int:
     """Make the template, print what each round changed, and return the exit code."""
-    from ...cohort.subjects import subjects_from_files, subjects_from_table
+    from ...cohort.sources import subjects_from
     from ...cohort.template.study import TemplateOptions, make_template
 
     settings = template_settings(options)
     choices = TemplateOptions(options.rounds, options.spacing, options.symmetric, options.begin_with)
-    subjects = subjects_from_table(options.table) if options.table else subjects_from_files(options.volumes)
+    subjects = subjects_from(options.volumes, options.table, options.bids, options.suffix)
     with runner_of(options, progress) as runner:
-        made = make_template(subjects, options.output, choices, settings, runner, report=print)
+        made = make_template(
+            subjects, options.output, choices, settings, runner, print, bids=options.bids, resume=options.resume
+        )
     lines = [f"left out: {name}: {reason}" for name, reason in made.left_out.items()]
     lines.append(f"written: the template of {len(made.subjects)} subjects and their maps in {options.output}")
     print("\n".join(lines))

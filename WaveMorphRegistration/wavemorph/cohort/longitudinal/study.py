@@ -24,8 +24,9 @@ from ...system.private_folders import private_folder
 from ...system.version import __version__
 from ..runner import Runner, SerialRunner
 from ..subjects import Subject
-from ..template.build import Builder, RoundResult, points_of
+from ..template.build import Builder, RoundResult
 from ..template.jobs import composed_registration
+from ..template.lattice import points_of
 from ..template.shape import RigidMotion
 from ..template.study import as_subjects, usual_spacing_mm
 from .jobs import RefinementJob, RigidJob, refine_time, register_rigidly
@@ -81,7 +82,8 @@ def compare_times(
         InputError: a volume or label map cannot be used, or two times cannot be aligned.
         OutputError: the folder cannot be written to.
     """
-    chosen, folder, settings = as_subjects(times), Path(output), settings or Settings()
+    chosen, folder = [time.absolute() for time in as_subjects(times)], Path(os.path.abspath(output))
+    settings = settings or Settings()
     if not 2 <= len(chosen) <= _MAX_TIMES:
         raise InputError(f"A longitudinal study takes 2 to {_MAX_TIMES} times, not {len(chosen)}.")
     label_map = None if labels is None else read_label_map(labels, "label map")

@@ -14,8 +14,9 @@ import numpy as np
 from ...errors import InputError, OutputError, SettingsError
 from ...io.outputs import Outputs, Writer, write_image, write_json
 from ...system.version import __version__
-from ..finished import read_finished
-from .design import Design, contrast_of, read_design
+from ..finished import TABLE, read_finished
+from .covariates import covariates_of, design_of_covariates, is_participants_table
+from .design import Design, contrast_of, read_design, some
 from .figure import write_figure
 from .inference import ALPHA, Statistics, check_nilearn, infer
 from .maps import LogJacobians, read_log_jacobians
@@ -74,9 +75,10 @@ class Morphometry:
 
 def analyze(
     study: str | os.PathLike,
-    design: str | os.PathLike,
+    design: str | os.PathLike | None,
     contrast: str,
     *,
+    columns: Sequence[str] | None = None,
     smoothing_mm: float = 6.0,
     permutations: int = 1000,
     mask: str | os.PathLike | None = None,
@@ -91,8 +93,10 @@ def analyze(
 
     Parameters:
         study: the folder of a finished study, with subjects.tsv.
-        design: a .tsv or .csv; see `read_design`.
+        design: a .tsv or .csv (`read_design`), the participants.tsv of a BIDS data set, or None for the columns that
+            came into the study with its subjects (`covariates.design_of_covariates`).
         contrast: a column of the design, or numbers with commas; see `contrast_of`.
+        columns: which columns are regressors; None for all of a table. The other two designs need it.
         smoothing_mm: full width at half maximum of the Gaussian that smooths each map; 0 for none.
         permutations: for the family-wise error; the smallest p is 1 / (permutations + 1).
         mask: where to test, in the space of the template; None for where the registered volumes have tissue.
@@ -107,9 +111,9 @@ def analyze(
     check_nilearn()
     study = Path(study)
     rows = read_finished(study)
-    model = read_design(design)
+    model, remarks = _design(design, columns, rows)
     weights = contrast_of(contrast, model)
-    chosen = _rows_of(model.subjects, rows, design)
+    chosen = _rows_of(model.subjects, rows, design or study)
     maps = read_log_jacobians(study, chosen, smoothing_mm, mask, progress)
     if progress is not None:
         progress("testing", 0.99, f"{permutations} permutations at {maps.values.shape[1]} voxels")
@@ -119,7 +123,21 @@ def analyze(
     report.update({"smoothing_fwhm_mm": smoothing_mm, "permutations": permutations, "seed": seed})
     if progress is not None:
         progress("testing", 1.0, "")
-    return Morphometry(model, weights, maps, statistics, clusters, report, _notes(chosen, rows))
+    return Morphometry(model, weights, maps, statistics, clusters, report, (*remarks, *_notes(chosen, rows)))
+
+
+def _design(
+    design: str | os.PathLike | None, columns: Sequence[str] | None, rows: Sequence[Mapping[str, str]]
+) -> tuple[Design, tuple[str, ...]]:
+    """The design, and sentences on it that a user should see. Raises InputError."""
+    if design is not None and not is_participants_table(design):
+        return read_design(design, columns), ()
+    cells = covariates_of(rows, design)
+    called = TABLE if design is None else os.fspath(design)
+    if columns is None:
+        known = ", ".join(dict.fromkeys(name for row in cells.values() for name in row))
+        raise InputError(f'Say which columns of "{called}" are regressors; there are {known or "none"}.')
+    return design_of_covariates(cells, columns, called)
 
 
 def _check_settings(smoothing_mm: float, permutations: int) -> None:
@@ -140,13 +158,13 @@ def _rows_of(
     missing = [name for name in subjects if name not in known]
     if missing:
         raise InputError(
-            f'The design "{design}" names {_some(missing)}, which the study does not have; its subjects are '
-            f"{_some(list(known))}."
+            f'The design "{design}" names {some(missing)}, which the study does not have; its subjects are '
+            f"{some(list(known))}."
         )
     failed = [name for name in subjects if known[name]["status"] != "done"]
     if failed:
         raise InputError(
-            f'The registration of {_some(failed)} in the design "{design}" has failed; leave out these rows, or '
+            f'The registration of {some(failed)} in the design "{design}" has failed; leave out these rows, or '
             "register again with --resume."
         )
     return [known[name] for name in subjects]
@@ -157,18 +175,13 @@ def _notes(chosen: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, str]
     doubtful = [row["subject"] for row in chosen if row.get("verdict") == "do not trust"]
     if doubtful:
         notes.append(
-            f"The verdict on {_some(doubtful)} is do not trust; look at the quality page, and leave out wrong ones."
+            f"The verdict on {some(doubtful)} is do not trust; look at the quality page, and leave out wrong ones."
         )
     names = {row["subject"] for row in chosen}
     unused = [row["subject"] for row in rows if row["subject"] not in names]
     if unused:
-        notes.append(f"The design leaves out {_some(unused)}.")
+        notes.append(f"The design leaves out {some(unused)}.")
     return tuple(notes)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    listed = ", ".join(names[:most])
-    return listed if len(names) <= most else f"{listed} and {len(names) - most} others"
 
 
 def _clusters(maps: LogJacobians, statistics: Statistics) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,35 +32,57 @@ class Design:
         return self.matrix.shape[0] - self.matrix.shape[1]
 
 
-def read_design(path: str | os.PathLike) -> Design:
+def read_design(path: str | os.PathLike, columns: Sequence[str] | None = None) -> Design:
     """Read a table, .tsv or .csv: the first column names subjects, the others are regressors.
 
-    An intercept is added where no combination of the regressors is one.
+    columns: which of the others; None for all.
 
     Raises:
-        InputError: the table cannot be read, a value is no number, a subject is there twice, columns are collinear, or
-            there are too few subjects for so many columns.
+        InputError: the table cannot be read, a column is not there, a value is no number, a subject is there twice, or
+            see `design_of`.
     """
     path = Path(path)
     names, rows = _read_table(path)
+    chosen = names[1:] if columns is None else list(columns)
+    unknown = [name for name in chosen if name not in names[1:]]
+    if unknown:
+        raise InputError(f'The design "{path}" has no column {unknown[0]!r}; it has {", ".join(names[1:])}.')
     subjects = tuple(row[0] for row in rows)
     repeated = [name for name, count in Counter(subjects).items() if count > 1]
     if repeated:
         raise InputError(f'The design "{path}" has the subject {repeated[0]!r} twice; keep one row.')
-    columns = tuple(names[1:])
-    matrix = np.array([_numbers(row, names, line, path) for line, row in enumerate(rows, 2)])
-    matrix = matrix.reshape(len(rows), len(columns))
-    if not _in_span(np.ones(len(rows)), matrix):
-        columns, matrix = (*columns, INTERCEPT), np.column_stack([matrix, np.ones(len(rows))])
-    _check_rank(matrix, columns, path)
+    places = [names.index(name, 1) for name in chosen]
+    matrix = np.array(
+        [_numbers([row[place] for place in places], chosen, line, path) for line, row in enumerate(rows, 2)]
+    )
+    return design_of(subjects, tuple(chosen), matrix.reshape(len(rows), len(chosen)), os.fspath(path))
+
+
+def design_of(subjects: tuple[str, ...], columns: tuple[str, ...], matrix: np.ndarray, called: str) -> Design:
+    """The design of these regressors; an intercept is added where no combination of them is one.
+
+    matrix: (subjects, columns). called: what messages call the table.
+
+    Raises:
+        InputError: columns are collinear, or there are too few subjects for so many columns.
+    """
+    if not _in_span(np.ones(len(subjects)), matrix):
+        columns, matrix = (*columns, INTERCEPT), np.column_stack([matrix, np.ones(len(subjects))])
+    _check_rank(matrix, columns, called)
     design = Design(subjects, columns, matrix)
     if design.freedom < _LEAST_FREEDOM:
         raise InputError(
-            f'The design "{path}" has {len(subjects)} subjects and {len(columns)} columns with the intercept, which '
+            f'The design "{called}" has {len(subjects)} subjects and {len(columns)} columns with the intercept, which '
             f"leaves {design.freedom} degrees of freedom; at least {_LEAST_FREEDOM} are needed: add subjects, or "
             "remove columns."
         )
     return design
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of the names, and how many there are besides."""
+    listed = ", ".join(names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} others"
 
 
 def contrast_of(text: str, design: Design) -> np.ndarray:
@@ -111,9 +134,9 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     return names, lines[1:]
 
 
-def _numbers(row: list[str], names: list[str], line: int, path: Path) -> list[float]:
+def _numbers(cells: list[str], names: list[str], line: int, path: Path) -> list[float]:
     numbers = []
-    for name, cell in zip(names[1:], row[1:]):
+    for name, cell in zip(names, cells):
         try:
             value = float(cell)
         except ValueError:
@@ -135,17 +158,17 @@ def _in_span(vector: np.ndarray, matrix: np.ndarray) -> bool:
     return bool(np.linalg.norm(residual) < 1e-6 * np.linalg.norm(vector))
 
 
-def _check_rank(matrix: np.ndarray, columns: tuple[str, ...], path: Path) -> None:
+def _check_rank(matrix: np.ndarray, columns: tuple[str, ...], called: str) -> None:
     """Raises InputError where a column is a combination of others; the sentence names those that take part."""
     empty = [name for name, column in zip(columns, matrix.T) if not column.any()]
     if empty:
-        raise InputError(f'The column {empty[0]!r} of the design "{path}" is 0 for each subject; remove it.')
+        raise InputError(f'The column {empty[0]!r} of the design "{called}" is 0 for each subject; remove it.')
     _, values, directions = np.linalg.svd(_scaled(matrix))
     smallest = values[-1] if len(values) == len(columns) else 0.0
     if smallest < _RANK_TOLERANCE * values[0]:
         involved = [name for name, weight in zip(columns, directions[-1]) if abs(weight) > 1e-4]
         raise InputError(
-            f'The columns {", ".join(involved)} of the design "{path}" are collinear: one follows from the others; '
+            f'The columns {", ".join(involved)} of the design "{called}" are collinear: one follows from the others; '
             "remove one of them, or add subjects."
         )
 

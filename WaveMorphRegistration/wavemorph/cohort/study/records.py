@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...errors import InputError
+from ...io.files import short_reason
 from ...io.outputs import write_json
 from ...models.weights import resolve, resolve_segmentation_model
 from ...settings import Settings
@@ -28,19 +30,32 @@ def record_path(study: Path, subject: str) -> Path:
     return study / STATE_FOLDER / subject / "record.json"
 
 
-def provenance(inputs: Mapping[str, Path], settings: Settings, **choices: Any) -> dict[str, Any]:
+def provenance(inputs: Mapping[str, Path], settings: Settings | None, **choices: Any) -> dict[str, Any]:
     """What decides a result: the version, the settings, other choices, and checksums of the weights and the inputs.
 
-    Raises WeightsError, DeviceError, and OSError where an input cannot be read.
+    settings: of the registration; None where nothing is registered. Raises WeightsError, DeviceError, and InputError
+    where an input cannot be read.
     """
-    kept = {name: value for name, value in settings.to_dict().items() if name not in _NOT_COMPARED}
+    try:
+        checksums = {name: checksum(path) for name, path in inputs.items()}
+    except FileNotFoundError as error:
+        raise InputError(f'The file "{error.filename}" does not exist; check the path.') from error
+    except OSError as error:
+        raise InputError(
+            f'The file "{error.filename}" cannot be read ({short_reason(error)}); copy it again.'
+        ) from error
     return {
         "version": __version__,
-        "settings": kept,
+        "settings": None if settings is None else compared(settings),
         "choices": choices,
-        "weights": _weights(settings),
-        "inputs": {name: checksum(path) for name, path in inputs.items()},
+        "weights": {} if settings is None else _weights(settings),
+        "inputs": checksums,
     }
+
+
+def compared(settings: Settings) -> dict[str, Any]:
+    """The settings that decide a result."""
+    return {name: value for name, value in settings.to_dict().items() if name not in _NOT_COMPARED}
 
 
 def checksum(path: Path) -> str:
@@ -66,7 +81,7 @@ class Record:
 
     Attributes:
         made_from: its `provenance`.
-        outputs: checksums of its files, by their names below the study's folder.
+        outputs: checksums of its files or folders, by their names below the study's folder.
         row: its row in the table, without covariates.
     """
 
@@ -77,6 +92,13 @@ class Record:
     def write(self, path: str | os.PathLike) -> None:
         """Write it as JSON. Raises OSError."""
         write_json({"made_from": self.made_from, "outputs": self.outputs, "row": self.row}, path)
+
+    def put(self, path: Path) -> None:
+        """Write it under another name, and put it in place of an earlier one, whole or not at all. Raises OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.new")
+        self.write(temporary)
+        os.replace(temporary, path)
 
     @classmethod
     def read(cls, path: Path) -> Record | None:

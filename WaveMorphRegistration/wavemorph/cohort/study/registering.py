@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ... import register
-from ...errors import InputError
-from ...io.files import short_reason
 from ...io.outputs import REGISTRATION_OUTPUTS, Outputs, Writer, write_json
 from ...io.result import Registration
 from ...settings import Settings
@@ -28,7 +26,7 @@ class SubjectJob:
         fixed_mask: compared only where it is not 0; None for everywhere.
         settings: of the registration.
         study: the folder of the study.
-        outputs: the files to write, by their names in `layout.OUTPUTS`.
+        outputs: the files to write, by their names in `io.outputs.REGISTRATION_OUTPUTS`.
         report_entry: see `layout.Layout`.
         store_spacing: of the transforms, in mm; None for that of the working grid.
         resume: leave a subject alone that is complete and was made from the same.
@@ -68,14 +66,17 @@ def register_subject(job: SubjectJob) -> dict[str, Any]:
 
     Raises a `WaveMorphError` where it cannot be registered or written.
     """
-    made_from = _provenance(job)
+    from ...registration.segmentation.remembering import remembering_fixed  # imports torch, too early above
+
+    made_from = provenance(job.inputs, job.settings, store_spacing=job.store_spacing)
     record = Record.read(record_path(job.study, job.subject.name)) if job.resume else None
     if record is not None and record.holds(made_from, list(job.files.values()), job.study):
         return {**record.row, **job.files, "files_written": 0}
     outputs = _Recorded(job, made_from)
-    registration = register(
-        job.fixed, job.subject.volume, job.settings, fixed_mask=job.fixed_mask, moving_mask=job.subject.mask
-    )
+    with remembering_fixed():
+        registration = register(
+            job.fixed, job.subject.volume, job.settings, fixed_mask=job.fixed_mask, moving_mask=job.subject.mask
+        )
     if job.store_spacing is not None:
         registration = registration.stored_at(job.store_spacing)
     return outputs.write(registration)
@@ -87,17 +88,6 @@ def remove_outputs(job: SubjectJob) -> None:
     record = Record.read(path)
     for file in [path, *(job.study / name for name in (record.outputs if record is not None else ()))]:
         file.unlink(missing_ok=True)
-
-
-def _provenance(job: SubjectJob) -> dict[str, Any]:
-    try:
-        return provenance(job.inputs, job.settings, store_spacing=job.store_spacing)
-    except FileNotFoundError as error:
-        raise InputError(f'The file "{error.filename}" does not exist; check the path.') from error
-    except OSError as error:
-        raise InputError(
-            f'The file "{error.filename}" cannot be read ({short_reason(error)}); copy it again.'
-        ) from error
 
 
 class _Recorded:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import InputError, OutputError, SettingsError, WaveMorphError
+from ...errors import InputError, SettingsError, WaveMorphError
 from ...io.images import validate_image
-from ...io.outputs import Outputs
+from ...io.outputs import REGISTRATION_OUTPUTS, Outputs
 from ...io.reading import read_volume
 from ...io.result import check_store_spacing
 from ...settings import Settings
-from ...system.private_folders import lock_folder, unlock
 from ..finished import MISSING
-from ..layout import OUTPUTS, Layout, PlainLayout
+from ..layout import Layout, PlainLayout
 from ..quality import write_quality_page
 from ..runner import Runner
-from ..subjects import Subject, subjects_from_files, subjects_from_table
+from ..sources import subjects_from
+from ..subjects import Subject
+from .folder import study_folder
 from .records import STATE_FOLDER
 from .registering import SubjectJob, register_subject, remove_outputs
 from .table import COLUMNS, StudyTable, failed_row
@@ -81,16 +82,18 @@ def run(
         >>> table = wavemorph.cohort.run("template.nii.gz", ["a.nii.gz", "b.nii.gz"], output="study")
         >>> print(table[["subject", "verdict", "similarity_after"]])
     """
-    subjects = _subjects(moving, table, bids, suffix)
+    subjects = subjects_from(moving, table, bids, suffix)
+    if table is not None:
+        _check_columns(subjects, table)
     settings = _complete(settings or Settings(), outputs, store_spacing)
     fixed = Path(os.path.abspath(fixed))
     validate_image(read_volume(fixed, "fixed image").image, "fixed image")
-    with _study_folder(Path(os.path.abspath(output)), resume) as folder:
+    with study_folder(Path(os.path.abspath(output)), STATE_FOLDER, "study", resume) as folder:
         layout = _layout(folder, fixed, bids, suffix)
         layout.write_description()
         jobs = {
             subject.name: SubjectJob(
-                subject=_absolute(subject),
+                subject=subject.absolute(),
                 fixed=fixed,
                 fixed_mask=None if fixed_mask is None else Path(os.path.abspath(fixed_mask)),
                 settings=settings,
@@ -135,41 +138,19 @@ def _sentence(error: Exception) -> str:
     return f"Unexpected {type(error).__name__} ({' '.join(str(error).split())[:200] or 'no details'})."
 
 
-def _subjects(
-    moving: Iterable[str | os.PathLike] | None,
-    table: str | os.PathLike | None,
-    bids: str | os.PathLike | None,
-    suffix: str,
-) -> list[Subject]:
-    """The subjects of the one source that is given. Raises InputError."""
-    if sum(source is not None for source in (moving, table, bids)) != 1:
-        raise InputError("The subjects come from files, from a table or from a BIDS data set; give one of them.")
-    if moving is not None:
-        return subjects_from_files(moving)
-    if bids is not None:
-        from ..bids import subjects_from_bids
-
-        return subjects_from_bids(bids, suffix)
-    assert table is not None
-    subjects = subjects_from_table(table)
+def _check_columns(subjects: Sequence[Subject], table: str | os.PathLike) -> None:
+    """Raises InputError where a column of a table is one of the results."""
     clash = sorted({name for subject in subjects for name in subject.covariates} & {*COLUMNS})
     if clash:
         raise InputError(f'The table "{table}" has a column "{clash[0]}", which the results have too; rename it.')
-    return subjects
-
-
-def _absolute(subject: Subject) -> Subject:
-    """Workers have other current folders."""
-    mask = None if subject.mask is None else Path(os.path.abspath(subject.mask))
-    return replace(subject, volume=Path(os.path.abspath(subject.volume)), mask=mask)
 
 
 def _complete(settings: Settings, outputs: Sequence[str], store_spacing: float | None) -> Settings:
     """The settings that the outputs need, with an absolute path of the weights. Raises SettingsError."""
-    unknown = sorted(set(outputs) - set(OUTPUTS))
+    unknown = sorted(set(outputs) - set(REGISTRATION_OUTPUTS))
     if unknown or not outputs:
         found = f"the unknown output {unknown[0]!r}" if unknown else "no output"
-        raise SettingsError(f"There is {found}; choose of {', '.join(OUTPUTS)}.")
+        raise SettingsError(f"There is {found}; choose of {', '.join(REGISTRATION_OUTPUTS)}.")
     if store_spacing is not None:
         check_store_spacing(store_spacing)
     weights = settings.weights
@@ -181,32 +162,6 @@ def _complete(settings: Settings, outputs: Sequence[str], store_spacing: float |
         inverse=settings.inverse or "inverse" in outputs,
         error_map=settings.error_map or "error_map" in outputs,
     )
-
-
-@contextlib.contextmanager
-def _study_folder(folder: Path, resume: bool) -> Iterator[Path]:
-    """The folder of the study, which no other process works on within the context. Raises OutputError."""
-    state = folder / STATE_FOLDER
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f'The study cannot be written: "{folder}" is a file; name a folder.')
-    if folder.exists() and any(folder.iterdir()):
-        if not state.is_dir():
-            raise OutputError(f'The folder "{folder}" is not empty, and is not that of a study; name a new one.')
-        if not resume:
-            raise OutputError(
-                f'The folder "{folder}" holds a study already; continue it with --resume, or name a new one.'
-            )
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        lock = lock_folder(state)
-    except BlockingIOError as error:
-        raise OutputError(f'Another process works on the study "{folder}"; wait for it, or end it.') from error
-    except OSError as error:
-        raise OutputError(f'The folder "{folder}" cannot be made ({error.strerror}); name another one.') from error
-    try:
-        yield folder
-    finally:
-        unlock(lock)
 
 
 def _layout(folder: Path, fixed: Path, bids: str | os.PathLike | None, suffix: str) -> Layout:

@@ -10,8 +10,8 @@ from typing import Any
 
 from ...errors import OutputError
 from ...io.files import short_reason
+from ...io.outputs import REGISTRATION_OUTPUTS
 from ..finished import MISSING, TABLE
-from ..layout import OUTPUTS
 
 NUMBERS: Mapping[str, tuple[str, ...]] = {  # the columns with numbers, and where the report has them
     "similarity_before": ("similarity", "before"),
@@ -31,7 +31,7 @@ NUMBERS: Mapping[str, tuple[str, ...]] = {  # the columns with numbers, and wher
     "seconds": ("seconds", "total"),
     "peak_memory_mb": ("peak_memory_mb", "process"),
 }
-COLUMNS = ("subject", "status", "error", "verdict", "reasons", *NUMBERS, *OUTPUTS)
+COLUMNS = ("subject", "status", "error", "verdict", "reasons", *NUMBERS, *REGISTRATION_OUTPUTS)
 _LARGEST_PART = 0.05  # of the time that writing may take: a long table is not written after each subject
 
 

@@ -22,6 +22,7 @@ from ...spatial.preprocessing import foreground
 from ..runner import Runner
 from ..subjects import Subject
 from . import jobs
+from .lattice import lattice_around, mask_on, points_of, set_geometry
 from .shape import (
     RigidMotion,
     ShapeUpdate,
@@ -37,9 +38,6 @@ from .shape import (
 MIN_SUBJECTS = 2
 TEMPLATE_FILE = "template.nrrd"  # of a round, in the folder for temporary files
 _MANY_VOXELS = 2_000_000  # of a template, from which on maps are averaged and stored at every second node
-_MARGIN = 0.1  # of the mean shape's longest side, around it
-_DIVISOR = 16  # of the sides of the lattice, so that it can be halved
-_AXES = np.diag([-1.0, -1.0, 1.0])  # right, anterior, superior, as LPS vectors
 _TOP = 1000  # the intensity of what was 1
 
 
@@ -102,6 +100,17 @@ class Builder:
         """The last update of the shape."""
         return self.work / jobs.UPDATE
 
+    def state(self) -> dict[str, Any]:
+        """What is to be known of the builder besides its files, ready for JSON."""
+        assert self.lattice is not None
+        return {"lattice": self.lattice.to_dict(), "left_out": self.left_out}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` said, with the files of that time in place."""
+        self.lattice = WorkingGrid.from_dict(state["lattice"])
+        for name, sentence in state["left_out"].items():
+            self.leave_out(name, sentence)
+
     def linear_start(self, spacing_mm: float, settings: Settings) -> RoundResult:
         """The mean of affinely registered subjects in their mean affine shape and pose.
 
@@ -115,9 +124,9 @@ class Builder:
         nodes = make_working_grid(fixed, whole, coarse, 0.0, 1)
         linear = replace(settings, transform_type="affine", spacing_mm=2 * spacing_mm)
         found = self._register("template, linear", Path(reference.volume), nodes, linear)
-        inside = _mask_on(nodes, inside_fixed)
+        inside = mask_on(nodes, inside_fixed)
         positions = self._mean_positions(found, nodes, inside, raw_pose=True)
-        self.lattice, center = _lattice_around(positions[inside], spacing_mm)
+        self.lattice, center = lattice_around(positions[inside], spacing_mm)
         positions = positions - center
         update = shape_update(positions, nodes, inside)
         sharpness = self._average("template, linear", found, update, inside_fixed, symmetric=False)
@@ -139,11 +148,11 @@ class Builder:
             points.append(inside @ np.reshape(back.GetMatrix(), (3, 3)).T + back.TransformPoint((0.0, 0.0, 0.0)))
             linear = Registration(maps[subject.name], None, None, None, None, report={"transform_type": "affine"})
             linear.save(self.folder(subject) / jobs.REGISTRATION, volumes=())
-        grid, middle = _lattice_around(np.concatenate(points), spacing_mm)
+        grid, middle = lattice_around(np.concatenate(points), spacing_mm)
         self.lattice = replace(grid, origin=tuple(np.add(grid.origin, middle).tolist()))
         still = shape_update(node_points(self.map_lattice), self.map_lattice, np.ones(self.map_lattice.shape, bool))
         whole = sitk.Image(self.lattice.size, sitk.sitkUInt8) + 1
-        _set_geometry(whole, self.lattice)
+        set_geometry(whole, self.lattice)
         self._average("midway space", maps, still, whole, symmetric=False)
 
     def begin_with(self, template: sitk.Image, spacing_mm: float | None) -> None:
@@ -170,7 +179,7 @@ class Builder:
         found: by their names, what `jobs.register_subject` returns.
         """
         nodes, inside_fixed = self.map_lattice, foreground(sitk.ReadImage(str(self.template_path)))
-        inside = _mask_on(nodes, inside_fixed)
+        inside = mask_on(nodes, inside_fixed)
         update = shape_update(self._mean_positions(found, nodes, inside), nodes, inside)
         sharpness = self._average(stage, found, update, inside_fixed, self.symmetric)
         spacing = max(result["spacing_mm"] for result in found.values())
@@ -220,7 +229,7 @@ class Builder:
         found = self.run_jobs(jobs.register_subject, work, stage)
         for name, result in list(found.items()):
             if result["verdict"]["level"] == DO_NOT_TRUST:
-                self._leave_out(name, "Its registration cannot be trusted: " + " ".join(result["verdict"]["reasons"]))
+                self.leave_out(name, "Its registration cannot be trusted: " + " ".join(result["verdict"]["reasons"]))
                 del found[name]
         self._check_enough()
         return found
@@ -232,13 +241,14 @@ class Builder:
             if isinstance(outcome, Cancelled):
                 raise outcome
             if isinstance(outcome, Exception):
-                self._leave_out(name, _sentence(outcome))
+                self.leave_out(name, _sentence(outcome))
             else:
                 results[name] = outcome
         self._check_enough()
         return {name: results[name] for name in work if name in results}
 
-    def _leave_out(self, name: str, sentence: str) -> None:
+    def leave_out(self, name: str, sentence: str) -> None:
+        """Go on without a subject."""
         self.left_out[name] = sentence
         self.subjects = [subject for subject in self.subjects if subject.name != name]
 
@@ -259,7 +269,7 @@ class Builder:
                 read_image(subject.volume, f"volume of {subject.name}")
                 return subject
             except InputError as error:
-                self._leave_out(subject.name, str(error))
+                self.leave_out(subject.name, str(error))
 
     def _mean_positions(
         self, found: Mapping[str, Any], nodes: WorkingGrid, inside: np.ndarray, raw_pose: bool = False
@@ -328,38 +338,6 @@ def _symmetrized(image: sitk.Image) -> sitk.Image:
     mean = sitk.GetImageFromArray(0.5 * (values + values[:, :, ::-1]))
     mean.CopyInformation(image)
     return mean
-
-
-def _lattice_around(points: np.ndarray, spacing_mm: float) -> tuple[WorkingGrid, np.ndarray]:
-    """(a lattice whose middle is at 0 and that holds the points (N, 3) with a margin, the middle of the points)."""
-    along = points @ _AXES
-    first, last = np.percentile(along, (0.1, 99.9), axis=0)
-    extent = last - first + 2 * _MARGIN * float(np.max(last - first))
-    size = (-(-np.ceil(extent / spacing_mm) // _DIVISOR) * _DIVISOR).astype(int)
-    origin = _AXES @ (-(size - 1) / 2 * spacing_mm)
-    width, height, depth = (int(n) for n in size)
-    x, y, z = (float(value) for value in origin)
-    grid = WorkingGrid((width, height, depth), (spacing_mm,) * 3, (x, y, z), _AXES)
-    return grid, _AXES @ ((first + last) / 2)
-
-
-def _set_geometry(image: sitk.Image, grid: WorkingGrid) -> None:
-    image.SetOrigin(grid.origin)
-    image.SetSpacing(grid.spacing)
-    image.SetDirection(grid.direction.ravel().tolist())
-
-
-def points_of(mask: sitk.Image, count: int = 20_000) -> np.ndarray:
-    """(N, 3) LPS mm: at most `count` voxels of a mask, evenly spread."""
-    indices = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)[:, ::-1]
-    indices = indices[:: max(1, len(indices) // count)]
-    steps = np.reshape(mask.GetDirection(), (3, 3)) * np.array(mask.GetSpacing())
-    return indices @ steps.T + np.array(mask.GetOrigin())
-
-
-def _mask_on(nodes: WorkingGrid, mask: sitk.Image) -> np.ndarray:
-    """(D, H, W) bool: a mask at the nodes of a grid."""
-    return sitk.GetArrayFromImage(nodes.resample(mask, None, sitk.sitkNearestNeighbor)) > 0
 
 
 def _similarity(found: Mapping[str, Any]) -> float:

@@ -15,6 +15,7 @@ from ...io.images import read_image, read_mask
 from ...io.outputs import Outputs, write_transform
 from ...io.result import Registration
 from ...registration.pipeline import register
+from ...registration.segmentation.remembering import remembering_fixed
 from ...settings import Settings
 from ...spatial.coarsening import coarsen_displacement_image
 from ...spatial.displacement import border_taper
@@ -47,6 +48,21 @@ class RegistrationJob:
     nodes: WorkingGrid
     settings: Settings
 
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """See `keeping.KeepableJob`."""
+        return {"fixed": self.fixed, **self.subject.files}
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """See `keeping.KeepableJob`."""
+        return self.folder / REGISTRATION, self.folder / DISPLACEMENT
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """See `keeping.KeepableJob`."""
+        return {"nodes": self.nodes.to_dict()}
+
 
 @dataclass(frozen=True)
 class WarpingJob:
@@ -61,6 +77,23 @@ class WarpingJob:
     update: Path
     lattice: WorkingGrid
     inside: Path
+    settings = None  # nothing is registered
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """See `keeping.KeepableJob`."""
+        map_files = {"registration": self.folder / REGISTRATION, "update": self.update}
+        return {"volume": self.subject.volume, "inside": self.inside, **map_files}
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """See `keeping.KeepableJob`."""
+        return (self.folder / WARPED,)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """See `keeping.KeepableJob`."""
+        return {"lattice": self.lattice.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -77,6 +110,22 @@ class MapJob:
     store_spacing_mm: float | None
     to_subject: Path
     from_subject: Path
+    settings = None  # nothing is registered
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """See `keeping.KeepableJob`."""
+        return {"registration": self.folder / REGISTRATION, "update": self.update}
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """See `keeping.KeepableJob`."""
+        return self.to_subject, self.from_subject
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """See `keeping.KeepableJob`."""
+        return {"lattice": self.lattice.to_dict(), "store_spacing_mm": self.store_spacing_mm}
 
 
 def register_subject(job: RegistrationJob) -> dict[str, Any]:
@@ -86,7 +135,8 @@ def register_subject(job: RegistrationJob) -> dict[str, Any]:
     mask = None
     if job.subject.mask is not None:
         mask = read_mask(job.subject.mask, moving, f"mask of {job.subject.name}")
-    registration = register(fixed, moving, job.settings, moving_mask=mask)
+    with remembering_fixed():
+        registration = register(fixed, moving, job.settings, moving_mask=mask)
     registration.save(job.folder / REGISTRATION, volumes=(), fields=("displacement",))
     np.save(job.folder / DISPLACEMENT, displacement_at_nodes(registration.transform, job.nodes))
     report = registration.report

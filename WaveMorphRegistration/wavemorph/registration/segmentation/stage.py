@@ -16,6 +16,7 @@ from .brain import BrainSegmentation
 from .inference import SegmentationInput, finish, first_look, look_along, look_everywhere, segment
 from .pair import PairSegmentation
 from .plausibility import head_axes
+from .remembering import look_at_fixed
 
 
 def segment_pair(job: Job) -> PairSegmentation | None:
@@ -73,7 +74,7 @@ def _search(
     Where only one is found as its file states its orientation, the other is looked for in the orientation in which it
     fits that one, before other orientations are tried.
     """
-    found_fixed = first_look(fixed)
+    found_fixed = look_at_fixed(fixed, first_look)
     if found_fixed.best is None and not found_fixed.confident:
         return None
     found_moving = first_look(moving)
