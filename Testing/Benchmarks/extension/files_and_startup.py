@@ -96,11 +96,10 @@ def measureSizes(options: argparse.Namespace) -> None:
     from wavemorph import Settings, register
     from wavemorph.io.fields import field_lattice, registration_field, rounded_whole_field, whole_field
     from wavemorph.io.outputs import write_transform
+    from WaveMorphRegistrationLib.scene.transforms import wholeTransform
 
     fixed, moving = sitk.ReadImage(options.fixed), sitk.ReadImage(options.moving)
     result = register(fixed, moving, Settings(preset=options.preset, inverse=True))
-    from WaveMorphRegistrationLib.scene.transforms import wholeTransform
-
     inFile = dataclasses.replace(result, field=rounded_whole_field(result))
     for name, function, argument in (("field", rounded_whole_field, result), ("grid", wholeTransform, inFile)):
         seconds = min(_cpuSeconds(function, argument) for _ in range(5))
