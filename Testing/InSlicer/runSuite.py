@@ -3,13 +3,15 @@
     Slicer --python-script Testing/InSlicer/runSuite.py FOLDER [FIXED MOVING]
 
 FOLDER gets results.json (each part: passed or why not, seconds, numbers), screenshots, and failure.txt where a part
-failed. FIXED and MOVING: volume files to register instead of two synthetic heads. The module must be installed, or its
-folder be one of the additional module paths.
+failed; a part also fails where Slicer, VTK or Qt report an error meanwhile. FIXED and MOVING: volume files to register
+instead of two synthetic heads. The module must be installed, or its folder be one of the additional module paths, and
+PyTorch and safetensors must be installed.
 """
 
-import contextlib
+import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -25,6 +27,8 @@ from vtk.util import numpy_support
 SUITE_FOLDER = os.path.dirname(os.path.abspath(__file__))
 TIMEOUT_SECONDS = 1800
 SLICE = "Red"
+ERROR_LINE = re.compile(r"\[(ERROR|CRITICAL|FATAL)\]\[(VTK|Qt|Python)\]")  # of the application log
+ANY_WIDTH = 16777215  # QWIDGETSIZE_MAX
 
 
 class Bench:
@@ -40,6 +44,20 @@ class Bench:
         self.ui, self.panel, self.job = self.widget.ui, self.widget.panel, self.widget.panel.logic.job
         self.scriptLogic = slicer.util.getModuleLogic("WaveMorphRegistration")
         self._screenshots = 0
+        self._logPath = slicer.app.errorLogModel().filePath
+        self._logEnd = os.path.getsize(self._logPath)
+
+    def reportedErrors(self):
+        """The errors in the application log since the last call."""
+        with open(self._logPath, "rb") as file:
+            file.seek(self._logEnd)
+            added = file.read()
+        self._logEnd += len(added)
+        return [line for line in added.decode("utf-8", "replace").splitlines() if ERROR_LINE.match(line)]
+
+    def sampleNames(self):
+        """The pairs of this module in the module Sample Data."""
+        return [source.sampleName for source in slicer.modules.sampleDataSources.get("WaveMorph", [])]
 
     def reset(self):
         """An empty scene, the module entered, no message left."""
@@ -119,8 +137,7 @@ class Bench:
             raise AssertionError("the scene could not be saved")
 
     def loadScene(self, path):
-        if not slicer.util.loadScene(path):
-            raise AssertionError("the scene could not be read")
+        slicer.util.loadScene(path)  # what it returns depends on the version
 
     def holdWorker(self):
         """A real worker needs no holding: it is slow enough."""
@@ -139,12 +156,13 @@ class Bench:
 
     def panelScreenshot(self, name, width, height):
         window = slicer.util.mainWindow()
+        window.showNormal()
         window.resize(1100, height)
         dock = slicer.util.findChild(window, "PanelDockWidget")
-        with contextlib.suppress(AttributeError, TypeError):
-            window.resizeDocks([dock], [width], qt.Qt.Horizontal)
+        dock.minimumWidth = dock.maximumWidth = width
         self.processEvents(0.3)
         dock.grab().save(os.path.join(self.folder, f"{name}.png"))
+        dock.minimumWidth, dock.maximumWidth = 0, ANY_WIDTH
 
     def placeOfRegister(self):
         """(top, bottom) of the button and the height of the window, in pixels."""
@@ -167,9 +185,13 @@ def runParts(bench, parts):
             results[name] = {"passed": True, "numbers": part(bench)}
             if bench.errors:
                 raise AssertionError("an exception in a slot or observer:\n" + bench.errors[0])
+            reported = bench.reportedErrors()
+            if reported:
+                raise AssertionError("errors in the application log:\n" + "\n".join(reported))
         except Exception:
             results[name] = {"passed": False, "failure": traceback.format_exc()}
             bench.screenshot(f"failed-{name}")
+            bench.reportedErrors()  # they are those of this part
         results[name]["seconds"] = time.perf_counter() - startTime
         print(f"{name}: {'passed' if results[name]['passed'] else 'FAILED'}")
     return results
@@ -180,6 +202,9 @@ def main():
     folder, failures = arguments[0], []
     os.makedirs(folder, exist_ok=True)
     try:
+        missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
+        if missing:  # the panel would ask in a dialog, and wait
+            raise RuntimeError(f"{', '.join(missing)} must be installed before the suite is run.")
         sys.path.insert(0, SUITE_FOLDER)
         import suite
         from WaveMorphRegistrationLib.samples.syntheticPair import SyntheticPair

@@ -11,16 +11,31 @@ import time
 import numpy as np
 import SimpleITK as sitk
 import slicer
+from steps import (
+    addPoints,
+    choose,
+    click,
+    differing,
+    nestedSegments,
+    nodeIds,
+    places,
+    press,
+    register,
+    require,
+    showEveryMode,
+    showPossibleModes,
+    sizeOfScene,
+    startAndWait,
+    tableRows,
+)
 from wavemorph.errors import WaveMorphError
 from WaveMorphRegistrationLib.results.qualityTable import finish, overlapTable, volumeTable
-from WaveMorphRegistrationLib.results.resultView import ViewMode
 from WaveMorphRegistrationLib.results.sceneResult import SceneResult
 from WaveMorphRegistrationLib.results.transformApplication import applyTransform
 from WaveMorphRegistrationLib.results.transformExport import exportTransform
-from WaveMorphRegistrationLib.scene.segmentations import segments
-from WaveMorphRegistrationLib.scene.volumes import imageFromVolumeNode, updateVolumeNodeFromImage
+from WaveMorphRegistrationLib.samples.sampleData import addSyntheticPair
+from WaveMorphRegistrationLib.scene.volumes import imageFromVolumeNode
 
-MODES = [mode.name for mode in ViewMode]
 LONGEST_PIECE_SECONDS = 1.0  # of a measure: the application stands still for as long
 
 
@@ -118,13 +133,14 @@ def layersStay(bench):
 
 
 def impossibleSizes(bench, factors=(10.0, 40.0)):
-    """A7. A spacing that is wrong by this factor is said, at the latest with the result."""
+    """A7. A spacing that is wrong by this factor is said before the work, and again where it is clicked anyway."""
     said = {}
     for factor in factors:
         bench.clear()
         image = sitk.Image(bench.pair[1])
         image.SetSpacing([factor * side for side in image.GetSpacing()])
         choose(bench, bench.pair[0], image)
+        require("mm" in bench.ui.statusLabel.text, f"before the work only {bench.ui.statusLabel.text!r} was said")
         bench.ui.registerButton.click()
         bench.until(lambda: not bench.job.active)
         outcome = bench.panel.logic.outcome
@@ -270,6 +286,30 @@ def measuring(bench):
     return {"longest piece, s": longest}
 
 
+def sampleData(bench):
+    """B1. The pairs of the module Sample Data are registered, and the one that is computed can be loaded."""
+    require(len(bench.sampleNames()) == 4, f"sample data: {bench.sampleNames()}")
+    nodes = addSyntheticPair()
+    require(all(node.GetImageData() is not None for node in nodes), "the synthetic pair has no voxels")
+
+
+def scriptsThatDoNotWait(bench):
+    """B19. The outcome arrives while the application runs; nodes of a wrong type are refused in a sentence."""
+    fixed, moving = choose(bench, *bench.pair)
+    registration = bench.scriptLogic.registration
+    require(bench.scriptLogic.process(fixed, moving, waitForCompletion=False, **bench.quick) is None, "it waited")
+    bench.until(lambda: not registration.job.active)
+    require(registration.outcome is not None, f"no outcome: {registration.job.error}")
+    require(registration.outcome.nodes.isOf(fixed, moving), "the outcome is of another pair")
+    for wrong in ("3: T1", addPoints(bench, fixed)):
+        try:
+            bench.scriptLogic.process(fixed, wrong)
+        except WaveMorphError as error:
+            require("must be a volume node" in str(error), f"unclear: {error}")
+        else:
+            require(False, f"{wrong} was registered")
+
+
 def workerFaults(bench):
     """A killed worker, a cancel and a closed scene leave the scene as it was, and the next registration runs."""
     choose(bench, *bench.pair)
@@ -312,7 +352,7 @@ def panelFits(bench):
 
 
 def sizesAndSeconds(bench):
-    """B12, B14. The sizes of the files, and the seconds from a click to the nodes."""
+    """B12, B14. The seconds from a click to the nodes, and the sizes of files and scenes, as they are and at 2 mm."""
     numbers = {}
     choose(bench, *bench.pair)
     for attempt in ("first", "second"):
@@ -324,10 +364,22 @@ def sizesAndSeconds(bench):
         path = os.path.join(bench.folder, name)
         exportTransform(result.transform, path, result.fixedNode)
         numbers[f"{name}, MB"] = os.path.getsize(path) / 1e6
+    numbers["scene, MB"] = sizeOfScene(bench, "scene")
+    bench.request("Transform", "Warped", "Jacobian", "Inverse")
+    click(bench)
+    numbers["scene with inverse, MB"] = sizeOfScene(bench, "scene-inverse")
+    bench.ui.storeCoarselyCheckBox.checked = True
+    stored = click(bench).report.get("stored")
+    bench.ui.storeCoarselyCheckBox.checked = False
+    if stored is not None:  # the voxels are not as coarse themselves
+        require(f"{stored['error_mm']['max']:.2f} mm" in bench.ui.statusLabel.text, "the error of storing is not said")
+        numbers["stored at 2 mm, error, mm"] = stored["error_mm"]
+        numbers["scene with inverse, stored at 2 mm, MB"] = sizeOfScene(bench, "scene-inverse-2mm")
     return numbers
 
 
 PARTS = (
+    sampleData,
     sizesAndSeconds,
     twoPatientsOfTheSameNames,
     outputsAreNotInputs,
@@ -342,132 +394,7 @@ PARTS = (
     otherModule,
     everyCombination,
     measuring,
+    scriptsThatDoNotWait,
     workerFaults,
     panelFits,
 )
-
-
-def require(condition, failure):
-    if not condition:
-        raise AssertionError(failure)
-
-
-def choose(bench, fixed, moving):
-    """The images as new volume nodes, selected in the panel; the fixed one is shown."""
-    nodes = []
-    for image, name, selector in ((fixed, "3: T1", bench.ui.fixedSelector), (moving, "5: T1", bench.ui.movingSelector)):
-        node = bench.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-        updateVolumeNodeFromImage(image, node)
-        node.CreateDefaultDisplayNodes()
-        selector.setCurrentNode(node)
-        nodes.append(node)
-    bench.processEvents(0.1)
-    bench.showAlone(nodes[0])
-    return nodes
-
-
-def click(bench):
-    """Press Register and wait; the result."""
-    bench.ui.registerButton.click()
-    bench.until(lambda: not bench.job.active)
-    bench.processEvents(0.2)
-    require(bench.dialogs == [], f"dialogs: {bench.dialogs}")
-    return bench.panel.logic.outcome.nodes
-
-
-def register(bench, fixed, moving):
-    """Choose, press Register and wait; the result."""
-    choose(bench, fixed, moving)
-    return click(bench)
-
-
-def startAndWait(bench):
-    bench.holdWorker()
-    bench.ui.registerButton.click()
-    bench.until(lambda: bench.job.fraction > 0.02 or not bench.job.active)
-    require(bench.job.active, f"the registration ended at once: {bench.dialogs}")
-
-
-def press(bench, mode):
-    getattr(bench.ui, f"view{mode}Button").click()
-    bench.processEvents(0.1)
-
-
-def showEveryMode(bench, name) -> dict:
-    """The picture of a slice view in each mode."""
-    pictures = {}
-    for mode in MODES:
-        if mode == "Warp":
-            bench.ui.warpSlider.value = 40.0
-        press(bench, mode)
-        require(bench.dialogs == [], f"{mode}: {bench.dialogs}")
-        require([m for m in MODES if getattr(bench.ui, f"view{m}Button").checked] == [mode], f"{mode} is not exclusive")
-        pictures[mode] = bench.sliceImage()
-        bench.screenshot(f"{name}-{mode}")
-    return pictures
-
-
-def showPossibleModes(bench):
-    for mode in MODES:
-        button = getattr(bench.ui, f"view{mode}Button")
-        if button.enabled:
-            press(bench, mode)
-        else:
-            require(len(button.toolTip) > 10, f"{mode} is off without a reason")
-    require(bench.dialogs == [], f"dialogs: {bench.dialogs}")
-
-
-def centerOf(volumeNode):
-    """RAS mm."""
-    bounds = np.zeros(6)
-    volumeNode.GetRASBounds(bounds)
-    return (bounds[::2] + bounds[1::2]) / 2
-
-
-def addPoints(bench, volumeNode):
-    node = bench.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Targets")
-    for offset in ((0.0, 0.0, 0.0), (6.0, -4.0, 5.0)):
-        node.AddControlPointWorld(*(centerOf(volumeNode) + offset))
-    return node
-
-
-def places(pointsNode):
-    found = np.zeros((pointsNode.GetNumberOfControlPoints(), 3))
-    for index in range(len(found)):
-        pointsNode.GetNthControlPointPositionWorld(index, found[index])
-    return found
-
-
-def nestedSegments(bench, volumeNode):
-    """GTV in CTV in PTV: balls of 8, 12 and 16 mm radius at the center of the volume."""
-    image = imageFromVolumeNode(volumeNode)
-    k, j, i = np.meshgrid(*[np.arange(n) for n in image.GetSize()[::-1]], indexing="ij")
-    axes = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
-    points = np.stack([i, j, k], -1) @ axes.T + np.array(image.GetOrigin())
-    distance = np.linalg.norm(points - centerOf(volumeNode) * (-1, -1, 1), axis=-1)
-    node = bench.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Targets")
-    node.CreateDefaultDisplayNodes()
-    for name, radius in (("PTV", 16.0), ("CTV", 12.0), ("GTV", 8.0)):
-        mask = sitk.GetImageFromArray((distance < radius).astype(np.uint8))
-        mask.CopyInformation(image)
-        labels = bench.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
-        updateVolumeNodeFromImage(mask, labels)
-        slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, node)
-        bench.scene.RemoveNode(labels)
-        node.GetSegmentation().GetSegment(segments(node)[-1][0]).SetName(name)
-    return node
-
-
-def tableRows(tableNode):
-    table = tableNode.GetTable()
-    columns = range(table.GetNumberOfColumns())
-    return [[table.GetValue(row, column).ToString() for column in columns] for row in range(table.GetNumberOfRows())]
-
-
-def nodeIds(scene):
-    return {scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())}
-
-
-def differing(a, b) -> int:
-    """The number of pixels in which two pictures differ."""
-    return int(np.count_nonzero(np.abs(a.astype(int) - b.astype(int)).max(axis=2) > 2))

@@ -164,6 +164,7 @@ def main() -> None:
     tiles = [views[0].image(), space.image(), views[1].image(), views[2].image()]
     sideBySide(tiles, columns=2).save(folder / "views.png", optimize=True)
     widget.cleanup()
+    headless.close()
 
 
 if __name__ == "__main__":

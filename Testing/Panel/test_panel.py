@@ -111,6 +111,7 @@ def test_a_click_registers_and_shows_nodes_table_and_layers(withSlice, tiny_pair
     assert ["Folded voxels", "0 / 0"] in rows
     assert opened.ui.statusLabel.text.startswith("Done in ")
     assert opened.ui.resultSection.enabled
+    assert "Found: CPU" in opened.ui.deviceComboBox.toolTip
     assert opened.parameters.outputTransform is made.transform
     for node, image in zip((fixed, moving), before):
         assert np.array_equal(sitk.GetArrayFromImage(imageFromVolumeNode(node)), sitk.GetArrayFromImage(image))

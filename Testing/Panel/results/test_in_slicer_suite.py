@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import types
 from pathlib import Path
 
 import pytest
 from sceneVolumes import addVolume
 from WaveMorphRegistrationLib.headless.offscreenSliceView import OffscreenSliceView
+from WaveMorphRegistrationLib.samples.sampleData import registerPairs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "InSlicer"))
+import steps
 import suite
 
 
@@ -33,8 +36,18 @@ class StandInBench:
     def clear(self):
         self.scene.Clear(0)
         self.processEvents()
-        self._view.close()
-        self._view = OffscreenSliceView(self.scene, self._opened.headless.applicationLogic, "Red", "Axial", (160, 160))
+
+    @staticmethod
+    def sampleNames():
+        sources = []
+
+        class Logic:
+            registerCustomSampleDataSource = staticmethod(lambda **source: sources.append(source["sampleName"]))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=Logic))
+            registerPairs("")
+        return sources
 
     def request(self, *outputs):
         for name in ("Transform", "Warped", "Jacobian", "ExpectedError", "Inverse"):
@@ -48,7 +61,7 @@ class StandInBench:
         self._opened.widget.exit()
 
     def showAlone(self, volumeNode):
-        self._view.lookAt(volumeNode, suite.centerOf(volumeNode))
+        self._view.lookAt(volumeNode, steps.centerOf(volumeNode))
 
     def layers(self):
         composite = self._view.composite
@@ -119,11 +132,14 @@ def bench(opened, fakeWorker, tiny_pair, tmp_path):
 
 
 @pytest.mark.parametrize("part", suite.PARTS, ids=lambda part: part.__name__)
-def test_a_part_of_the_suite_for_slicer_passes_with_the_stand_ins(bench, part):
+def test_a_part_of_the_suite_for_slicer_passes_with_the_stand_ins_and_prints_nothing(bench, part, capfd):
+    capfd.readouterr()
     part(bench)
     assert bench.dialogs == []
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
 
 
 def test_every_mode_has_a_screenshot(bench):
     suite.modes(bench)
-    assert [f"mode-{mode}" for mode in suite.MODES] == [shot for shot in bench.shots if shot.startswith("mode-")]
+    assert [f"mode-{mode}" for mode in steps.MODES] == [shot for shot in bench.shots if shot.startswith("mode-")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -457,11 +458,16 @@ def test_without_a_result_there_is_no_verdict(done):
     assert done.ui.verdictLabel.isHidden()
 
 
-def test_the_table_tells_the_error_of_a_transform_that_is_stored_coarsely(done):
+def test_table_and_status_line_tell_the_error_of_a_transform_that_is_stored_coarsely(done):
     stored = {"spacing_mm": 2.0, "error_mm": {"mean": 0.0123, "p99": 0.2, "max": 0.41}}
-    rows = {row[0]: row[1:] for row in reportRows({**done.outcome.report, "stored": stored})}
+    report = {**done.outcome.report, "stored": stored}
+    rows = {row[0]: row[1:] for row in reportRows(report)}
     assert rows["Stored"][0] == "at 2 mm"
     assert "0.012 mm on average" in rows["Stored"][1] and "0.410 mm at most" in rows["Stored"][1]
+    assert "Stored" not in done.ui.statusLabel.text
+    done.logic.onFinished(dataclasses.replace(done.outcome, report=report))
+    done.panel.update()
+    assert "off by 0.01 mm on average, 0.41 mm at most" in done.ui.statusLabel.text
 
 
 def test_the_table_tells_the_verdict_then_warnings_then_notes_then_what_was_taken_for_the_subject(done):

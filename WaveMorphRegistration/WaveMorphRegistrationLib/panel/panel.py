@@ -12,6 +12,7 @@ from wavemorph.models.weights import list_models
 from ..engine.dependencies import ensureDependencies
 from ..engine.job import JobState
 from ..engine.registrationChoice import OUTPUTS, RegistrationChoice, doubtsAboutSizes, missingInput
+from ..results.reportTable import doneSentences
 from ..results.sceneResult import FIXED_ROLE, MOVING_ROLE, OUTPUT_ATTRIBUTE
 from ..scene.segmentations import segments
 from ..translation import _
@@ -137,7 +138,8 @@ class Panel:
         ui.progressBar.value = round(100 * job.fraction)
         ui.statusLabel.text = job.status if job.active else self._message or self._plannedRegistration()
         ui.logText.plainText = "\n".join(job.log)
-        ui.deviceLabel.text = _("Found: {device}").format(device=job.device) if job.device else ""
+        found = _("Found: {device}.").format(device=job.device) if job.device else ""
+        ui.deviceComboBox.toolTip = " ".join([_("Automatic: a GPU if one is available, otherwise the CPU."), found])
 
     def onRegister(self) -> None:
         """Start a registration, or cancel the running one."""
@@ -335,19 +337,7 @@ class Panel:
         for section in (self.ui.inputsSection, self.ui.methodSection, self.ui.outputsSection):
             section.collapsed = True
         self.ui.scrollArea.ensureWidgetVisible(self.ui.resultSection)
-        report = outcome.report
-        seconds = report["seconds"]["total"]
-        if report["transform_type"] == "deformable":
-            folded = report["folding"]["central_voxels"]
-            self._message = _("Done in {seconds:.0f} s; {folded} folded voxels.").format(seconds=seconds, folded=folded)
-        else:
-            self._message = _("Done in {seconds:.0f} s; similarity {before:.2f} -> {after:.2f}.").format(
-                seconds=seconds, before=report["similarity"]["before"], after=report["similarity"]["after"]
-            )
-        if report["verdict"]["level"] != "good":
-            self._message += " " + _("Read the verdict above before you use the result.")
-        elif report["warnings"]:
-            self._message += " " + _("Read the warning above before you use the result.")
+        self._message = doneSentences(outcome.report)
 
     def _onCanceled(self) -> None:
         self._message = _("Canceled; the scene was not changed.")

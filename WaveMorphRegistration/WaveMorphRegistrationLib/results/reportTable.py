@@ -45,6 +45,27 @@ def reportRows(report: dict) -> list[tuple[str, str, str]]:
     ]
 
 
+def doneSentences(report: dict) -> str:
+    """What is said of a registration that has just ended: its time, its outcome, and what to read or to know."""
+    seconds, said = report["seconds"]["total"], []
+    if report["transform_type"] == "deformable":
+        folded = report["folding"]["central_voxels"]
+        said.append(_("Done in {seconds:.0f} s; {folded} folded voxels.").format(seconds=seconds, folded=folded))
+    else:
+        similarity = _("Done in {seconds:.0f} s; similarity {before:.2f} -> {after:.2f}.")
+        before, after = report["similarity"]["before"], report["similarity"]["after"]
+        said.append(similarity.format(seconds=seconds, before=before, after=after))
+    stored = report.get("stored")
+    if stored is not None:
+        error = _("Stored at {spacing:.2g} mm: points are off by {mean:.2f} mm on average, {max:.2f} mm at most.")
+        said.append(error.format(spacing=stored["spacing_mm"], **stored["error_mm"]))
+    if report["verdict"]["level"] != "good":
+        said.append(_("Read the verdict above before you use the result."))
+    elif report["warnings"]:
+        said.append(_("Read the warning above before you use the result."))
+    return " ".join(said)
+
+
 def verdictTitle(level: str) -> str:
     """What the user reads for the level of a verdict."""
     return {"good": _("Good"), "check": _("Check"), "do not trust": _("Do not trust")}[level]

@@ -101,7 +101,7 @@ def wholeTransform(registration: Registration):
         return transform
     field = rounded_whole_field(registration)
     grid, vectors = _emptyGrid(field.lattice)
-    np.multiply(field.vectors, _LPS_TO_RAS_VECTOR, out=vectors)
+    _flip(field.vectors, vectors)
     return _gridOf(grid, _directionMatrix(field.lattice))
 
 
@@ -123,7 +123,7 @@ def gridTransform(displacement: sitk.Image):
     grid, vectors = _emptyGrid(displacement)
     vectors[...] = sitk.GetArrayViewFromImage(displacement)
     round_vectors(vectors, displacement, np.eye(3))
-    vectors *= _LPS_TO_RAS_VECTOR
+    _flip(vectors, vectors)
     return _gridOf(grid, _directionMatrix(displacement))
 
 
@@ -145,6 +145,12 @@ def _emptyGrid(lattice: sitk.Image):
     grid.AllocateScalars(vtk.VTK_FLOAT, 3)
     scalars = numpy_support.vtk_to_numpy(grid.GetPointData().GetScalars())
     return grid, scalars.reshape(*lattice.GetSize()[::-1], 3)
+
+
+def _flip(vectors: np.ndarray, into: np.ndarray) -> None:
+    """LPS to RAS, of vectors (D, H, W, 3): as rows (D H, 3 W), over which NumPy is several times faster."""
+    row = np.tile(_LPS_TO_RAS_VECTOR, vectors.shape[2])
+    np.multiply(vectors.reshape(-1, row.size), row, out=into.reshape(-1, row.size))
 
 
 def _directionMatrix(lattice: sitk.Image):
