@@ -129,7 +129,7 @@ def one_sentence(what: str) -> Iterator[None]:
         raise InputError(f"{what} ({short_reason(error)}).") from error
 
 
-def refuse_lack_of_memory(error: RuntimeError, called: str) -> None:
+def refuse_lack_of_memory(error: Exception, called: str) -> None:
     """Raises OutOfMemoryError where that is the reason of an error while something was read."""
     if is_out_of_memory(error):
         raise OutOfMemoryError(f"Memory ran out while the {called} was read; close other programs.") from error
