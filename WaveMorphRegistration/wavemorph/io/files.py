@@ -150,7 +150,7 @@ def short_reason(error: Exception) -> str:
     """The reason in an error of the system or of SimpleITK, on one short line, without source files and addresses."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = re.sub(r"\w+\(0x[0-9a-f]+\):\s*|\bat 0x[0-9a-f]+", "", str(error).rpartition("ERROR:")[2])
+    text = re.sub(r"\w+ ?\(0x[0-9a-f]+\):?\s*|\bat 0x[0-9a-f]+", "", str(error).rpartition("ERROR:")[2])
     return textwrap.shorten(text, 160, placeholder=" ...").rstrip(" .") or type(error).__name__
 
 

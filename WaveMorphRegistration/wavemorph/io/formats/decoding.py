@@ -50,6 +50,8 @@ def _decode(file: Path, target: Path, called: str) -> None:
     reader = open_image(file, called)
     voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * _VOXEL_BYTES
     _limit(_HEADER_BYTES + _COPIES * voxels, _HEADER_SECONDS + math.ceil(voxels / _BYTES_A_SECOND))
+    if voxels < 1:
+        raise InputError(f"The {called} holds no voxels; write it again.")
     image = load_image(reader, called)
     for key in image.GetMetaDataKeys():  # of the other format: they would be taken for those of NRRD
         image.EraseMetaData(key)
