@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wavemorph.errors import WaveMorphError
+from wavemorph.io.formats import decoding, isolation
 
 SECONDS_PER_INPUT = 10.0
 MEMORY_BYTES = 1 << 30  # beyond what the child has when it starts
@@ -183,6 +184,7 @@ def _as_child(form: Format, batch: list[int], seed: int, base: Path, shared: mma
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
         _limit_memory()
+        isolation.run_decoder = _decoded_in_fork
         watch = _Watch(base)
         sys.addaudithook(watch.on_event)
         for done, number in enumerate(batch, 1):
@@ -192,6 +194,14 @@ def _as_child(form: Format, batch: list[int], seed: int, base: Path, shared: mma
         code = 0
     finally:
         os._exit(code)
+
+
+def _decoded_in_fork(path: Path, target: Path, called: str, seconds: float) -> int:
+    """`isolation.run_decoder` a hundred times as fast: what it runs, in a fork, in place of a new interpreter."""
+    child = os.fork()
+    if child == 0:
+        os._exit(decoding.decode(path, target, called))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _limit_memory() -> None:

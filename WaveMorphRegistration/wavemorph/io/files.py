@@ -129,7 +129,7 @@ def one_sentence(what: str) -> Iterator[None]:
         raise InputError(f"{what} ({short_reason(error)}).") from error
 
 
-def refuse_lack_of_memory(error: RuntimeError, called: str) -> None:
+def refuse_lack_of_memory(error: Exception, called: str) -> None:
     """Raises OutOfMemoryError where that is the reason of an error while something was read."""
     if is_out_of_memory(error):
         raise OutOfMemoryError(f"Memory ran out while the {called} was read; close other programs.") from error
@@ -150,7 +150,7 @@ def short_reason(error: Exception) -> str:
     """The reason in an error of the system or of SimpleITK, on one short line, without source files and addresses."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = re.sub(r"\w+\(0x[0-9a-f]+\):\s*|\bat 0x[0-9a-f]+", "", str(error).rpartition("ERROR:")[2])
+    text = re.sub(r"\w+ ?\(0x[0-9a-f]+\):?\s*|\bat 0x[0-9a-f]+", "", str(error).rpartition("ERROR:")[2])
     return textwrap.shorten(text, 160, placeholder=" ...").rstrip(" .") or type(error).__name__
 
 

@@ -18,6 +18,7 @@ from .files import existing, load_image, one_sentence, open_image, refuse_change
 from .formats import nifti, nrrd
 from .formats.dicom.headers import is_dicom
 from .formats.dicom.reader import read_dicom
+from .formats.isolation import as_itk_reads_it
 
 _MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "meter": 1000.0, "meters": 1000.0}
 _MM.update({"millimetre": 1.0, "millimetres": 1.0, "metre": 1000.0, "metres": 1000.0, "centimetre": 10.0})
@@ -113,7 +114,7 @@ def read_lattice(path: str | os.PathLike, name: str = "reference image", series:
     path, called = existing(path, name)
     if path.is_dir() or is_dicom(path):
         return _zeros_like(read_dicom(path, called, series)[0])
-    with nifti.as_itk_reads_it(path, called) as file:
+    with as_itk_reads_it(path, called) as file:
         reader = open_image(file, called, count=False)
         if reader.GetDimension() != 3:
             check_kind(reader.GetSize()[:3], 1, sitk.sitkUInt8, called)
@@ -139,7 +140,7 @@ def _zeros_like(image: sitk.Image) -> sitk.Image:
 
 def _read_file(path: Path, called: str, layers: bool = False) -> tuple[sitk.Image, tuple[str, ...]]:
     """(volume, remarks); the voxels are not checked. layers: whether a segmentation may have several components."""
-    with nifti.as_itk_reads_it(path, called) as file:
+    with as_itk_reads_it(path, called) as file:
         reader = open_image(file, called)
         size = reader.GetSize()
         if len(size) == 4 and size[3] == 1:

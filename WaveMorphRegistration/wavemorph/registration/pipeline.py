@@ -88,7 +88,7 @@ def register(
         torch.manual_seed(settings.seed)
         timer.start("Preparing", 0.0)
         job = Job(Pair(fixed, moving, fixed_mask, moving_mask), settings, device, model, timer)
-        segmentation = segment_pair(job)
+        segmentation, remarks = _trusted_segmentation(job, initial_transform)
         if segmentation is None:
             job = replace(job, pair=job.pair.as_body())
         elif not segmentation.is_skull_stripped:
@@ -97,9 +97,25 @@ def register(
         registration = _complete_within_memory(job, linear, segmentation)
     report = registration.report
     report["warnings"] = [*warnings, *report["warnings"]]
-    report["notes"] = [*map(without_names, notes), *report["notes"]]
+    report["notes"] = [*map(without_names, notes), *remarks, *report["notes"]]
     report["verdict"] = judge(report, job.pair.length_scale)
     return registration
+
+
+def _trusted_segmentation(job: Job, initial: sitk.Transform | None) -> tuple[PairSegmentation | None, tuple[str, ...]]:
+    """(the segmentations of both brains, notes); None where there are none, or where they contradict each other.
+
+    Noise can be taken for a brain; without its segmentation the pair is compared as any part of the body, by twice
+    as exact a map in noisy volumes and no worse one in cut ones. With an initial transform they are kept.
+    """
+    segmentation = segment_pair(job)
+    if segmentation is None or initial is not None or not segmentation.contradicts_itself:
+        return segmentation, ()
+    dice = segmentation.alignment[1]
+    return None, (
+        f"The structures of the two brains, as the network segments them, agree by only {dice:.2f} (Dice); they were "
+        "not used.",
+    )
 
 
 def _complete_within_memory(job: Job, linear: LinearAlignment, segmentation: PairSegmentation | None) -> Registration:
@@ -267,7 +283,7 @@ def _report(
         "evidence": evidence(
             aligned.working, aligned.linear.affine, displacement, aligned.spacing_mm, job.pair.length_scale
         ),
-        "mirrored_gain": mirrored_gain(job.pair, aligned.linear.affine, segmentation),
+        "mirrored_gain": mirrored_gain(job.pair, aligned.linear.affine),
         "contrast": {
             "agreement": round(contrast.agreement, 3),
             "correlation": round(contrast.correlation, 3),

@@ -103,6 +103,10 @@ _DIFFERENT_CONTRAST = {
         tolerance=5e-4,
     ),
 }
+# Voxels from which on brains have the schedule of bodies: those of brains begin at 2 voxels, too wide there to follow
+# what the affine leaves. In voxels of 4.8 mm the error of a noisy brain fell from 6.3 to 2.8 mm,
+# of a plain one from 2.7 to 2.5.
+MIN_COARSE_MM = 3.0
 # Where no brain is segmented: any part of the body, without a network. The coarsest voxels are about a fifteenth of the
 # subject, so that organs are found that a linear transform leaves apart. Wide windows at the coarse levels and narrow
 # ones at the finest gained on all five pairs tried, stronger smoothing on all but one.

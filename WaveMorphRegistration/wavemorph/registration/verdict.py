@@ -14,9 +14,9 @@ _MAX_OF_GOOD, _MAX_OF_CHECK = 0.28, 0.7
 _MIN_CONTRIBUTION = 0.5  # log-odds against the usual right pair, from which a number is a reason
 # A linear map leaves the similarity low: of 23 right pairs one has a smaller margin, of 7 wrong ones none a larger one.
 _MIN_MARGIN_OF_LINEAR = 0.04
-# How much better a mirrored moving volume may agree (`laterality.mirrored_gain`): a template whose halves are alike
-# gains 0.010 by chance.
-_MAX_MIRRORED_GAIN, _MAX_MIRRORED_GAIN_OF_CHECK = 0.02, 0.05
+# How much better a mirrored moving volume may agree (`laterality.mirrored_gain`). Right pairs gain nothing, mirrored
+# ones 0.13 and more; bodies whose halves are alike gain by chance.
+_MAX_MIRRORED_GAIN, _MAX_MIRRORED_GAIN_OF_CHECK = 0.05, 0.1
 _BIAS = -2.433
 # (weight in the log-odds, mean of the right pairs) of each of `features`
 _WEIGHTS: dict[str, tuple[float, float]] = {

@@ -91,7 +91,8 @@ def warp_image(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     at_once = max(1, _SAMPLED_VOXELS // (size[1] * size[2])) * torch.get_num_threads()
     for first in range(0, size[0], at_once):
         slab = slice(first, first + at_once)
-        points = nodes[0][slab] + displacement[0, 0, slab], *(displacement[0, axis, slab] + nodes[axis] for axis in (1, 2))
+        k, j, i = displacement[0, :, slab]
+        points = k + nodes[0][slab], j + nodes[1], i + nodes[2]
         result[0, 0, slab] = _sample_picture(picture, planes, points)
     return result
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
+from .bias_field import without_strong_bias
+
 _PERCENTILES = (0.5, 99.5)  # the range of what was scanned, without metal and flow
 _MIN_PADDING_FRACTION = 0.005  # of the volume that has exactly the value of the padding
 # Distance of the padding from the range of the other voxels, relative to that range: 1.3 where CT is padded with -3024,
@@ -59,7 +61,7 @@ def comparable(image: sitk.Image) -> sitk.Image:
     Planes of one value at the ends of an axis are cut away where they cut through the subject: they were not scanned.
     Padding gets the value of air where air borders on it, and one near that of tissue otherwise. Padding is a value far
     outside the range of all others, or one in the corners that tissue has and on which only air borders. Intensities
-    are rescaled to about 0 to 1000 where float32 could not hold their contrast.
+    are rescaled to about 0 to 1000 where float32 could not hold their contrast. A strong bias field is divided out.
     """
     image = _cropped(image)
     for _ in range(_MAX_PADDINGS):
@@ -68,7 +70,7 @@ def comparable(image: sitk.Image) -> sitk.Image:
             break
         image = replaced
     scanned = _range_of(_sample(sitk.GetArrayViewFromImage(image)))
-    return image if scanned.is_computable else _changed(image, scanned, None)
+    return without_strong_bias(image if scanned.is_computable else _changed(image, scanned, None))
 
 
 def is_air_inside(array: np.ndarray, background: float) -> bool:

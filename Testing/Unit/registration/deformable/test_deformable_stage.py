@@ -97,7 +97,7 @@ def test_only_by_a_correlation_pairs_of_one_subject_are_recognized(tiny_pair, si
 
     monkeypatch.setattr(stage, "optimize", record)
     monkeypatch.setattr(Pair, "as_body", lambda pair: pair)  # the phantom as a brain
-    register(*tiny_pair, Settings(spacing_mm=4.0, weights="none", similarity=similarity, affine=False))
+    register(*tiny_pair, Settings(spacing_mm=2.9, weights="none", similarity=similarity, affine=False))
     assert [schedule.same_subject_threshold < 1 for schedule in schedules] == [recognized]
 
 
@@ -184,3 +184,13 @@ def test_a_body_is_registered_on_a_lattice_of_a_few_voxels(tiny_pair):
     result = register(*tiny_pair, Settings(spacing_mm=15.0, weights="none", affine=False))
     assert min(result.working_jacobian.GetSize()) == 8
     assert result.report["folding"]["strict_voxels"] == 0
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "is_body", "coarsest"), [(1.0, False, 4), (2.0, False, 4), (4.8, False, 8), (1.0, True, 8)]
+)
+def test_brains_in_coarse_voxels_begin_as_coarsely_as_bodies(spacing_mm, is_body, coarsest):
+    job = SimpleNamespace(pair=SimpleNamespace(is_body=is_body), settings=Settings(), model=None)
+    aligned = SimpleNamespace(job=job, spacing_mm=spacing_mm, grid=SimpleNamespace(size=(60, 60, 60)))
+    schedule = stage._schedule(aligned, stage.Contrast(0.9, 0.9, same=True), with_segmentation=False)
+    assert schedule.levels[0].factor == coarsest

@@ -13,6 +13,7 @@ from segmentations import affine_of
 from wavemorph.errors import InputError, SettingsError
 from wavemorph.registration.linear import stage
 from wavemorph.registration.linear.stage import align_linearly
+from wavemorph.registration.segmentation import pair
 from wavemorph.registration.segmentation.pair import PairSegmentation
 from wavemorph.registration.state import Job, StageTimer
 from wavemorph.spatial.preprocessing import Pair, foreground
@@ -46,7 +47,7 @@ def test_structures_decide_the_affine_only_where_they_are_segmented_well(
 ):
     shifted = affine_of((0, 0, 0), (1, 1, 1), BY_STRUCTURES)
     monkeypatch.setattr(stage, "estimate_affine", lambda *_, **__: sitk.AffineTransform(3))
-    monkeypatch.setattr(stage, "align_structures", lambda *_: (shifted, dice))
+    monkeypatch.setattr(pair, "align_structures", lambda *_: (shifted, dice))
     monkeypatch.setattr(stage, "structure_dice", lambda *_: dice_by_intensities)
     alignment = align_linearly(job_on(image, image > 0 if masked else None), None, PairSegmentation(None, None, {}))
     assert alignment.affine.GetTranslation() == expected
@@ -73,7 +74,7 @@ def test_a_rigid_transform_is_refined_from_structures_only_where_they_are_segmen
         return initial if initial is not None else sitk.AffineTransform(3)
 
     monkeypatch.setattr(stage, "estimate_rigid", estimate_rigid)
-    monkeypatch.setattr(stage, "align_structures", lambda *_: (by_structures, dice))
+    monkeypatch.setattr(pair, "align_structures", lambda *_: (by_structures, dice))
     at_structures = {True: dice, False: dice_by_intensities}
     monkeypatch.setattr(stage, "structure_dice", lambda _f, _m, t: at_structures[t.GetTranslation() != (0, 0, 0)])
     brain = SimpleNamespace(skull_stripped=True)

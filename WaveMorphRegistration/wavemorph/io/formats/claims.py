@@ -34,6 +34,12 @@ def check_claims(path: Path, called: str, count: bool = True) -> str:
     return ""
 
 
+def has_checked_format(path: Path) -> bool:
+    """Whether a file is NRRD, MetaImage or NIfTI, whose headers and voxels are checked before ITK reads them."""
+    with path.open("rb") as stream:
+        return stream.read(len(_MAGIC)) == _MAGIC or _has_other_files(path)
+
+
 def check_room(path: Path, values: int, called: str) -> None:
     """Raise InputError where the file is too small for so many values of voxels, compressed or not."""
     if values > path.stat().st_size * _LARGEST_INFLATION and not _has_other_files(path):

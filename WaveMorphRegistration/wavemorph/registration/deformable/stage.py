@@ -15,6 +15,7 @@ from ...system.machine import return_freed_memory
 from ..schedules import (
     LNCC_RADIUS_VOXELS,
     LNCC_STRIDE_VOXELS,
+    MIN_COARSE_MM,
     MIN_CONTRAST_AGREEMENT,
     MIN_GLOBAL_CORRELATION,
     MIN_STRUCTURE_DICE,
@@ -118,11 +119,7 @@ def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEs
     """The displacement after optimization from `start`; `start` itself for the preset "Instant"."""
     job, working = aligned.job, aligned.working
     segmentations = _trusted_log_odds(aligned, contrast)
-    if job.pair.is_body:
-        schedule = _on_lattice(body_schedule(job.settings.preset), min(aligned.grid.size))
-    else:
-        after_passes = job.model is not None and bool(job.model.network.config.passes_mm)
-        schedule = choose_schedule(job.settings.preset, contrast.same, after_passes, segmentations is not None)
+    schedule = _schedule(aligned, contrast, segmentations is not None)
     if schedule is None:
         return start
     schedule = with_smoothness(schedule, job.settings.smoothness)
@@ -160,6 +157,15 @@ def finish(aligned: AlignedPair, displacement: torch.Tensor | None) -> FinalMap:
             displacement, progress=lambda fraction: timer.report(0.6 + 0.35 * fraction, "inverting the deformation")
         )
     )
+
+
+def _schedule(aligned: AlignedPair, contrast: Contrast, with_segmentation: bool) -> OptimizationSchedule | None:
+    """The schedule of the preset: that of bodies also for brains in coarse voxels."""
+    job = aligned.job
+    if job.pair.is_body or aligned.spacing_mm >= MIN_COARSE_MM:
+        return _on_lattice(body_schedule(job.settings.preset), min(aligned.grid.size))
+    after_passes = job.model is not None and bool(job.model.network.config.passes_mm)
+    return choose_schedule(job.settings.preset, contrast.same, after_passes, with_segmentation)
 
 
 def _on_lattice(schedule: OptimizationSchedule | None, side: int) -> OptimizationSchedule | None:

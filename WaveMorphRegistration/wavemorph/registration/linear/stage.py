@@ -57,7 +57,7 @@ def _estimate_rigid(
         start = rigid_part(start, pair.fixed_foreground)
     if segmentation is None:
         return _rigid_by_intensities(job, start, masks)
-    affine, dice = align_structures(segmentation.fixed, segmentation.moving, start)
+    affine, dice = _aligned_structures(segmentation, start)
     by_structures = rigid_part(affine, pair.fixed_foreground)
     if dice > MIN_STRUCTURE_DICE and all(mask is None for mask in masks):
         return _rigid_by_intensities(job, by_structures, _common_brain(pair, segmentation))
@@ -66,6 +66,15 @@ def _estimate_rigid(
         structure_dice(segmentation.fixed, segmentation.moving, each) for each in (by_structures, by_intensities)
     )
     return by_structures if _are_lost(dice_by_intensities, dice) else by_intensities
+
+
+def _aligned_structures(
+    segmentation: PairSegmentation, start: sitk.AffineTransform | None
+) -> tuple[sitk.AffineTransform, float]:
+    """See `align_structures`."""
+    if start is None:
+        return segmentation.alignment
+    return align_structures(segmentation.fixed, segmentation.moving, start)
 
 
 def _are_lost(dice_by_intensities: float, dice: float) -> bool:
@@ -109,7 +118,7 @@ def _estimate_affine(
     if segmentation is None:
         return _by_intensities(job, start)
     masked = job.pair.fixed_mask is not None or job.pair.moving_mask is not None
-    by_structures, dice = align_structures(segmentation.fixed, segmentation.moving, start)
+    by_structures, dice = _aligned_structures(segmentation, start)
     if dice > MIN_STRUCTURE_DICE and not masked and not _is_cut_off(job.pair, by_structures):
         return by_structures
     by_intensities = _by_intensities(job, start)

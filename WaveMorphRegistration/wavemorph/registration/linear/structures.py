@@ -36,15 +36,6 @@ def align_structures(
     return _affine_of(matrix), fine.mean_soft_dice(matrix)
 
 
-def refine_structures(
-    fixed: BrainSegmentation, moving: BrainSegmentation, start: sitk.AffineTransform
-) -> tuple[sitk.AffineTransform, float]:
-    """`align_structures` from a start that is some millimeters off at most, by a third of the points."""
-    cost = _SoftSegmentationCost(fixed, moving, _FINE_MM, every=3)
-    matrix = cost.levenberg_marquardt(matrix_of(start), _FINE_STEPS)
-    return _affine_of(matrix), cost.mean_soft_dice(matrix)
-
-
 def structure_dice(fixed: BrainSegmentation, moving: BrainSegmentation, affine: sitk.Transform) -> float:
     """Mean soft Dice of the structures under an affine, fixed points -> moving points, LPS mm."""
     return _SoftSegmentationCost(fixed, moving, _FINE_MM).mean_soft_dice(matrix_of(affine))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import SimpleITK as sitk
 import torch
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from ...spatial.displacement import resize, warp
 from ...spatial.grid import WorkingGrid
 from ...spatial.preprocessing import WorkingPair, dilate
+from ..linear.structures import align_structures
+from ..schedules import MIN_CONSISTENT_DICE
 from .brain import BrainSegmentation, mean_soft_dice
 
 _REPORT_SPACING_MM = 4.0
@@ -28,6 +31,20 @@ class PairSegmentation:
     def is_skull_stripped(self) -> bool:
         """Whether either volume is skull-stripped, so that only brains are compared, which no scan cuts off."""
         return self.fixed.skull_stripped or self.moving.skull_stripped
+
+    @cached_property
+    def alignment(self) -> tuple[sitk.AffineTransform, float]:
+        """(affine, mean soft Dice under it) of the structures, from no other start; see `align_structures`."""
+        return align_structures(self.fixed, self.moving)
+
+    @property
+    def contradicts_itself(self) -> bool:
+        """Whether the structures do not agree even under their own alignment: then at least one brain is not one.
+
+        Between a head and a skull-stripped brain the segmentations are needed nevertheless, to leave out the scalp.
+        """
+        alike = self.fixed.skull_stripped == self.moving.skull_stripped
+        return alike and self.alignment[1] < MIN_CONSISTENT_DICE
 
     def dice_after(self, affine: sitk.Transform, grid: WorkingGrid) -> float:
         """Mean soft Dice of the structures on `grid` under the affine, fixed points -> moving points in LPS mm."""

@@ -5,7 +5,6 @@ pydicom is imported when such a file is read. Slicer has it; elsewhere it is the
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import warnings
@@ -15,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ....errors import InputError
+from ....errors import InputError, OutOfMemoryError
 from ....system.private_folders import private_folder
+from ...files import refuse_lack_of_memory
 from .headers import printable, read_planes
 from .slices import Plane, Slice, plane_from
 
@@ -63,6 +63,7 @@ class EnhancedFile:
                 self._frames = list(self._data.get("PerFrameFunctionalGroupsSequence") or [])
                 self.slices = [self._slice(number) for number in range(self._count)]
         except Exception as error:  # pydicom raises many kinds for a damaged file
+            refuse_lack_of_memory(error, called)
             raise InputError(
                 f"The {called} is a multi-frame DICOM file that cannot be read ({type(error).__name__}: "
                 f"{printable(' '.join(str(error).split()))[:120]}); copy it again, or open it in Slicer and save it as "
@@ -152,11 +153,16 @@ class EnhancedFile:
                 warnings.simplefilter("ignore")
                 pixels = np.asarray(self._data.pixel_array)
             return pixels if self._count > 1 else pixels[None]
-        except Exception:
+        except Exception as error:
+            refuse_lack_of_memory(error, self._called)
             syntax = getattr(self._data.file_meta, "TransferSyntaxUID", None)
             if getattr(syntax, "is_compressed", False):
-                with contextlib.suppress(Exception):  # of pydicom, which writes the copy, too
+                try:
                     return self._decoded_by_gdcm()
+                except OutOfMemoryError:
+                    raise
+                except Exception as second:  # of pydicom, which writes the copy, too
+                    refuse_lack_of_memory(second, self._called)
             raise InputError(
                 f"The voxels of the {self._called} cannot be read (transfer syntax {getattr(syntax, 'name', syntax)}); "
                 "copy it again, or open it in Slicer and save it as .nrrd."

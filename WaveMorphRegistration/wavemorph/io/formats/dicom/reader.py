@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ....errors import InputError
+from ...files import refuse_lack_of_memory
 from .grouping import DicomImage, images_of_series
 from .headers import EXTENSIONS, Header, is_dicom, should_be_image
 from .multiframe import EnhancedFile
@@ -88,7 +89,8 @@ def _read_headers(files: Iterable[Path], called: str) -> _Found:
     for file in files:
         try:
             header = Header(file)
-        except RuntimeError:
+        except RuntimeError as error:
+            refuse_lack_of_memory(error, called)
             if should_be_image(file):
                 found.damaged.append(file)
             continue
