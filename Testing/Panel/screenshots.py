@@ -133,6 +133,8 @@ def main() -> None:
     ui.movingSelector.setCurrentNode(moving)
     application.processEvents()
     parent, folder = widget.parent, Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     ui.wantExpectedErrorCheckBox.checked = True
     application.processEvents()
     panels = [panelPictures(parent, application, "before", folder)]
