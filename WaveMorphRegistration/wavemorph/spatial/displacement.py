@@ -15,7 +15,6 @@ import torch.nn.functional as F
 
 from ..system.strategy import strategy_for
 
-_SAMPLED_VOXELS = 400_000  # of an image that each thread warps at once
 _MAX_SQUARINGS = 10  # where their number is not known to the host: for velocities of up to 128 voxels
 
 
@@ -81,14 +80,16 @@ def warp_image(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     (each plane and the one after it); bilinear samples of both are then interpolated along the first axis. The row
     number leaves 8 bits to its fraction for 256 planes of 256 rows, hence the 1/200 voxel.
     """
-    if not strategy_for(image.device).tall_picture or image.shape[:2] != (1, 1) or image.shape[2] < 2:
+    strategy = strategy_for(image.device)
+    if not strategy.tall_picture or image.shape[:2] != (1, 1) or image.shape[2] < 2:
         return warp(image, displacement)
     planes, rows, columns = image.shape[2:]
     picture = torch.stack([image[0, 0], F.pad(image[0, 0, 1:], (0, 0, 0, 0, 0, 1))]).view(1, 2, planes * rows, columns)
     size = lattice_size(displacement)
     nodes = _nodes_along(size, torch.float32, image.device)
     result = torch.empty(1, 1, *size, device=image.device)
-    at_once = max(1, _SAMPLED_VOXELS // (size[1] * size[2])) * torch.get_num_threads()
+    block = strategy.block_voxels or math.prod(size)
+    at_once = max(1, block // (size[1] * size[2])) * torch.get_num_threads()
     for first in range(0, size[0], at_once):
         slab = slice(first, first + at_once)
         k, j, i = displacement[0, :, slab]

@@ -14,8 +14,8 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from ...errors import InputError, OutOfMemoryError, WaveMorphError, is_out_of_memory
-from ..files import load_image, open_image, short_reason
+from ...errors import InputError, WaveMorphError
+from ..files import load_image, open_image, refuse_lack_of_memory, short_reason
 from .isolation import REFUSAL
 
 resource: Any
@@ -33,15 +33,14 @@ _VOXEL_BYTES = 8  # at most, of one component
 def decode(file: Path, target: Path, called: str) -> int:
     """Write the image of a file as NRRD; returns 0, or the exit code of an error whose sentence is in `REFUSAL`."""
     try:
-        _decode(file, target, called)
+        try:
+            _decode(file, target, called)
+        except (MemoryError, RuntimeError) as error:
+            refuse_lack_of_memory(error, called)
+            raise InputError(f"The {called} cannot be read ({short_reason(error)}); write it again.") from error
     except WaveMorphError as error:
-        return _refused(error, target)
-    except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            return _refused(
-                OutOfMemoryError(f"Memory ran out while the {called} was read; close other programs."), target
-            )
-        return _refused(InputError(f"The {called} cannot be read ({short_reason(error)}); write it again."), target)
+        target.with_name(REFUSAL).write_text(str(error), encoding="utf-8")
+        return error.exit_code
     return 0
 
 
@@ -74,11 +73,6 @@ def _lower(what: int, wanted: int) -> None:
     """Set a limit that may be changed later, not above the one that the process was given."""
     most = resource.getrlimit(what)[1]
     resource.setrlimit(what, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
-
-
-def _refused(error: WaveMorphError, target: Path) -> int:
-    target.with_name(REFUSAL).write_text(str(error), encoding="utf-8")
-    return error.exit_code
 
 
 if __name__ == "__main__":
