@@ -70,7 +70,26 @@ def test_canceling_ends_all_pairs(tiny_pair, at_once):
 
     with pytest.raises(Cancelled):
         register_many([tiny_pair] * 5, QUICK, cancel, at_once=at_once)
-    assert len(begun) < 5
+    assert len(begun) == 1
+
+
+def test_a_pair_at_work_ends_at_its_next_report_and_no_other_begins_once_one_is_canceled():
+    begun, canceled = [], threading.Event()
+
+    def register(settings, progress, fixed, moving):
+        begun.append(moving)
+        if moving == 0:
+            assert canceled.wait(60)
+        progress("Preparing", 0.0, "")
+
+    def cancel(number, stage, fraction, message):
+        assert number == 1
+        canceled.set()
+        raise Cancelled("Canceled.")
+
+    with pytest.raises(Cancelled):
+        many.register_many(register, [{"fixed": n, "moving": n} for n in range(5)], QUICK, cancel, 2)
+    assert sorted(begun) == [0, 1]
 
 
 @pytest.mark.parametrize(

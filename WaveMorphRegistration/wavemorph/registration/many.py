@@ -21,7 +21,35 @@ from .pipeline import voxel_budget
 _MOST_AT_ONCE = 4  # pairs on one GPU: more would only wait for each other
 _USUAL_VOXELS = 8_000_000  # of the working grid of a head at 1 mm
 
-_one_report = threading.Lock()  # at a time
+
+class _Reports:
+    """The reports of all pairs to one callback, one at a time; the first that ends the work ends it for all pairs."""
+
+    def __init__(self, progress: Callable[[int, str, float, str], None]) -> None:
+        self._progress = progress
+        self._one = threading.Lock()  # at a time
+        self._ended = False
+
+    def of_pair(self, number: int) -> Callable[[str, float, str], None]:
+        def report(stage: str, fraction: float, message: str) -> None:
+            with self._one:
+                self.check()
+                try:
+                    self._progress(number, stage, fraction, message)
+                except Cancelled:
+                    self._ended = True
+                    raise
+
+        return report
+
+    def end(self) -> None:
+        """Pairs at work end at their next report."""
+        self._ended = True
+
+    def check(self) -> None:
+        """Raises Cancelled where the work was ended."""
+        if self._ended:
+            raise Cancelled("The registration was canceled.")
 
 
 def register_many(
@@ -42,21 +70,21 @@ def register_many(
     count = min(len(pairs), at_once or _fitting(device))
     if device.type == "cuda":  # the same one for all: by the time of the second pair another one may be emptier
         settings = replace(settings, device=str(device))
+    reports = _Reports(progress)
     if count <= 1:
-        return [_outcome(register, number, pair, settings, progress) for number, pair in enumerate(pairs)]
+        return [_outcome(register, number, pair, settings, reports) for number, pair in enumerate(pairs)]
     if settings.max_voxels is None:
         settings = replace(settings, max_voxels=max(16**3, voxel_budget(device) // count))
     _load_models(settings, device)
     with freed_memory_kept(), ThreadPoolExecutor(count) as pool:
         tasks = [
-            pool.submit(_outcome, register, number, pair, settings, progress, device)
+            pool.submit(_outcome, register, number, pair, settings, reports, device)
             for number, pair in enumerate(pairs)
         ]
         try:
             return [task.result() for task in tasks]
         except BaseException:
-            for task in tasks:
-                task.cancel()
+            reports.end()
             raise
 
 
@@ -65,20 +93,16 @@ def _outcome(
     number: int,
     pair: Mapping[str, Any],
     settings: Settings,
-    progress: Callable[[int, str, float, str], None],
+    reports: _Reports,
     device: torch.device | None = None,
 ) -> Registration | Exception:
     """One pair; on a CUDA device in a stream of its own, so that the operations of several pairs overlap."""
-
-    def report(stage: str, fraction: float, message: str) -> None:
-        with _one_report:
-            progress(number, stage, fraction, message)
-
+    reports.check()
     on_cuda = device is not None and device.type == "cuda"
     stream = torch.cuda.stream(torch.cuda.Stream(device)) if on_cuda else contextlib.nullcontext()
     try:
         with stream:
-            return register(settings=settings, progress=report, **pair)
+            return register(settings=settings, progress=reports.of_pair(number), **pair)
     except Cancelled:
         raise
     except Exception as error:
