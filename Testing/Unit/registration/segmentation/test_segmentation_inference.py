@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import phantoms
 import pytest
+import SimpleITK as sitk
 import torch
 from segmentations import PointwiseNetwork, confident_structures, lattice
 from wavemorph.errors import Cancelled
@@ -100,3 +101,21 @@ def test_turned_starts_are_not_tried_where_a_brain_is_nearly_upright(monkeypatch
     monkeypatch.setattr(plausibility, "rotation_in_lattice_deg", lambda *_: 35.0)
     monkeypatch.setattr(inference, "look_along", lambda source, given, axes: len(list(axes)))
     assert inference.look_everywhere(phantom_input(atlas), search) == len(inference._ROTATED_STARTS)
+
+
+@pytest.mark.parametrize(
+    ("sides_mm", "heights_mm"),
+    [((240, 240, 176), [192]), ((240, 240, 240), [192]), ((160, 200, 240), [256, 192]), ((360, 280, 320), [])],
+)
+def test_of_a_volume_larger_than_a_head_the_upper_part_is_looked_at_if_that_is_not_larger(
+    sides_mm, heights_mm, monkeypatch
+):
+    looked_at, network = [], PointwiseNetwork()
+    monkeypatch.setattr(inference, "_SPACING_MM", 4.0)  # lattices of sides that are multiples of 64 mm
+    monkeypatch.setattr(inference, "_MAX_VOXELS", inference._MAX_VOXELS / 4**3)
+    network.register_forward_pre_hook(lambda _, images: looked_at.append(4 * images[0].shape[2]))
+    image = sitk.Image([side // 8 for side in sides_mm], sitk.sitkFloat32) + 1.0
+    image.SetSpacing((8.0, 8.0, 8.0))
+    source = SegmentationInput(network, image, image > 0, confident_structures(lattice())[1])
+    assert inference.first_look(source) == inference.Search()
+    assert looked_at == heights_mm

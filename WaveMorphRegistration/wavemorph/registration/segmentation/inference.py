@@ -44,7 +44,7 @@ from .plausibility import (
 
 _SPACING_MM = 1.0  # of the training data
 _MARGIN_MM = 2.0
-_MAX_VOXELS = 20_000_000  # no head is this large
+_MAX_VOXELS = 13_000_000  # 256 x 256 x 192 mm; what is larger is a head only in its upper part
 _MIN_SIDE_MM = 48.0
 _MAX_REORIENTATIONS = 4  # from one start
 _MIN_HEIGHT_WITH_NECK_MM = 210.0  # of what a volume shows, above which its upper part is looked at
