@@ -5,8 +5,9 @@
     gpu.py --small --device cpu                              seconds instead of minutes, to see that it works
 
 Tables: forward passes of the paper's network and the shipped ones; `register` at each preset with its peak memory and
-its quality beside that of the CPU, and FireANTs, where it is installed, from the same affine; several pairs at once;
-training steps, and what they make of the paper's 500 epochs. The last table compares with the targets.
+its quality beside that of the CPU, and FireANTs, where it is installed, from the same affine; the refinement with plain
+steps and with recorded ones; several pairs at once; training steps, and what they make of the paper's 500 epochs. The
+last table compares with the targets.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import benchmark
 import numpy as np
@@ -34,6 +36,7 @@ from wavemorph.models.weights import resolve, resolve_segmentation_model
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
 from wavemorph.registration.deformable.inference import predict
 from wavemorph.settings import PRESETS
+from wavemorph.system import recording, strategy
 from wavemorph.system.machine import choose_device, freed_memory_kept
 from wavemorph.training.loop import Trainer
 from wavemorph.training.recipe import RECIPES
@@ -94,7 +97,20 @@ def forward_passes(plan: Plan) -> Iterator[Row]:
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
                 seconds, peak = timed(lambda call=call, n=network: call(n), plan)
             row[f"{precision} ms"], row[f"{precision} GB"] = 1000 * seconds, peak
+        if network is calls[0][1] and device.type == "cuda":
+            row["bfloat16 compiled ms"] = compiled_ms(network, call, plan)
         yield row
+
+
+def compiled_ms(network: torch.nn.Module, call: Callable, plan: Plan) -> float | str:
+    """Milliseconds of the network after `torch.compile`, in bfloat16; the reason where torch cannot compile here."""
+    try:
+        with torch.inference_mode(), torch.autocast(plan.device.type, torch.bfloat16):
+            compiled = torch.compile(network)
+            call(compiled)
+            return 1000 * timed(lambda: call(compiled), plan)[0]
+    except Exception as error:  # of many kinds: without Triton, without a compiler, an operation that it does not know
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def registrations(plan: Plan, cases: Sequence[Case]) -> Iterator[Row]:
@@ -126,6 +142,37 @@ def registrations(plan: Plan, cases: Sequence[Case]) -> Iterator[Row]:
 
 
 _SCORES = ("Dice", "error mm, mean")
+
+
+def recorded_steps(plan: Plan, case: Case) -> Iterator[Row]:
+    """Seconds of the refinement with plain and with recorded steps, and the largest differences of their displacements.
+
+    Two runs with plain steps differ by what the device adds up in another order.
+    """
+    fixed, moving = (sitk.ReadImage(path, sitk.sitkFloat32) for path in (case.fixed, case.moving))
+    for preset in (each for each in plan.presets if each != "Instant"):
+        settings = wavemorph.Settings(preset=preset, device=str(plan.device), spacing_mm=plan.spacing_mm)
+        row: Row = {"steps": f"refinement of {preset}"}
+        results: dict[str, list[wavemorph.Registration]] = {"plain": [], "recorded": []}
+        for kind, found in results.items():
+            chosen = dataclasses.replace(strategy.CUDA, records_steps=kind == "recorded")
+            with mock.patch.object(strategy, "CUDA", chosen):
+                _, peak = timed(lambda s=settings, r=found: r.append(register(fixed, moving, s)), plan)
+            row[f"{kind} s"] = _mean([each.report["seconds"]["Refinement"] for each in found[-plan.runs :]])
+            row[f"{kind} peak GB"] = peak
+        plain, recorded = results["plain"], results["recorded"]
+        row["difference, voxels"] = _largest_difference(plain[-1], recorded[-1])
+        row["two plain runs, voxels"] = _largest_difference(plain[-1], plain[-2]) if len(plain) > 1 else None
+        row["recorded"] = "no, not on this device"
+        if plan.device.type == "cuda":
+            row["recorded"] = recording.failure() or ("yes" if recording.can_record(plan.device) else "no, old torch")
+        yield row
+
+
+def _largest_difference(one: wavemorph.Registration, other: wavemorph.Registration) -> float:
+    """The largest distance between two displacements on one lattice, in voxels."""
+    mm = np.subtract(*(sitk.GetArrayViewFromImage(each.displacement) for each in (one, other)))
+    return float(np.linalg.norm(mm, axis=-1).max() / min(one.displacement.GetSpacing()))
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, settings: wavemorph.Settings) -> wavemorph.Registration:
@@ -359,6 +406,7 @@ def main() -> None:
         for title, measure in {
             "forward": lambda: forward_passes(plan),
             "register": lambda: registrations(plan, cases),
+            "steps": lambda: recorded_steps(plan, cases[0]),
             "several pairs": lambda: several_at_once(plan, cases[0]),
             "training": lambda: training(plan),
             "targets": lambda: iter(targets(tables)),

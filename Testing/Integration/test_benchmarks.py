@@ -200,9 +200,26 @@ def test_all_that_is_measured_on_a_gpu_runs_small_on_a_cpu(tmp_path, monkeypatch
     balanced = dict(zip(columns, named["WaveMorph Balanced"]))
     assert float(balanced["error mm, mean"]) == pytest.approx(float(balanced["error mm, mean, CPU"]), abs=0.01)
     assert float(balanced["strict %"]) == 0
+    steps = dict(zip(named["steps"], named["refinement of Balanced"]))
+    assert float(steps["plain s"]) > 0 and float(steps["recorded s"]) > 0
+    assert float(steps["difference, voxels"]) == 0
+    assert steps["recorded"] == "no, not on this device"
     assert len(named["ixi"]) == 6 and float(named["ixi"][-1]) > 0
     assert named["Balanced"][-1] in ("yes", "no")
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_network_that_cannot_be_compiled_has_the_reason_in_its_cell(monkeypatch):
+    plan = gpu.Plan.small(torch.device("cpu"))
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    assert gpu.compiled_ms(torch.nn.Identity(), lambda network: network(torch.ones(2)), plan) > 0
+
+    def fails(network):
+        raise RuntimeError("Cannot find a working triton installation.\nMore lines.")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    found = gpu.compiled_ms(torch.nn.Identity(), print, plan)
+    assert found == "RuntimeError: Cannot find a working triton installation."
 
 
 def test_pairs_for_the_gpu_are_all_labeled_volumes_in_both_directions(pair_folder, tmp_path):
