@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
-import importlib.util
 import itertools
 import resource
 import tempfile
@@ -25,6 +23,7 @@ from pathlib import Path
 from unittest import mock
 
 import benchmark
+import methods
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -72,10 +71,11 @@ class Plan:
     pairs: int = 3
     at_once: int = 4
     presets: tuple[str, ...] = PRESETS
+    peer_iterations: tuple[int, ...] = methods.FIREANTS_ITERATIONS
 
     @classmethod
     def small(cls, device: torch.device) -> Plan:
-        return cls(device, SMALL_SIZE, SMALL_SPACING_MM, warm_up=0, runs=1, pairs=1, at_once=2, presets=("Balanced",))
+        return cls(device, SMALL_SIZE, SMALL_SPACING_MM, 0, 1, 1, 2, ("Balanced",), (30, 20, 5))
 
 
 def forward_passes(plan: Plan) -> Iterator[Row]:
@@ -131,10 +131,10 @@ def registrations(plan: Plan, cases: Sequence[Case]) -> Iterator[Row]:
             row: Row = {"s": seconds, "s after affine": seconds - linear, "peak GB": peak, **quality, **cpu}
             measured.setdefault(f"WaveMorph {preset}", []).append(row)
             affine = result.affine
-        if fireants_version():
+        if methods.fireants_version():
             found: list[sitk.Transform] = []
-            seconds, peak = timed(lambda f=fixed, m=moving, a=affine, r=found: r.append(fireants(f, m, a, plan)), plan)
-            measured.setdefault(f"FireANTs {fireants_version()}", []).append(
+            seconds, peak = timed(lambda p=(fixed, moving, affine), r=found: r.append(_fireants(plan, *p)), plan)
+            measured.setdefault(f"FireANTs {methods.fireants_version()}", []).append(
                 {"s": None, "s after affine": seconds, "peak GB": peak, **_quality(case, found[-1])}
             )
     for method, rows in measured.items():
@@ -163,10 +163,15 @@ def recorded_steps(plan: Plan, case: Case) -> Iterator[Row]:
         plain, recorded = results["plain"], results["recorded"]
         row["difference, voxels"] = _largest_difference(plain[-1], recorded[-1])
         row["two plain runs, voxels"] = _largest_difference(plain[-1], plain[-2]) if len(plain) > 1 else None
-        row["recorded"] = "no, not on this device"
-        if plan.device.type == "cuda":
-            row["recorded"] = recording.failure() or ("yes" if recording.can_record(plan.device) else "no, old torch")
+        row["recorded"] = _recorded(plan.device)
         yield row
+
+
+def _recorded(device: torch.device) -> str:
+    """Whether steps are recorded on the device, and why not."""
+    if device.type != "cuda":
+        return "no, not on this device"
+    return recording.failure() or ("yes" if recording.can_record(device) else f"no, torch {torch.__version__}")
 
 
 def _largest_difference(one: wavemorph.Registration, other: wavemorph.Registration) -> float:
@@ -221,48 +226,8 @@ class _Noise:
         return self._pair
 
 
-def fireants_version() -> str | None:
-    """The version of FireANTs, or None where it is not installed."""
-    if importlib.util.find_spec("fireants") is None:
-        return None
-    return importlib.metadata.version("fireants")
-
-
-def fireants(fixed: sitk.Image, moving: sitk.Image, affine: sitk.AffineTransform, plan: Plan) -> sitk.Transform:
-    """FireANTs' greedy registration with its authors' settings for OASIS, from an affine; fixed -> moving points."""
-    from fireants.io import BatchedImages, Image
-    from fireants.registration.greedy import GreedyRegistration
-
-    images = [BatchedImages(Image(_scaled(each), device=str(plan.device))) for each in (fixed, moving)]
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(affine.GetMatrix(), (3, 3))
-    matrix[:3, 3] = affine.TransformPoint((0.0, 0.0, 0.0))
-    found = GreedyRegistration(
-        [4, 2, 1],
-        [250, 200, 100] if plan.spacing_mm is None else [30, 20, 5],
-        *images,
-        deformation_type="compositive",
-        optimizer="adam",
-        optimizer_lr=0.25,
-        optimizer_params={"beta1": 0.1, "scaledown": False},
-        cc_kernel_size=7,
-        smooth_grad_sigma=1,
-        smooth_warp_sigma=0.25,
-        init_affine=torch.tensor(matrix[None].tolist(), device=plan.device),
-        progress_bar=False,
-    )
-    found.optimize()
-    with tempfile.TemporaryDirectory() as folder:
-        field = f"{folder}/field.nii.gz"
-        found.save_as_ants_transforms(field)
-        return sitk.DisplacementFieldTransform(sitk.ReadImage(field, sitk.sitkVectorFloat64))
-
-
-def _scaled(image: sitk.Image) -> sitk.Image:
-    """Intensities from 0 to 1, as FireANTs expects them."""
-    values = sitk.GetArrayViewFromImage(image)
-    low, high = np.percentile(values, (0, 99.5))
-    return sitk.Clamp((image - float(low)) / float(max(high - low, 1e-6)), sitk.sitkFloat32, 0.0, 1.2)
+def _fireants(plan: Plan, fixed: sitk.Image, moving: sitk.Image, affine: sitk.AffineTransform) -> sitk.Transform:
+    return methods.fireants(fixed, moving, affine, plan.peer_iterations, str(plan.device))
 
 
 def _quality(case: Case, transform: sitk.Transform) -> Row:
@@ -333,7 +298,7 @@ def targets(tables: dict[str, list[Row]]) -> list[Row]:
         found = value(table, name, column)
         met = "-" if found is None else "yes" if found <= most else "no"
         rows.append({"target": what, "at most": most, "measured": found, "met": met})
-    peer = f"FireANTs {fireants_version()}"
+    peer = f"FireANTs {methods.fireants_version()}"
     ours, theirs = (value("register", name, "s after affine") for name in ("WaveMorph Balanced", peer))
     if ours is not None and theirs is not None:
         rows.append({"target": "Balanced, s after affine, against FireANTs", "at most": theirs, "measured": ours,
@@ -348,6 +313,8 @@ def targets(tables: dict[str, list[Row]]) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(_cell(row.get(name)) for name in columns) + " |" for row in rows]
@@ -406,13 +373,13 @@ def main() -> None:
         for title, measure in {
             "forward": lambda: forward_passes(plan),
             "register": lambda: registrations(plan, cases),
-            "steps": lambda: recorded_steps(plan, cases[0]),
+            "steps": lambda: recorded_steps(plan, cases[0]) if device.type == "cuda" else iter(()),
             "several pairs": lambda: several_at_once(plan, cases[0]),
             "training": lambda: training(plan),
             "targets": lambda: iter(targets(tables)),
         }.items():
             tables[title] = list(measure())
-            lines.append(f"\n### {title}\n\n{markdown(tables[title])}")
+            lines.append(f"\n### {title}\n\n{markdown(tables[title]) or 'Not on this device.'}")
             print(lines[-1], flush=True)
             if options.output:  # after each table, so that a run that is stopped leaves what it has
                 Path(options.output).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -136,9 +136,7 @@ def test_the_operations_that_are_tried_run_on_a_cpu_and_on_the_stand_in_for_a_gp
     assert "meta" in machine.hindrance(torch.device("meta"))
 
     def missing(*arguments, **options):
-        raise NotImplementedError(
-            "The operator 'aten::grid_sampler_3d' is not implemented for the MPS device"
-        )
+        raise NotImplementedError("The operator 'aten::grid_sampler_3d' is not implemented for the MPS device")
 
     monkeypatch.setattr(torch.nn.functional, "grid_sample", missing)
     machine._working.clear()
