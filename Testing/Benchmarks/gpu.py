@@ -5,24 +5,25 @@
     gpu.py --small --device cpu                              seconds instead of minutes, to see that it works
 
 Tables: forward passes of the paper's network and the shipped ones; `register` at each preset with its peak memory and
-its quality beside that of the CPU, and FireANTs, where it is installed, from the same affine; several pairs at once;
-training steps, and what they make of the paper's 500 epochs. The last table compares with the targets.
+its quality beside that of the CPU, and FireANTs, where it is installed, from the same affine; the refinement with plain
+steps and with recorded ones; several pairs at once; training steps, and what they make of the paper's 500 epochs. The
+last table compares with the targets.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
-import importlib.util
 import itertools
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import benchmark
+import methods
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -34,6 +35,7 @@ from wavemorph.models.weights import resolve, resolve_segmentation_model
 from wavemorph.network import NetworkConfig, WaveMorphNetwork
 from wavemorph.registration.deformable.inference import predict
 from wavemorph.settings import PRESETS
+from wavemorph.system import recording, strategy
 from wavemorph.system.machine import choose_device, freed_memory_kept
 from wavemorph.training.loop import Trainer
 from wavemorph.training.recipe import RECIPES
@@ -69,10 +71,11 @@ class Plan:
     pairs: int = 3
     at_once: int = 4
     presets: tuple[str, ...] = PRESETS
+    peer_iterations: tuple[int, ...] = methods.FIREANTS_ITERATIONS
 
     @classmethod
     def small(cls, device: torch.device) -> Plan:
-        return cls(device, SMALL_SIZE, SMALL_SPACING_MM, warm_up=0, runs=1, pairs=1, at_once=2, presets=("Balanced",))
+        return cls(device, SMALL_SIZE, SMALL_SPACING_MM, 0, 1, 1, 2, ("Balanced",), (30, 20, 5))
 
 
 def forward_passes(plan: Plan) -> Iterator[Row]:
@@ -94,7 +97,20 @@ def forward_passes(plan: Plan) -> Iterator[Row]:
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
                 seconds, peak = timed(lambda call=call, n=network: call(n), plan)
             row[f"{precision} ms"], row[f"{precision} GB"] = 1000 * seconds, peak
+        if network is calls[0][1] and device.type == "cuda":
+            row["bfloat16 compiled ms"] = compiled_ms(network, call, plan)
         yield row
+
+
+def compiled_ms(network: torch.nn.Module, call: Callable, plan: Plan) -> float | str:
+    """Milliseconds of the network after `torch.compile`, in bfloat16; the reason where torch cannot compile here."""
+    try:
+        with torch.inference_mode(), torch.autocast(plan.device.type, torch.bfloat16):
+            compiled = torch.compile(network)
+            call(compiled)
+            return 1000 * timed(lambda: call(compiled), plan)[0]
+    except Exception as error:  # of many kinds: without Triton, without a compiler, an operation that it does not know
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def registrations(plan: Plan, cases: Sequence[Case]) -> Iterator[Row]:
@@ -115,10 +131,10 @@ def registrations(plan: Plan, cases: Sequence[Case]) -> Iterator[Row]:
             row: Row = {"s": seconds, "s after affine": seconds - linear, "peak GB": peak, **quality, **cpu}
             measured.setdefault(f"WaveMorph {preset}", []).append(row)
             affine = result.affine
-        if fireants_version():
+        if methods.fireants_version():
             found: list[sitk.Transform] = []
-            seconds, peak = timed(lambda f=fixed, m=moving, a=affine, r=found: r.append(fireants(f, m, a, plan)), plan)
-            measured.setdefault(f"FireANTs {fireants_version()}", []).append(
+            seconds, peak = timed(lambda p=(fixed, moving, affine), r=found: r.append(_fireants(plan, *p)), plan)
+            measured.setdefault(f"FireANTs {methods.fireants_version()}", []).append(
                 {"s": None, "s after affine": seconds, "peak GB": peak, **_quality(case, found[-1])}
             )
     for method, rows in measured.items():
@@ -126,6 +142,42 @@ def registrations(plan: Plan, cases: Sequence[Case]) -> Iterator[Row]:
 
 
 _SCORES = ("Dice", "error mm, mean")
+
+
+def recorded_steps(plan: Plan, case: Case) -> Iterator[Row]:
+    """Seconds of the refinement with plain and with recorded steps, and the largest differences of their displacements.
+
+    Two runs with plain steps differ by what the device adds up in another order.
+    """
+    fixed, moving = (sitk.ReadImage(path, sitk.sitkFloat32) for path in (case.fixed, case.moving))
+    for preset in (each for each in plan.presets if each != "Instant"):
+        settings = wavemorph.Settings(preset=preset, device=str(plan.device), spacing_mm=plan.spacing_mm)
+        row: Row = {"steps": f"refinement of {preset}"}
+        results: dict[str, list[wavemorph.Registration]] = {"plain": [], "recorded": []}
+        for kind, found in results.items():
+            chosen = dataclasses.replace(strategy.CUDA, records_steps=kind == "recorded")
+            with mock.patch.object(strategy, "CUDA", chosen):
+                _, peak = timed(lambda s=settings, r=found: r.append(register(fixed, moving, s)), plan)
+            row[f"{kind} s"] = _mean([each.report["seconds"]["Refinement"] for each in found[-plan.runs :]])
+            row[f"{kind} peak GB"] = peak
+        plain, recorded = results["plain"], results["recorded"]
+        row["difference, voxels"] = _largest_difference(plain[-1], recorded[-1])
+        row["two plain runs, voxels"] = _largest_difference(plain[-1], plain[-2]) if len(plain) > 1 else None
+        row["recorded"] = _recorded(plan.device)
+        yield row
+
+
+def _recorded(device: torch.device) -> str:
+    """Whether steps are recorded on the device, and why not."""
+    if device.type != "cuda":
+        return "no, not on this device"
+    return recording.failure() or ("yes" if recording.can_record(device) else f"no, torch {torch.__version__}")
+
+
+def _largest_difference(one: wavemorph.Registration, other: wavemorph.Registration) -> float:
+    """The largest distance between two displacements on one lattice, in voxels."""
+    mm = np.subtract(*(sitk.GetArrayViewFromImage(each.displacement) for each in (one, other)))
+    return float(np.linalg.norm(mm, axis=-1).max() / min(one.displacement.GetSpacing()))
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, settings: wavemorph.Settings) -> wavemorph.Registration:
@@ -174,48 +226,8 @@ class _Noise:
         return self._pair
 
 
-def fireants_version() -> str | None:
-    """The version of FireANTs, or None where it is not installed."""
-    if importlib.util.find_spec("fireants") is None:
-        return None
-    return importlib.metadata.version("fireants")
-
-
-def fireants(fixed: sitk.Image, moving: sitk.Image, affine: sitk.AffineTransform, plan: Plan) -> sitk.Transform:
-    """FireANTs' greedy registration with its authors' settings for OASIS, from an affine; fixed -> moving points."""
-    from fireants.io import BatchedImages, Image
-    from fireants.registration.greedy import GreedyRegistration
-
-    images = [BatchedImages(Image(_scaled(each), device=str(plan.device))) for each in (fixed, moving)]
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(affine.GetMatrix(), (3, 3))
-    matrix[:3, 3] = affine.TransformPoint((0.0, 0.0, 0.0))
-    found = GreedyRegistration(
-        [4, 2, 1],
-        [250, 200, 100] if plan.spacing_mm is None else [30, 20, 5],
-        *images,
-        deformation_type="compositive",
-        optimizer="adam",
-        optimizer_lr=0.25,
-        optimizer_params={"beta1": 0.1, "scaledown": False},
-        cc_kernel_size=7,
-        smooth_grad_sigma=1,
-        smooth_warp_sigma=0.25,
-        init_affine=torch.tensor(matrix[None].tolist(), device=plan.device),
-        progress_bar=False,
-    )
-    found.optimize()
-    with tempfile.TemporaryDirectory() as folder:
-        field = f"{folder}/field.nii.gz"
-        found.save_as_ants_transforms(field)
-        return sitk.DisplacementFieldTransform(sitk.ReadImage(field, sitk.sitkVectorFloat64))
-
-
-def _scaled(image: sitk.Image) -> sitk.Image:
-    """Intensities from 0 to 1, as FireANTs expects them."""
-    values = sitk.GetArrayViewFromImage(image)
-    low, high = np.percentile(values, (0, 99.5))
-    return sitk.Clamp((image - float(low)) / float(max(high - low, 1e-6)), sitk.sitkFloat32, 0.0, 1.2)
+def _fireants(plan: Plan, fixed: sitk.Image, moving: sitk.Image, affine: sitk.AffineTransform) -> sitk.Transform:
+    return methods.fireants(fixed, moving, affine, plan.peer_iterations, str(plan.device))
 
 
 def _quality(case: Case, transform: sitk.Transform) -> Row:
@@ -286,7 +298,7 @@ def targets(tables: dict[str, list[Row]]) -> list[Row]:
         found = value(table, name, column)
         met = "-" if found is None else "yes" if found <= most else "no"
         rows.append({"target": what, "at most": most, "measured": found, "met": met})
-    peer = f"FireANTs {fireants_version()}"
+    peer = f"FireANTs {methods.fireants_version()}"
     ours, theirs = (value("register", name, "s after affine") for name in ("WaveMorph Balanced", peer))
     if ours is not None and theirs is not None:
         rows.append({"target": "Balanced, s after affine, against FireANTs", "at most": theirs, "measured": ours,
@@ -301,6 +313,8 @@ def targets(tables: dict[str, list[Row]]) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(_cell(row.get(name)) for name in columns) + " |" for row in rows]
@@ -359,12 +373,13 @@ def main() -> None:
         for title, measure in {
             "forward": lambda: forward_passes(plan),
             "register": lambda: registrations(plan, cases),
+            "steps": lambda: recorded_steps(plan, cases[0]) if device.type == "cuda" else iter(()),
             "several pairs": lambda: several_at_once(plan, cases[0]),
             "training": lambda: training(plan),
             "targets": lambda: iter(targets(tables)),
         }.items():
             tables[title] = list(measure())
-            lines.append(f"\n### {title}\n\n{markdown(tables[title])}")
+            lines.append(f"\n### {title}\n\n{markdown(tables[title]) or 'Not on this device.'}")
             print(lines[-1], flush=True)
             if options.output:  # after each table, so that a run that is stopped leaves what it has
                 Path(options.output).write_text("\n".join(lines) + "\n", encoding="utf-8")

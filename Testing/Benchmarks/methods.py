@@ -171,6 +171,56 @@ def convex_adam(fixed: str, moving: str, affine: str, output: str, threads: int)
     sitk.WriteTransform(sitk.CompositeTransform([start, deformation]), output)
 
 
+FIREANTS_ITERATIONS = (250, 200, 100)  # of its authors for OASIS, from coarse to fine
+
+
+def fireants_version() -> str | None:
+    """The version of FireANTs, or None where it is not installed."""
+    if importlib.util.find_spec("fireants") is None:
+        return None
+    return importlib.metadata.version("fireants")
+
+
+def fireants(
+    fixed: sitk.Image, moving: sitk.Image, affine: sitk.AffineTransform, iterations: tuple[int, ...], device: str
+) -> sitk.Transform:
+    """FireANTs' greedy registration with its authors' settings for OASIS, from an affine; fixed -> moving points."""
+    import torch
+    from fireants.io import BatchedImages, Image
+    from fireants.registration.greedy import GreedyRegistration
+
+    images = [BatchedImages(Image(_scaled(each), device=device)) for each in (fixed, moving)]
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(affine.GetMatrix(), (3, 3))
+    matrix[:3, 3] = affine.TransformPoint((0.0, 0.0, 0.0))
+    found = GreedyRegistration(
+        [4, 2, 1],
+        list(iterations),
+        *images,
+        deformation_type="compositive",
+        optimizer="adam",
+        optimizer_lr=0.25,
+        optimizer_params={"beta1": 0.1, "scaledown": False},
+        cc_kernel_size=7,
+        smooth_grad_sigma=1,
+        smooth_warp_sigma=0.25,
+        init_affine=torch.tensor(matrix[None].tolist(), device=device),
+        progress_bar=False,
+    )
+    found.optimize()
+    with tempfile.TemporaryDirectory() as folder:
+        field = f"{folder}/field.nii.gz"
+        found.save_as_ants_transforms(field)
+        return sitk.DisplacementFieldTransform(sitk.ReadImage(field, sitk.sitkVectorFloat64))
+
+
+def _scaled(image: sitk.Image) -> sitk.Image:
+    """Intensities from 0 to 1, as FireANTs expects them."""
+    values = sitk.GetArrayViewFromImage(image)
+    low, high = np.percentile(values, (0, 99.5))
+    return sitk.Clamp((image - float(low)) / float(max(high - low, 1e-6)), sitk.sitkFloat32, 0.0, 1.2)
+
+
 @dataclass(frozen=True)
 class Peer:
     """What a method needs: a Python package, or else a program; `source` tells how to install it."""

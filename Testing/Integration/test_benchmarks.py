@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import sys
+import types
 
 import benchmark
 import gpu
@@ -203,6 +204,41 @@ def test_all_that_is_measured_on_a_gpu_runs_small_on_a_cpu(tmp_path, monkeypatch
     assert len(named["ixi"]) == 6 and float(named["ixi"][-1]) > 0
     assert named["Balanced"][-1] in ("yes", "no")
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_refinements_with_plain_and_with_recorded_steps_are_compared_in_voxels(shifted, monkeypatch):
+    folder, _ = shifted
+    case = Case("shifted", "own", str(folder / "fixed.nii.gz"), str(folder / "moving.nii.gz"))
+    plan = gpu.Plan(torch.device("cpu"), spacing_mm=4.0, warm_up=1, runs=1, presets=("Instant", "Balanced"))
+    (row,) = gpu.recorded_steps(plan, case)
+    assert row["steps"] == "refinement of Balanced"
+    assert row["plain s"] > 0 and row["recorded s"] > 0
+    assert row["difference, voxels"] == row["two plain runs, voxels"] == 0
+    assert row["recorded"] == "no, not on this device"
+
+    def differs(fixed, moving, settings):
+        vectors = np.full((4, 4, 4, 3), 1.0 + gpu.strategy.CUDA.records_steps)
+        image = sitk.GetImageFromArray(vectors, isVector=True)
+        image.SetSpacing((2.0, 4.0, 4.0))
+        return types.SimpleNamespace(displacement=image, report={"seconds": {"Refinement": 1.5}})
+
+    monkeypatch.setattr(gpu, "register", differs)
+    (row,) = gpu.recorded_steps(plan, case)
+    assert row["difference, voxels"] == pytest.approx(3**0.5 / 2)
+    assert row["plain s"] == 1.5
+
+
+def test_a_network_that_cannot_be_compiled_has_the_reason_in_its_cell(monkeypatch):
+    plan = gpu.Plan.small(torch.device("cpu"))
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    assert gpu.compiled_ms(torch.nn.Identity(), lambda network: network(torch.ones(2)), plan) > 0
+
+    def fails(network):
+        raise RuntimeError("Cannot find a working triton installation.\nMore lines.")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    found = gpu.compiled_ms(torch.nn.Identity(), print, plan)
+    assert found == "RuntimeError: Cannot find a working triton installation."
 
 
 def test_pairs_for_the_gpu_are_all_labeled_volumes_in_both_directions(pair_folder, tmp_path):

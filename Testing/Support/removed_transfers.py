@@ -39,7 +39,7 @@ REMOVALS = (
     Removal("spatial.displacement", "torch.ones(1, 1, *size, device=device)", "torch.ones(1, 1, *size)"),
     Removal("spatial.subject", "torch.ones(grid.shape, device=device, ", "torch.ones(grid.shape, "),
     Removal("spatial.inversion", "size[2], device=field.device)", "size[2])", (("inverse", True),)),
-    Removal("network.dysample", "torch.arange(n, dtype=x.dtype, device=x.device)", "torch.arange(n, dtype=x.dtype)",
+    Removal("network.dysample", "torch.arange(n, dtype=dtype, device=x.device)", "torch.arange(n, dtype=dtype)",
             (("preset", "Instant"),)),
     Removal("registration.similarity.mutual_information", "bins * bins, device=warped.device", "bins * bins"),
     Removal("registration.deformable.optimizer", "factor), device=problem.fixed.device", "factor)"),

@@ -30,7 +30,7 @@ from torch.utils.backend_registration import (
 
 _NOT_ON_DEVICE = (torch.float64, torch.complex128)
 # operations whose result has a size or value that the host needs
-_WAITING = {"item", "_local_scalar_dense", "is_nonzero", "nonzero", "nonzero_numpy", "argwhere", "masked_select",
+WAITING = {"item", "_local_scalar_dense", "is_nonzero", "nonzero", "nonzero_numpy", "argwhere", "masked_select",
             "equal", "allclose", "unique_consecutive", "_unique2", "unique_dim", "bincount"}  # fmt: skip
 _CROSSING = {"to", "_to_copy", "copy_", "cpu"}
 _INDEXING = {"index", "index_put", "index_put_"}
@@ -185,7 +185,7 @@ class _StandIn(TorchDispatchMode):
         elif given.ours and given.others:
             self._check(name, given.others)
         found = func(*given.args, **given.kwargs)
-        if crosses or name in _WAITING or (name in _INDEXING and _has_mask(args[1])):
+        if crosses or name in WAITING or (name in _INDEXING and _has_mask(args[1])):
             self.log.waits.append((name, _where()))
         self.log.launches += 1
         if not result_is_ours:  # `copy_` gives the tensor of the CPU that it was called on

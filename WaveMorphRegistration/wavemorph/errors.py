@@ -5,6 +5,7 @@ from __future__ import annotations
 _LONGEST = 2000  # characters of a sentence
 _OUT_OF_MEMORY = (
     "out of memory",  # CUDA, MPS
+    "alloc_failed",  # cuBLAS, cuDNN
     "not enough memory",  # torch on Windows
     "can't allocate memory",  # torch on Linux and macOS
     "failed to allocate memory",  # ITK

@@ -34,8 +34,8 @@ class Settings:
         similarity: what the refinement maximizes: "lncc" (local correlation), "mind" (MIND-SSC), "mi" (mutual
             information), or "auto", which depends on the contrast.
         smoothness: "low", "medium" or "high": how smooth the refinement keeps the deformation.
-        device: "auto" takes CUDA, then Apple's MPS, then the CPU. "cuda" is the GPU with the most free memory, "cuda:1"
-            the second one.
+        device: "auto" takes CUDA, then Apple's MPS, each where a registration runs on it, then the CPU. "cuda" is the
+            GPU with the most free memory, "cuda:1" the second one.
         threads: CPU threads; None leaves the choice to torch.
         weights: "auto" (the default model), "none", the name of an installed model, or a file.
         affine: False when the pair is already aligned: the initial transform (or identity) is then kept as it is.

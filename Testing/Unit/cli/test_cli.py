@@ -263,11 +263,12 @@ def test_bad_masks_labels_and_settings_are_refused(pair, pair_folder, tmp_path, 
         assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_a_device_that_is_not_available_is_refused_with_those_that_are(pair, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_not_available_is_refused_with_those_that_are(pair, tmp_path, capsys, monkeypatch, device):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    code, sentence = refused(capsys, "register", *pair, "--transform", tmp_path / "t.h5", "--device", "cuda")
+    code, sentence = refused(capsys, "register", *pair, "--transform", tmp_path / "t.h5", "--device", device)
     assert code == 4
-    assert "'cuda' is not available" in sentence
+    assert f"'{device}' is not available" in sentence
     assert "cpu" in sentence
 
 

@@ -76,6 +76,7 @@ def field_of(registration) -> np.ndarray:
         {"similarity": "mi", "smoothness": "high"},
         {"similarity": "mind"},
         {"max_voxels": 6000},
+        {"error_map": True},
     ],
     ids=str,
 )
@@ -85,6 +86,14 @@ def test_every_kind_of_registration_stays_on_its_device(device, tiny_pair, setti
     assert report["device"]["type"] == DEVICE.type
     assert report["folding"]["strict_voxels"] == 0
     assert report["similarity"]["after"] > report["similarity"]["before"]
+
+
+@pytest.mark.parametrize("transform_type", ["rigid", "affine"])
+def test_a_linear_registration_is_measured_on_the_device(device, tiny_pair, transform_type):
+    report = register(*tiny_pair, Settings(transform_type=transform_type, spacing_mm=4.0)).report
+    assert device.launches > 100
+    assert report["device"]["type"] == DEVICE.type
+    assert report["similarity"]["after"] > report["similarity"]["before"] - 0.05
 
 
 @pytest.mark.parametrize("settings", [{"preset": "Instant"}, {"preset": "Precise", "inverse": True}], ids=str)

@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from stand_in_device import DEVICE, stand_in_device
 from wavemorph import Settings, worker
 from wavemorph.errors import DeviceError, SettingsError
 from wavemorph.models import weights
@@ -41,6 +42,8 @@ def gpus(monkeypatch):
             "empty_cache": empty_cache,
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(machine, "_working", set())
+        monkeypatch.setattr(machine, "_try_operations", lambda device: None)
         return made
 
     return report
@@ -76,6 +79,68 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(gpus, monkeyp
     with pytest.raises(DeviceError) as raised:
         machine.choose_device(name)
     assert str(raised.value) == f"The device {name!r} is not available to torch {torch.__version__}; {listed}"
+
+
+UNSUPPORTED = "CUDA error: no kernel image is available for execution on the device.\nMore lines."
+
+
+@pytest.fixture
+def fails_on(monkeypatch):
+    """Makes the operations of a registration fail on devices of some kinds; gives what they were tried on."""
+
+    def fail(*kinds):
+        tried = []
+
+        def operate(device):
+            tried.append(str(device))
+            if device.type in kinds:
+                raise NotImplementedError(UNSUPPORTED)
+
+        monkeypatch.setattr(machine, "_try_operations", operate)
+        return tried
+
+    return fail
+
+
+def test_a_gpu_that_cannot_do_what_a_registration_needs_is_passed_over(gpus, fails_on, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    gpus(GB)
+    tried = fails_on("cuda")
+    assert machine.choose_device("auto") == torch.device("mps")
+    fails_on("cuda", "mps")
+    machine._working.clear()
+    assert machine.choose_device("auto") == torch.device("cpu")
+    assert tried == ["cuda:0", "mps"]
+
+
+def test_a_named_gpu_that_cannot_do_it_is_refused_in_torchs_words_and_tried_again_the_next_time(gpus, fails_on):
+    gpus(GB, 2 * GB)
+    fails_on("cuda")
+    with pytest.raises(DeviceError) as raised:
+        machine.choose_device("cuda:1")
+    assert "'cuda:1' cannot do" in str(raised.value)
+    assert "(CUDA error: no kernel image is available for execution on the device); choose cpu" in str(raised.value)
+    tried = fails_on()
+    assert machine.choose_device("cuda:1") == machine.choose_device("cuda:1") == torch.device("cuda:1")
+    assert tried == ["cuda:1"]
+
+
+def test_the_operations_that_are_tried_run_on_a_cpu_and_on_the_stand_in_for_a_gpu_and_fail_where_one_is_missing(
+    monkeypatch,
+):
+    monkeypatch.setattr(machine, "_working", set())
+    assert machine.hindrance(torch.device("cpu")) == ""
+    with stand_in_device():
+        assert machine.hindrance(DEVICE) == ""
+    assert machine._working == {torch.device("cpu"), DEVICE}
+    assert "meta" in machine.hindrance(torch.device("meta"))
+
+    def missing(*arguments, **options):
+        raise NotImplementedError("The operator 'aten::grid_sampler_3d' is not implemented for the MPS device")
+
+    monkeypatch.setattr(torch.nn.functional, "grid_sample", missing)
+    machine._working.clear()
+    assert "aten::grid_sampler_3d" in machine.hindrance(torch.device("cpu"))
 
 
 def test_settings_take_a_numbered_gpu_and_refuse_other_names():

@@ -12,11 +12,11 @@ from displacements import SIZE, bump, smooth_noise, tapered_noise
 from wavemorph import Settings, register
 from wavemorph.models.weights import resolve
 from wavemorph.registration.deformable import inference
-from wavemorph.spatial.displacement import exponentiate, invert, warp_image
+from wavemorph.spatial.displacement import constant, exponentiate, invert, warp_image
 from wavemorph.spatial.folding import blend_smoothed, folding_mask, remove_folds, smooth_patch, smooth_sharp_bends
 from wavemorph.spatial.inversion import invert_at_points, make_two_part_inverse, regularize_and_invert
 from wavemorph.system import strategy
-from wavemorph.system.strategy import ACCELERATOR, CPU, strategy_for
+from wavemorph.system.strategy import ACCELERATOR, CPU, CUDA, strategy_for
 
 SHARP = bump(6.0) + 1.2 * tapered_noise(3, 1.0, 4)
 
@@ -36,11 +36,22 @@ def on_both(monkeypatch):
     return call
 
 
-def test_only_the_cpu_has_its_strategy():
+def test_the_cpu_has_its_strategy_and_all_others_have_one_of_which_cuda_also_records_steps():
     assert strategy_for(torch.device("cpu")) is CPU
-    for other in ("cuda", "cuda:1", "mps", "xpu", "meta"):
+    for other in ("mps", "xpu", "meta"):
         assert strategy_for(torch.device(other)) is ACCELERATOR
+    for gpu in ("cuda", "cuda:1"):
+        assert strategy_for(torch.device(gpu)) is CUDA
+    assert dataclasses.replace(ACCELERATOR, records_steps=True) == CUDA
     assert CPU.waits and not ACCELERATOR.waits
+    assert not CPU.records_steps and not ACCELERATOR.records_steps
+
+
+def test_a_constant_on_a_device_stays_where_it_is_however_many_others_are_made():
+    kept = constant((0.25, 4.0), torch.device("cpu"))
+    for number in range(2000):
+        constant((float(number), 0.5), torch.device("cpu"))
+    assert constant((0.25, 4.0), torch.device("cpu")) is kept
 
 
 @pytest.mark.parametrize("longest", [0.0, 0.05, 0.124, 1.0, 7.3, 40.0])

@@ -65,6 +65,18 @@ def test_dysample_with_zero_offsets_is_trilinear_upsampling():
     assert torch.allclose(upsample(image), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dysample_in_bfloat16_samples_where_it_does_in_float32(autocast):
+    """Sides of a hundred voxels and more: positions in bfloat16 would be wrong by half a voxel."""
+    layer = DySample(4, groups=2)
+    torch.nn.init.zeros_(layer.offset.weight)
+    x = torch.arange(112.0).expand(1, 4, 2, 2, 112)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = (layer if autocast else layer.bfloat16())(x.bfloat16())
+    positions = ((torch.arange(224) + 0.5) / 2 - 0.5).clamp(0, 111)
+    assert (found[0, 0, 0, 0].float() - positions).abs().max() < 0.01
+
+
 def test_dysample_offsets_move_the_samples_of_their_group_and_axis():
     upsample = DySample(4, groups=2, scope=0.25)
     torch.nn.init.zeros_(upsample.offset.weight)

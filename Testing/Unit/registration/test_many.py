@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 
 import numpy as np
@@ -115,34 +114,30 @@ def test_no_pairs_give_no_results_and_less_than_one_at_once_is_refused(tiny_pair
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """A GPU that holds three pairs of usual size, with the streams that were entered."""
-    entered = []
-
-    @contextlib.contextmanager
-    def stream(each):
-        entered.append(each)
-        yield
-
+    """A GPU that holds three pairs of usual size, with the streams that threads have taken."""
+    taken = []
     monkeypatch.setattr(many, "choose_device", lambda name: torch.device("cuda", 1))
     monkeypatch.setattr(many, "voxel_budget", lambda device: 3 * many._USUAL_VOXELS + 5)
-    monkeypatch.setattr(many, "_load_models", lambda settings, device: entered.append("models"))
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: (device, len(entered)))
-    monkeypatch.setattr(torch.cuda, "stream", stream)
-    return entered
+    monkeypatch.setattr(many, "_load_models", lambda settings, device: taken.append("models"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: (device, threading.get_ident()))
+    monkeypatch.setattr(torch.cuda, "set_stream", taken.append)
+    return taken
 
 
-def test_a_gpu_holds_as_many_pairs_as_fit_each_in_a_stream_of_its_own_with_its_part_of_the_memory(cuda):
-    together, seen = threading.Barrier(3, timeout=20), []
+def test_a_gpu_holds_as_many_pairs_as_fit_in_three_streams_each_with_its_part_of_the_memory(cuda):
+    together, seen, threads = threading.Barrier(3, timeout=20), [], set()
 
     def register(settings, progress, fixed, moving):
         together.wait()  # fails unless three are at work at the same time
         seen.append(settings)
+        threads.add(threading.get_ident())
         return fixed
 
     pairs = [{"fixed": number, "moving": number} for number in range(6)]
     assert many.register_many(register, pairs, QUICK, print) == list(range(6))
     assert cuda[0] == "models"  # before any stream
-    assert len(set(cuda[1:])) == 6 and all(device == torch.device("cuda", 1) for device, _ in cuda[1:])
+    assert {stream for _, stream in cuda[1:]} == threads and len(cuda[1:]) == 3
+    assert all(device == torch.device("cuda", 1) for device, _ in cuda[1:])
     assert {each.device for each in seen} == {"cuda:1"}
     assert {each.max_voxels for each in seen} == {(3 * many._USUAL_VOXELS + 5) // 3}
 

@@ -44,7 +44,27 @@ def test_the_grid_is_coarser_with_a_note_where_the_voxels_are_limited(tiny_pair)
     assert result.report["warnings"] == []
 
 
-@pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_a_registration_needs_no_bridge_between_numpy_and_torch(tiny_pair, monkeypatch):
+    """torch has none where it was built for another ABI of numpy, as on some Macs."""
+
+    def fail(*arguments, **options):
+        raise RuntimeError("Numpy is not available")
+
+    monkeypatch.setattr(torch, "from_numpy", fail)
+    for name in ("numpy", "__array__"):
+        monkeypatch.setattr(torch.Tensor, name, fail)
+    result = register(*tiny_pair, Settings(spacing_mm=5.0, affine=False, inverse=True, error_map=True))
+    assert result.report["displacement_mm"]["max"] > 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_where_memory_runs_out_a_coarser_grid_is_used_with_a_note(tiny_pair, monkeypatch, failure):
     calls, optimize = [], deformable_stage.optimize
 

@@ -15,7 +15,8 @@ class DySample(nn.Module):
     """(B, C, D, H, W) -> (B, C, 2 D, 2 H, 2 W): each fine voxel is interpolated at a learned offset.
 
     A pointwise layer gives three offsets for each of the eight fine voxels of a coarse one, for each group of channels
-    ("lp" style: linear, then shuffled). With zero offsets this is trilinear upsampling.
+    ("lp" style: linear, then shuffled). With zero offsets this is trilinear upsampling. Positions are float32 at least:
+    in bfloat16 that of the hundredth voxel would be wrong by half a voxel.
     """
 
     def __init__(self, channels: int, groups: int = 4, scope: float = 0.25):
@@ -27,14 +28,14 @@ class DySample(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, channels, *size = x.shape
-        fine = [2 * n for n in size]
+        fine, dtype = [2 * n for n in size], torch.promote_types(x.dtype, torch.float32)
         offset = self._shuffle(self.offset(x) * self._scope)  # (B G, 3, 2D, 2H, 2W), in coarse voxels (i, j, k)
-        axes = [(torch.arange(n, dtype=x.dtype, device=x.device) + 0.5) / 2 - 0.5 for n in fine]
+        axes = [(torch.arange(n, dtype=dtype, device=x.device) + 0.5) / 2 - 0.5 for n in fine]
         regular = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])
         points = (regular + offset).movedim(1, -1)
-        scale = constant(tuple(2 / n for n in reversed(size)), x.device, x.dtype)
+        scale = constant(tuple(2 / n for n in reversed(size)), x.device, dtype)
         points = (points + 0.5) * scale - 1
-        grouped = x.reshape(batch * self._groups, channels // self._groups, *size)
+        grouped = x.to(dtype).reshape(batch * self._groups, channels // self._groups, *size)
         samples = F.grid_sample(grouped, points, mode="bilinear", padding_mode="border", align_corners=False)
         return samples.reshape(batch, channels, *fine)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,11 +75,8 @@ def register_many(
     if settings.max_voxels is None:
         settings = replace(settings, max_voxels=max(16**3, voxel_budget(device) // count))
     _load_models(settings, device)
-    with freed_memory_kept(), ThreadPoolExecutor(count) as pool:
-        tasks = [
-            pool.submit(_outcome, register, number, pair, settings, reports, device)
-            for number, pair in enumerate(pairs)
-        ]
+    with freed_memory_kept(), ThreadPoolExecutor(count, initializer=_take_stream, initargs=(device,)) as pool:
+        tasks = [pool.submit(_outcome, register, number, pair, settings, reports) for number, pair in enumerate(pairs)]
         try:
             return [task.result() for task in tasks]
         except BaseException:
@@ -94,19 +90,23 @@ def _outcome(
     pair: Mapping[str, Any],
     settings: Settings,
     reports: _Reports,
-    device: torch.device | None = None,
 ) -> Registration | Exception:
-    """One pair; on a CUDA device in a stream of its own, so that the operations of several pairs overlap."""
     reports.check()
-    on_cuda = device is not None and device.type == "cuda"
-    stream = torch.cuda.stream(torch.cuda.Stream(device)) if on_cuda else contextlib.nullcontext()
     try:
-        with stream:
-            return register(settings=settings, progress=reports.of_pair(number), **pair)
+        return register(settings=settings, progress=reports.of_pair(number), **pair)
     except Cancelled:
         raise
     except Exception as error:
         return error
+
+
+def _take_stream(device: torch.device) -> None:
+    """Give this thread a stream of its own on a CUDA device, so that the operations of several pairs overlap.
+
+    All pairs of a thread share it, because torch keeps freed memory for the stream that it was used in.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))
 
 
 def _load_models(settings: Settings, device: torch.device) -> None:

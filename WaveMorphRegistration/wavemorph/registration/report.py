@@ -15,7 +15,7 @@ from ..models.weights import LoadedModel
 from ..settings import Settings
 from ..spatial.displacement import warp_image
 from ..spatial.folding import folding_mask
-from ..spatial.grid import WorkingGrid, tensor_from_array
+from ..spatial.grid import WorkingGrid, array_from_tensor, tensor_from_array
 from ..spatial.inversion import invert_at_points
 from ..spatial.nodes import sample_at_points
 from ..spatial.preprocessing import Pair, WorkingPair, bounding_box
@@ -54,7 +54,7 @@ def quality(
     folded = int((determinants <= 0).sum())
     mirrored = determinant_of(registration.affine) <= 0
     folded_corners = nodes if mirrored else int(folding_mask(displacement, _FOLDED_BELOW, within=mask)[mask].sum())
-    lengths = _lengths_mm(registration.displacement)[mask.cpu().numpy()]
+    lengths = _lengths_mm(registration.displacement)[array_from_tensor(mask) > 0]
     return {
         "similarity": {"measure": _SIMILARITY_MEASURE, **_similarity(working, displacement)},
         "folding": _folding(folded, folded_corners, nodes),
@@ -233,7 +233,7 @@ def _inverse_consistency(registration: Registration, mask: torch.Tensor, displac
     point by point, as Slicer does on demand.
     """
     generator = np.random.default_rng(0)
-    nodes = np.argwhere(mask.cpu().numpy())
+    nodes = np.argwhere(array_from_tensor(mask) > 0)
     chosen = nodes[generator.integers(len(nodes), size=_CONSISTENCY_POINTS)].astype(float)
     chosen = chosen + generator.uniform(-0.5, 0.5, chosen.shape)
     by_fields = registration.inverse_displacement is not None

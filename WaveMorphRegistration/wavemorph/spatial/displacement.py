@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,12 @@ from ..system.strategy import strategy_for
 _MAX_SQUARINGS = 10  # where their number is not known to the host: for velocities of up to 128 voxels
 
 
-@lru_cache(maxsize=256)
+@cache
 def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """A tensor (N,) of these values, copied to the device once: each copy makes the host wait for a GPU."""
+    """A tensor (N,) of these values, copied to the device once: each copy makes the host wait for a GPU.
+
+    Kept as long as the process: work that still waits in another stream, or in a recorded step, may read it.
+    """
     with torch.inference_mode(False):  # may be used in training later
         return torch.tensor(values, dtype=dtype, device=device)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ..errors import DeviceError
 
@@ -19,13 +20,15 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 _KEEP_FREED = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**28}
 _MALLOC_DEFAULTS = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 2**17, _M_TOP_PAD: 2**17}
 
+_working: set[torch.device] = set()  # on which a registration's operations have run
 _share: int | None = None  # bytes that this process may use of the memory of the machine
 
 
 def choose_device(name: str) -> torch.device:
     """The device of that name; "auto" is CUDA, else Apple's MPS, else the CPU. Raises DeviceError if not available.
 
-    Of several GPUs "cuda" is the one with the most free memory; "cuda:1" is the second one.
+    Of several GPUs "cuda" is the one with the most free memory; "cuda:1" is the second one. "auto" passes over devices
+    that cannot do what a registration needs.
     """
     has_mps = hasattr(torch.backends, "mps") and torch.backends.mps.is_available()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -33,16 +36,57 @@ def choose_device(name: str) -> torch.device:
     available = [device for device, is_usable in usable.items() if is_usable]
     kind, _, number = name.partition(":")
     if name == "auto":
-        kind = available[0]
+        candidates = (_of_kind(each, gpus, "") for each in available)
+        return next(device for device in candidates if device.type == "cpu" or not hindrance(device))
     if kind not in available or (number and int(number) >= gpus):
         each = [f"cuda:{index}" for index in range(gpus)] if gpus > 1 or number else ["cuda"] * gpus
         raise DeviceError(
             f"The device {name!r} is not available to torch {torch.__version__}; available: "
             f"{', '.join([*each, *(other for other in available if other != 'cuda')])}."
         )
+    device = _of_kind(kind, gpus, number)
+    if kind != "cpu" and (reason := hindrance(device)):
+        raise DeviceError(
+            f"The device {name!r} cannot do with torch {torch.__version__} what a registration needs ({reason}); "
+            "choose cpu, or install another version of torch."
+        )
+    return device
+
+
+def _of_kind(kind: str, gpus: int, number: str) -> torch.device:
     if kind != "cuda":
         return torch.device(kind)
     return torch.device("cuda", int(number) if number else _emptiest_gpu(gpus))
+
+
+def hindrance(device: torch.device) -> str:
+    """What torch says against a registration on the device, in one line; "" where its operations run.
+
+    Versions of torch lack operations for Apple's GPUs, or kernels for older GPUs. Another process may have the GPU.
+    """
+    if device in _working:
+        return ""
+    try:
+        _try_operations(device)
+    except RuntimeError as error:
+        return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    _working.add(device)
+    return ""
+
+
+def _try_operations(device: torch.device) -> None:
+    """What torch does not have for every device: operations of a registration in three dimensions."""
+    with torch.inference_mode():
+        image, nodes = torch.ones(1, 2, 6, 6, 6, device=device), torch.zeros(1, 6, 6, 6, 3, device=device)
+        image = F.conv3d(image, torch.ones(2, 1, 3, 3, 3, device=device), padding=1, groups=2)
+        for padding in ("zeros", "border"):
+            image = F.grid_sample(image, nodes, padding_mode=padding, align_corners=True)
+        image = F.interpolate(F.avg_pool3d(image, 2), size=(6, 6, 6), mode="trilinear")
+        image = F.interpolate(F.pad(image, (1,) * 6, mode="replicate"), size=(4, 4, 4), mode="area")
+        crossed = torch.linalg.cross(nodes[0, 0, 0], nodes[0, 0, 1], dim=1)[:, 0]
+        rows = torch.zeros(6, dtype=torch.long, device=device)
+        added = torch.zeros(4, device=device).index_add_(0, rows, crossed)
+        torch.quantile(torch.cat([added, image.flatten()]), torch.tensor([0.1, 0.9], device=device)).tolist()
 
 
 def _emptiest_gpu(count: int) -> int:

@@ -7,7 +7,7 @@ that whole fields are computed, also where nothing is to be done. Each choice gi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,6 +24,7 @@ class Strategy:
     halves_passes: whether the network's passes run in bfloat16, where the device multiplies in it. Their result changes
         by its rounding; the optimizer and the composition of the passes stay in float32.
     look_interval: iterations between two looks of the host at a value on the device, such as one that ends a loop.
+    records_steps: whether repeated steps are recorded once and replayed, see `recording`.
     """
 
     block_voxels: int | None
@@ -32,6 +33,7 @@ class Strategy:
     selects_nodes: bool
     halves_passes: bool
     look_interval: int
+    records_steps: bool = False
 
     @property
     def waits(self) -> bool:
@@ -56,8 +58,9 @@ ACCELERATOR = Strategy(
     halves_passes=True,
     look_interval=10,
 )
+CUDA = replace(ACCELERATOR, records_steps=True)
 
 
 def strategy_for(device: torch.device) -> Strategy:
-    """The strategy for a device: one for the CPU, one for all others."""
-    return CPU if device.type == "cpu" else ACCELERATOR
+    """The strategy for a device: one for the CPU, one for CUDA devices, one for all others."""
+    return {"cpu": CPU, "cuda": CUDA}.get(device.type, ACCELERATOR)

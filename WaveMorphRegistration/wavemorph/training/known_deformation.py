@@ -14,7 +14,7 @@ import torch
 from ..io.result import displacement_transform
 from ..spatial.displacement import exponentiate
 from ..spatial.filters import smooth
-from ..spatial.grid import WorkingGrid, array_from_tensor, make_working_grid
+from ..spatial.grid import WorkingGrid, array_from_tensor, make_working_grid, tensor_from_array
 from ..spatial.preprocessing import bounding_box, foreground
 
 
@@ -108,7 +108,7 @@ def _random_velocity(grid: WorkingGrid, difference: Difference, generator: np.ra
         distance = torch.arange(n).minimum(torch.arange(n).flip(0)) * grid.spacing[2 - axis]
         taper = taper * (distance / 12.0).clamp(max=1).view([n if a == axis + 2 else 1 for a in range(5)])
     for scale in difference.scales_mm:
-        noise = torch.from_numpy(generator.standard_normal(velocity.shape).astype(np.float32))
+        noise = tensor_from_array(generator.standard_normal(velocity.shape))
         smoothed = smooth(noise, scale / 2 / max(grid.spacing))
         velocity += smoothed / smoothed.pow(2).sum(1).mean().sqrt() * (scale / max(difference.scales_mm))
     velocity *= taper
@@ -179,7 +179,7 @@ def _with_lesion(
     spacing = np.array(subject.GetSpacing())[::-1]
     axes = [(np.arange(n) - c) * mm for n, c, mm in zip(value.shape, center, spacing)]
     distance = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))
-    noise = torch.from_numpy(generator.standard_normal((1, 1, *value.shape)).astype(np.float32))
+    noise = tensor_from_array(generator.standard_normal((1, 1, *value.shape)))
     bumps = smooth(noise, 0.5 * radius_mm / max(subject.GetSpacing()))
     bumps = array_from_tensor(bumps / bumps.std())[0]
     weight = 1 / (1 + np.exp(np.clip((distance - radius_mm * (1 + 0.2 * bumps)) * 2, -30, 30)))

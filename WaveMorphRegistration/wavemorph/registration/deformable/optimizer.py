@@ -1,10 +1,7 @@
 """Multiresolution optimization of a similarity by composition of small smooth steps (ours).
 
-At each iteration the force, which is the derivative of the similarity with respect to the displacement, is smoothed
-(fluid regularization), scaled to a step of at most half a voxel and composed with the displacement, and the
-displacement is smoothed slightly (elastic regularization). Each step is a small diffeomorphism;
-`spatial.folding.remove_folds` makes the result free of folds on the lattice. Smoothing at a fixed rate against an
-unnormalized force is diffusion regularization at its equilibrium (paper section 3.8).
+Each level repeats `step.LevelStep` until the similarity hardly rises any more. Each step is a small diffeomorphism;
+`spatial.folding.remove_folds` makes the result free of folds on the lattice.
 """
 
 from __future__ import annotations
@@ -16,11 +13,12 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from ...spatial.displacement import border_taper, compose_small_step, invert, length, resize, warp_image
-from ...spatial.filters import apply_in_slabs, smooth
+from ...spatial.displacement import invert, resize, warp_image
+from ...spatial.filters import smooth
+from ...system.recording import repeated
 from ...system.strategy import strategy_for
 from ..similarity.base import ImageSimilarity
-from ..similarity.segmentation import SegmentationDifference
+from .step import LevelStep, SegmentationTerm, StepRule, weighted_rms
 
 _MANY_PLANES = 64  # from here on the reference gradient is measured in a quarter of the planes
 _MIN_ITERATIONS = 20  # before convergence is tested
@@ -226,32 +224,39 @@ class _MultiresolutionOptimizer:
         similarity = self._make_similarity(here.fixed, here.moving, here.weight, level, same_subject, scanned)
         segmentation = None
         if level.segmentation and here.segmentations is not None and not same_subject:
-            segmentation = _SegmentationTerm(here, schedule)
+            segmentation = SegmentationTerm(here.segmentations, here.weight, schedule.segmentation_weight)
         reference = self._reference_gradient_rms(here, level, same_subject, smoothing[0])
-        stepper = _Stepper(
+        step = LevelStep(
+            similarity,
+            segmentation,
+            displacement,
             here.weight,
-            schedule,
-            rms_step=schedule.same_subject_initial_step if same_subject else schedule.initial_step,
+            StepRule(
+                rms_step=schedule.same_subject_initial_step if same_subject else schedule.initial_step,
+                max_step=schedule.max_step,
+                momentum=schedule.momentum,
+                fluid_sigma=smoothing[0],
+                elastic_sigma=smoothing[1],
+            ),
             # in a pair that is aligned already the first force is noise, and must not be scaled to a whole step
             min_rms_force=0.5 * reference,
-            elastic_sigma=smoothing[1],
         )
+        advance, refresh = (repeated(each, displacement.device) for each in (step, step.refresh_segmentation))
         similarities: list[torch.Tensor] = []
         totals: list[torch.Tensor] = []
         interval = strategy_for(displacement.device).look_interval
         for iteration in range(level.iterations):
-            value, force = similarity.value_and_gradient(displacement)
-            similarities.append(value)
-            if segmentation is not None:
-                value = value + segmentation.add_force(iteration, displacement, force)
-            totals.append(value)
-            displacement = stepper(displacement, smooth(force, smoothing[0], out=force))
+            if segmentation is not None and iteration % schedule.segmentation_interval == 0:
+                refresh()
+            advance()
+            similarities.append(step.similarity.clone())
+            totals.append(step.total.clone())
             fraction = (attempt + (iteration + 1) / level.iterations) / 2
             self._progress((self._done + fraction * _work_of(level)) / self._total)
             if (iteration + 1) % interval == 0 and _has_converged(totals, schedule.tolerance):
                 break
         before, after = torch.stack([similarities[0], similarities[-1]]).tolist() if similarities else (0.0, 0.0)
-        return displacement, before, after
+        return step.displacement, before, after
 
     def _reference_gradient_rms(
         self, problem: OptimizationProblem, level: PyramidLevel, same_subject: bool, sigma: float
@@ -271,72 +276,7 @@ class _MultiresolutionOptimizer:
         similarity = self._make_similarity(fixed, fixed, weight, level, same_subject)
         shift = torch.ones(1, 3, *fixed.shape[2:], device=fixed.device)
         _, force = similarity.value_and_gradient(shift)
-        return _weighted_rms(smooth(force, sigma), weight) * (weight.sum() / problem.weight.sum())
-
-
-class _SegmentationTerm:
-    """The segmentation term of one level; its force is kept for some iterations, because it changes slowly."""
-
-    def __init__(self, problem: OptimizationProblem, schedule: OptimizationSchedule):
-        assert problem.segmentations is not None
-        self._measure = SegmentationDifference(*problem.segmentations, problem.weight, schedule.segmentation_weight)
-        self._interval = schedule.segmentation_interval
-        self._value, self._force = torch.zeros(()), torch.zeros(())
-
-    def add_force(self, iteration: int, displacement: torch.Tensor, force: torch.Tensor) -> torch.Tensor:
-        """Add the force of this term to `force` in place, and return its value."""
-        if iteration % self._interval == 0:
-            self._value, self._force = self._measure.value_and_gradient(displacement)
-        force.add_(self._force)
-        return self._value
-
-
-class _Stepper:
-    """Gradient ascent with momentum: from smoothed forces to displacements, on the lattice of `weight`."""
-
-    def __init__(
-        self,
-        weight: torch.Tensor,
-        schedule: OptimizationSchedule,
-        rms_step: float,
-        min_rms_force: torch.Tensor,
-        elastic_sigma: float,
-    ):
-        self._weight, self._schedule = weight, schedule
-        self._rms_step, self._min_rms_force, self._elastic_sigma = rms_step, min_rms_force, elastic_sigma
-        self._taper = border_taper(_size_of(weight), weight.device)
-        self._momentum = weight.new_zeros(1, 3, *weight.shape[2:])
-        self._scale, self._iteration = weight.new_zeros(()), 0
-
-    def __call__(self, displacement: torch.Tensor, force: torch.Tensor) -> torch.Tensor:
-        """The displacement after one step; the memory of `force` is used for it."""
-        kept = self._schedule.momentum
-        if self._iteration == 0:
-            rms = torch.maximum(_weighted_rms(force, self._weight), self._min_rms_force)
-            self._scale = self._rms_step / rms.clamp(min=1e-20)
-        self._iteration += 1
-        self._momentum.mul_(kept).add_(force, alpha=1 - kept)
-        gain = self._scale / (1 - kept**self._iteration)
-        updated = _compose_update(displacement, self._momentum, self._taper, gain, self._schedule.max_step, out=force)
-        return smooth(updated, self._elastic_sigma, out=updated).mul_(self._taper)
-
-
-def _compose_update(
-    displacement: torch.Tensor,
-    direction: torch.Tensor,
-    taper: torch.Tensor,
-    gain: torch.Tensor,
-    max_step: float,
-    out: torch.Tensor,
-) -> torch.Tensor:
-    """The displacement after a step of `gain` times the direction, nowhere longer than `max_step` voxels, in `out`."""
-
-    def update(here: torch.Tensor, along: torch.Tensor, tapered: torch.Tensor) -> torch.Tensor:
-        step = along * gain
-        step.mul_(max_step / length(step).clamp_(min=max_step)).mul_(tapered)
-        return compose_small_step(here, step)
-
-    return apply_in_slabs(update, displacement, direction, taper, out=out)
+        return weighted_rms(smooth(force, sigma), weight) * (weight.sum() / problem.weight.sum())
 
 
 def _has_converged(values: list[torch.Tensor], tolerance: float) -> bool:
@@ -349,11 +289,6 @@ def _has_converged(values: list[torch.Tensor], tolerance: float) -> bool:
 
 def _work_of(level: PyramidLevel) -> float:
     return level.iterations / level.factor**3
-
-
-def _weighted_rms(force: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Root mean square of the length of (1, 3, D, H, W) over the voxels of `weight`."""
-    return ((length(force).square_() * weight).sum() / weight.sum()).sqrt()
 
 
 def _size_of(image: torch.Tensor, factor: int = 1) -> tuple[int, int, int]:
