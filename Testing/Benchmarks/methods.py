@@ -150,8 +150,10 @@ def _elastix_file(parameters: dict) -> str:
     return "".join(lines)
 
 
-def convex_adam(fixed: str, moving: str, affine: str, output: str, threads: int) -> None:
-    """ConvexAdam with MIND features by its authors' package and defaults, on 1 mm around the fixed foreground.
+def convex_adam(
+    fixed: str, moving: str, affine: str, output: str, threads: int, spacing_mm: float = 1.0, margin_mm: float = 10.0
+) -> None:
+    """ConvexAdam with MIND features by its authors' package and defaults, around the fixed foreground.
 
     The sides are multiples of its coarse grid's step, because it stretches the field where they are not.
     """
@@ -163,7 +165,7 @@ def convex_adam(fixed: str, moving: str, affine: str, output: str, threads: int)
     torch.set_num_threads(threads)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     target, start = read(fixed), sitk.ReadTransform(affine)
-    grid = make_working_grid(target, bounding_box(foreground(target)), 1.0, margin_mm=10.0, divisor=12)
+    grid = make_working_grid(target, bounding_box(foreground(target)), spacing_mm, margin_mm, divisor=12)
     images = [sitk.GetArrayFromImage(grid.resample(i, t)) for i, t in ((target, None), (read(moving), start))]
     found = convex_adam_pt(*images, dtype=torch.float32, device=torch.device("cpu"))  # (D, H, W, 3) in voxels
     field = grid.to_mm(tensor_from_array(np.moveaxis(found, -1, 0).astype(np.float32))[None])

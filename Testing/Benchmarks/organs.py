@@ -1,16 +1,18 @@
 """Any part of the body: each pair by the whole road of each method, scored by its labels and landmarks.
 
-    python Testing/Benchmarks/organs.py [--pairs FOLDER] [--methods balanced precise greedy] [--output table.md]
+    python Testing/Benchmarks/organs.py [--pairs FOLDER] [--methods balanced greedy ants ...] [--output table.md]
 
 FOLDER holds one folder a pair: fixed.nii.gz, moving.nii.gz, and what is there of fixed_labels.nii.gz with
 moving_labels.nii.gz, and points*.csv (LPS mm: fixed x, y, z, moving x, y, z, with a header line). Without it, generated
-bodies are registered. Every method starts from where the files lie, finds its own linear transform, and runs in a
-process of its own on one thread.
+bodies are registered. Every method starts from where the files lie and runs in a process of its own on one thread. It
+finds its own linear transform; ConvexAdam has none. Peers that are not installed (pip install picsl_greedy antspyx
+itk-elastix convexAdam) are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 import subprocess
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +30,8 @@ from bodies import write_bodies
 from wavemorph.evaluation.metrics import folding, label_report, target_registration_error_mm
 from wavemorph.io.outputs import flattened_field
 
-METHODS = ("none", "balanced", "precise", "greedy")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
+METHODS = ("none", "balanced", "precise", "greedy", "ants", "elastix", "convex-adam")
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,64 @@ with tempfile.TemporaryDirectory() as folder:
     return [sys.executable, "-c", code]
 
 
+def run_ants(pair: Path, output: Path) -> list[str]:
+    """antspyx's default SyN: rigid, affine and deformation by mutual information, 40x20x0."""
+    code = f"""
+import ants, SimpleITK as sitk, tempfile
+with tempfile.TemporaryDirectory() as folder:
+    images = [ants.image_read(f"{pair}/{{name}}.nii.gz") for name in ("fixed", "moving")]
+    made = ants.registration(*images, "SyN", outprefix=f"{{folder}}/out", random_seed=1)["fwdtransforms"]
+    warp, affine = sitk.ReadImage(made[0], sitk.sitkVectorFloat64), sitk.ReadTransform(made[1])
+    sitk.WriteTransform(sitk.CompositeTransform([sitk.DisplacementFieldTransform(warp), affine]), "{output}")
+"""
+    return [sys.executable, "-c", code]
+
+
+def run_elastix(pair: Path, output: Path) -> list[str]:
+    """itk-elastix's defaults: rigid, affine, B-splines by mutual information."""
+    code = f"""
+import itk, SimpleITK as sitk, tempfile
+parameters = itk.ParameterObject.New()
+for kind in ("rigid", "affine", "bspline"):
+    parameters.AddParameterMap(itk.ParameterObject.GetDefaultParameterMap(kind))
+fixed, moving = (itk.imread(f"{pair}/{{name}}.nii.gz", itk.F) for name in ("fixed", "moving"))
+found = itk.elastix_registration_method(fixed, moving, parameter_object=parameters)[1]
+with tempfile.TemporaryDirectory() as folder:
+    itk.imwrite(itk.transformix_deformation_field(moving, found), f"{{folder}}/field.nii.gz")
+    field = sitk.ReadImage(f"{{folder}}/field.nii.gz", sitk.sitkVectorFloat64)
+sitk.WriteTransform(sitk.DisplacementFieldTransform(field), "{output}")
+"""
+    return [sys.executable, "-c", code]
+
+
+def run_convex_adam(pair: Path, output: Path) -> list[str]:
+    """ConvexAdam from the identity, with voxels as fine as those of the fixed volume."""
+    code = f"""
+import sys, SimpleITK as sitk
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import methods
+sitk.WriteTransform(sitk.AffineTransform(3), "{output}.identity.tfm")
+side = min(sitk.ReadImage("{pair}/fixed.nii.gz").GetSpacing())
+paths = "{pair}/fixed.nii.gz", "{pair}/moving.nii.gz", "{output}.identity.tfm", "{output}"
+methods.convex_adam(*paths, threads=1, spacing_mm=side, margin_mm=10 * side)
+"""
+    return [sys.executable, "-c", code]
+
+
+PEERS = {
+    "greedy": ("picsl_greedy", run_greedy),
+    "ants": ("ants", run_ants),
+    "elastix": ("itk", run_elastix),
+    "convex-adam": ("convexAdam", run_convex_adam),
+}
+
+
 def register(pair: Path, method: str, folder: Path) -> Row:
     """Run one method on one pair, and score its transform. Raises CalledProcessError where it fails."""
     transform, cpu, peak = sitk.Transform(), 0.0, 0.0
     if method != "none":
         output = folder / f"{pair.name}-{method}.h5"
-        command = run_greedy(pair, output) if method == "greedy" else run_wavemorph(method, pair, output)
+        command = PEERS[method][1](pair, output) if method in PEERS else run_wavemorph(method, pair, output)
         cpu, peak = measured(command)
         transform = sitk.ReadTransform(str(output))
     return score(pair, method, transform, cpu, peak)
@@ -100,9 +156,7 @@ def measured(command: list[str]) -> tuple[float, float]:
     The operating system's own peak of a child counts the memory of the process that it was forked from.
     """
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, **ONE_THREAD})
         peak, ended = math.nan, (0, 0, None)
         while not ended[0]:
             peak = resident_peak_mb(process.pid, peak)
@@ -159,12 +213,15 @@ def main() -> None:
         pairs = options.pairs if options.pairs is not None else write_bodies(folder / "bodies", options.side)
         for pair in sorted(path for path in pairs.iterdir() if (path / "fixed.nii.gz").exists()):
             for method in options.methods:
+                if method in PEERS and importlib.util.find_spec(PEERS[method][0]) is None:
+                    continue
                 try:
                     rows.append(register(pair, method, folder))
                     print(" | ".join(rows[-1].cells()), flush=True)
                 except subprocess.CalledProcessError as error:
                     print(f"{pair.name} | {method} | failed: {error.stderr.strip()[-200:]}", flush=True)
-    text = f"{first_line(machine(1))}\n\n{table(rows)}\n"
+    installed = "".join(f", itk-elastix {itk_elastix.version}" for itk_elastix in distributions(name="itk-elastix"))
+    text = f"{first_line(machine(1))}{installed}\n\n{table(rows)}\n"
     print(f"\n{text}\n{time.monotonic() - began:.0f} s in all")
     if options.output is not None:
         options.output.write_text(text, encoding="utf-8")

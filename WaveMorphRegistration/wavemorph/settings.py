@@ -25,9 +25,9 @@ class Settings:
     """Choices for `register`. Every field has a default.
 
     Attributes:
-        preset: "Instant" (network alone), "Balanced" (network, then refinement) or "Precise" (segmentation with
-            test-time augmentation, refinement in both directions, more iterations at full resolution); case does not
-            matter.
+        preset: "Instant" (network alone; outside the head a short refinement on a coarser grid), "Balanced" (network,
+            then refinement) or "Precise" (segmentation with test-time augmentation, refinement in both directions, more
+            iterations at full resolution); case does not matter.
         transform_type: "rigid" (rotation and translation), "affine" (with scale and shear) or "deformable". For the
             first two the result is the linear transform alone: neither the network nor the refinement runs.
         contrast: "same" (e.g. T1 with T1), "different" (e.g. T1 with PD), or "auto", measured after the affine.

@@ -20,7 +20,7 @@ class Preset(enum.Enum):
     def label(self) -> str:
         """The text in the panel."""
         return {
-            Preset.Instant: _("Instant (network only)"),
+            Preset.Instant: _("Instant (quick preview)"),
             Preset.Balanced: _("Balanced"),
             Preset.Precise: _("Precise (longer)"),
         }[self]

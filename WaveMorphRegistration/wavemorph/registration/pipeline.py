@@ -160,7 +160,7 @@ def _complete_on(
 def _default_spacing_mm(job: Job) -> float:
     """1 mm for a head, or two thirds of the finest voxel side of the two images where all of them are coarser.
 
-    The result of the network alone is no finer than its finest pass, and needs no finer lattice.
+    "Instant" works on voxels of the finest pass of the network: its result alone is no finer.
     """
     finest_mm = SPACING_MM
     if job.settings.preset == "Instant" and job.model is not None:

@@ -111,6 +111,16 @@ MIN_COARSE_MM = 3.0
 # subject, so that organs are found that a linear transform leaves apart. Wide windows at the coarse levels and narrow
 # ones at the finest gained on all five pairs tried, stronger smoothing on all but one.
 _BODY = {
+    "Instant": OptimizationSchedule(
+        levels=(
+            PyramidLevel(8, 50),
+            PyramidLevel(4, 80),
+            PyramidLevel(2, 20, lncc_radius=4, lncc_stride=2),
+            PyramidLevel(1, 5, lncc_radius=2),
+        ),
+        fluid_sigma=4.0,
+        same_subject_threshold=math.inf,
+    ),
     "Balanced": OptimizationSchedule(
         levels=(
             PyramidLevel(8, 50),
@@ -148,9 +158,9 @@ def with_smoothness(schedule: OptimizationSchedule, smoothness: str) -> Optimiza
     )
 
 
-def body_schedule(preset: str) -> OptimizationSchedule | None:
-    """The schedule of a preset for a pair without segmented brains, or None for "Instant", which has none."""
-    return _BODY.get(preset)
+def body_schedule(preset: str) -> OptimizationSchedule:
+    """The schedule of a preset for a pair without segmented brains."""
+    return _BODY[preset]
 
 
 def choose_schedule(

@@ -15,6 +15,7 @@ from wavemorph.models.weights import ModelCard
 from wavemorph.network import NetworkConfig
 from wavemorph.registration import pipeline
 from wavemorph.registration.deformable import stage
+from wavemorph.registration.deformable.inference import predict
 from wavemorph.registration.deformable.optimizer import PyramidLevel
 from wavemorph.registration.schedules import body_schedule
 from wavemorph.registration.similarity.lncc import LocalCorrelation
@@ -50,6 +51,20 @@ def test_a_network_result_that_does_not_raise_correlation_is_discarded_with_a_no
     assert result.report["warnings"] == []
 
 
+@pytest.mark.parametrize(("affine", "uses_network"), [(True, False), (False, True)])
+def test_instant_refines_what_is_known_to_be_no_brain_instead_of_using_the_network(monkeypatch, affine, uses_network):
+    """Of a pair that is aligned already nothing is known: brains are not looked for."""
+    predicted = []
+    monkeypatch.setattr(stage, "predict", lambda *a, **k: predicted.append(1) or predict(*a, **k))
+    lattice = phantoms.regular((48, 48, 48), (4.0, 4.0, 4.0))
+    fixed = phantoms.torso(lattice)
+    moving = sitk.Resample(fixed, lattice, rotation_with_wave(lattice).GetNthTransform(1), sitk.sitkLinear)
+    report = register(fixed, moving, Settings(preset="Instant", affine=affine)).report
+    assert bool(predicted) == uses_network
+    assert ("Refinement" in report["seconds"]) != uses_network
+    assert uses_network or report["similarity"]["after"] > report["similarity"]["before"] + 0.1
+
+
 def rotation_with_wave(lattice: sitk.Image) -> sitk.Transform:
     """x -> affine(wave(x)): 20 degrees, 12 mm, and a wave of 4 mm."""
     affine = sitk.AffineTransform(3)
@@ -73,7 +88,9 @@ def test_a_nonlinear_initial_transform_is_kept_and_continued_on_the_fixed_side(m
     fixed = phantoms.head(lattice, (0.0, 0.0, 0.0))
     inverse_rotation = initial.GetNthTransform(0).GetInverse()
     moving = sitk.Resample(fixed, phantoms.regular((60, 60, 60), (2.0, 2.0, 2.0)), inverse_rotation, sitk.sitkLinear)
-    result = register(fixed, moving, Settings(preset="Instant", spacing_mm=2.0), initial_transform=initial)
+    result = register(
+        fixed, moving, Settings(preset="Instant", spacing_mm=2.0, affine=False), initial_transform=initial
+    )
     points = brain_points()
     step = np.zeros_like(points)
     if voxels:

@@ -26,12 +26,13 @@ from ..schedules import (
     choose_schedule,
     with_smoothness,
 )
+from ..segmentation.stage import looks_for_brains
 from ..similarity.base import ImageSimilarity
 from ..similarity.contrast import contrast_agreement, global_correlation
 from ..similarity.lncc import LocalCorrelation
 from ..similarity.mind import MindSsc
 from ..similarity.mutual_information import MutualInformation
-from ..state import AlignedPair
+from ..state import AlignedPair, Job
 from .inference import predict
 from .optimizer import OptimizationProblem, OptimizationSchedule, PyramidLevel, SimilarityFactory, optimize
 
@@ -90,14 +91,14 @@ def judge_contrast(aligned: AlignedPair) -> Contrast:
 def run_network(aligned: AlignedPair) -> DeformationEstimate:
     """The displacement by the network, from the remainder of the initial transform if there is one.
 
-    A result that does not raise local correlation is discarded. Where no brain is segmented, only the preset "Instant"
-    uses the network: it is trained on heads, and the optimizer begins coarser than it.
+    A result that does not raise local correlation is discarded. The network is trained on heads: where brains were
+    looked for and not found, it is not used.
     """
     job, working = aligned.job, aligned.working
     start = None
     if aligned.linear.remainder is not None:
         start = aligned.grid.from_mm(aligned.linear.remainder).to(job.device)
-    if job.model is None or (job.pair.is_body and job.settings.preset != "Instant"):
+    if job.model is None or _is_known_body(job):
         return DeformationEstimate(start)
     job.timer.start("Network", 0.2)
     spacing = aligned.spacing_mm / job.pair.length_scale  # as if the subject were as large as a head
@@ -116,7 +117,7 @@ def run_network(aligned: AlignedPair) -> DeformationEstimate:
 
 
 def run_optimizer(aligned: AlignedPair, contrast: Contrast, start: DeformationEstimate) -> DeformationEstimate:
-    """The displacement after optimization from `start`; `start` itself for the preset "Instant"."""
+    """The displacement after optimization from `start`; `start` itself for brains and the preset "Instant"."""
     job, working = aligned.job, aligned.working
     segmentations = _trusted_log_odds(aligned, contrast)
     schedule = _schedule(aligned, contrast, segmentations is not None)
@@ -160,12 +161,19 @@ def finish(aligned: AlignedPair, displacement: torch.Tensor | None) -> FinalMap:
 
 
 def _schedule(aligned: AlignedPair, contrast: Contrast, with_segmentation: bool) -> OptimizationSchedule | None:
-    """The schedule of the preset: that of bodies also for brains in coarse voxels."""
+    """The schedule of the preset: that of bodies also for the refinement of brains in coarse voxels."""
     job = aligned.job
-    if job.pair.is_body or aligned.spacing_mm >= MIN_COARSE_MM:
+    is_coarse = aligned.spacing_mm >= MIN_COARSE_MM and job.settings.preset != "Instant"
+    if _is_known_body(job) or is_coarse:
         return _on_lattice(body_schedule(job.settings.preset), min(aligned.grid.size))
     after_passes = job.model is not None and bool(job.model.network.config.passes_mm)
     return choose_schedule(job.settings.preset, contrast.same, after_passes, with_segmentation)
+
+
+def _is_known_body(job: Job) -> bool:
+    """Whether brains would have been found, or do not matter because there is no network."""
+    settings = job.settings
+    return job.pair.is_body and (looks_for_brains(settings) or settings.preset != "Instant")
 
 
 def _on_lattice(schedule: OptimizationSchedule | None, side: int) -> OptimizationSchedule | None:

@@ -9,6 +9,7 @@ import torch
 
 from ...errors import is_out_of_memory
 from ...models.weights import resolve_segmentation_model
+from ...settings import Settings
 from ...spatial.preprocessing import foreground
 from ..linear.orientation import likeliest_rotation
 from ..state import Job
@@ -19,14 +20,16 @@ from .plausibility import head_axes
 from .remembering import look_at_fixed
 
 
-def segment_pair(job: Job) -> PairSegmentation | None:
-    """Segment both brains; None without networks, and where either volume shows no plausible brain.
+def looks_for_brains(settings: Settings) -> bool:
+    """Whether brains are segmented: not without networks, nor for a pair that is aligned already and is registered by
+    the network alone, where nothing would use it."""
+    return settings.weights != "none" and (settings.affine or settings.preset != "Instant")
 
-    Skipped for a pair that is aligned already and is registered by the network alone, where nothing would use it.
-    """
+
+def segment_pair(job: Job) -> PairSegmentation | None:
+    """Segment both brains; None where they are not looked for, and where either volume shows no plausible brain."""
     settings = job.settings
-    needed = settings.weights != "none" and (settings.affine or settings.preset != "Instant")
-    model = resolve_segmentation_model(job.device) if needed else None
+    model = resolve_segmentation_model(job.device) if looks_for_brains(settings) else None
     if model is None:
         return None
     job.timer.start("Segmentation", 0.01)
