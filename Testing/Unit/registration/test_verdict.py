@@ -50,6 +50,23 @@ def test_a_wrong_pair_is_not_to_be_trusted_and_the_weightiest_reasons_come_first
     assert len(set(found["reasons"])) == len(found["reasons"])
 
 
+def with_expected_error(median_mm: float) -> dict:
+    subject = {**RIGHT["subject"], "extent_mm": [160.0, 200.0, 128.0]}  # a cube of the same volume has sides of 160 mm
+    return {**RIGHT, "subject": subject, "expected_error": {"median_mm": median_mm, "p95_mm": 30.0}}
+
+
+def test_a_large_expected_error_makes_a_good_result_one_to_check_and_is_told():
+    found = judge(with_expected_error(0.08 * 160))
+    assert found["level"] == CHECK and "above 12.8 mm" in found["reasons"][0]
+    assert judge(with_expected_error(0.07 * 160)) == judge(RIGHT)
+
+
+def test_an_expected_error_in_part_of_the_subject_is_no_reason():
+    part = with_expected_error(2.0)
+    part["expected_error"]["p95_mm"] = 60.0
+    assert judge(part)["level"] == GOOD
+
+
 @pytest.mark.parametrize("name", list(verdict.features(RIGHT)))
 def test_every_feature_has_a_weight(name):
     assert name in verdict._WEIGHTS
