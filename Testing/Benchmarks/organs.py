@@ -31,7 +31,7 @@ from wavemorph.evaluation.metrics import folding, label_report, target_registrat
 from wavemorph.io.outputs import flattened_field
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
-METHODS = ("none", "balanced", "precise", "greedy", "ants", "elastix", "convex-adam")
+METHODS = ("none", "instant", "balanced", "precise", "greedy", "ants", "elastix", "convex-adam")
 
 
 @dataclass(frozen=True)
