@@ -20,19 +20,19 @@ _MAX_MIRRORED_GAIN, _MAX_MIRRORED_GAIN_OF_CHECK = 0.05, 0.1
 # Median of the expected error relative to the subject's extent, where it was asked for. Of 78 pairs with a small error
 # none that is good otherwise is above 0.067; two noisy brains that ended 5 and 6 mm off had 0.085 and 0.088.
 _MAX_EXPECTED_ERROR = 0.075
-_BIAS = -3.206
+_BIAS = -2.433
 # (weight in the log-odds, mean of the right pairs) of each of `features`
 _WEIGHTS: dict[str, tuple[float, float]] = {
-    "similarity": (-0.179, 1.075),
-    "margin": (-3.146, 0.533),
-    "information": (-0.745, 2.161),
-    "outlines": (-0.85, 0.892),
-    "stretch": (10.254, 0.046),
-    "displacement": (4.179, 0.455),
-    "rigid part": (0.824, 0.231),
-    "segmented": (-2.252, 0.581),
-    "rotation": (1.747, 0.0),
-    "unseen": (2.76, 0.011),
+    "similarity": (-0.217, 0.973),
+    "margin": (-1.826, 0.512),
+    "information": (-0.496, 2.144),
+    "outlines": (-2.722, 0.891),
+    "stretch": (8.555, 0.046),
+    "displacement": (4.265, 0.415),
+    "rigid part": (0.725, 0.211),
+    "segmented": (-1.111, 0.6),
+    "rotation": (1.804, 0.0),
+    "unseen": (3.366, 0.01),
 }
 _NOT_ALIGNED = (
     "The volumes hardly agree more than misaligned copies of them do (local correlation {similarity:.2f}, misaligned "
