@@ -103,13 +103,13 @@ with tempfile.TemporaryDirectory() as folder:
 def run_elastix(pair: Path, output: Path) -> list[str]:
     """itk-elastix's defaults: rigid, affine, B-splines by mutual information."""
     code = f"""
-import itk, SimpleITK as sitk, tempfile
+import contextlib, itk, SimpleITK as sitk, tempfile
 parameters = itk.ParameterObject.New()
 for kind in ("rigid", "affine", "bspline"):
     parameters.AddParameterMap(itk.ParameterObject.GetDefaultParameterMap(kind))
 fixed, moving = (itk.imread(f"{pair}/{{name}}.nii.gz", itk.F) for name in ("fixed", "moving"))
 found = itk.elastix_registration_method(fixed, moving, parameter_object=parameters)[1]
-with tempfile.TemporaryDirectory() as folder:
+with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # a copy of the field is left behind
     itk.imwrite(itk.transformix_deformation_field(moving, found), f"{{folder}}/field.nii.gz")
     field = sitk.ReadImage(f"{{folder}}/field.nii.gz", sitk.sitkVectorFloat64)
 sitk.WriteTransform(sitk.DisplacementFieldTransform(field), "{output}")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ..errors import DeviceError
 
@@ -76,6 +75,7 @@ def hindrance(device: torch.device) -> str:
 
 def _try_operations(device: torch.device) -> None:
     """What torch does not have for every device: operations of a registration in three dimensions."""
+    F = torch.nn.functional  # not imported above: a worker says itself what is wrong with a torch without it
     with torch.inference_mode():
         image, nodes = torch.ones(1, 2, 6, 6, 6, device=device), torch.zeros(1, 6, 6, 6, 3, device=device)
         image = F.conv3d(image, torch.ones(2, 1, 3, 3, 3, device=device), padding=1, groups=2)
