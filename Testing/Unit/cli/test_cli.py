@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import wavemorph
 from dicom_files import write_stack
 from pointsets import brain_points, moved
-from wavemorph.cli.main import main
+from wavemorph.cli.main import main, make_parser
 from wavemorph.io.outputs import REGISTRATION_OUTPUTS, write_image
 from wavemorph.io.points import read_points
 from wavemorph.registration import pipeline
@@ -360,6 +360,17 @@ def test_a_reader_that_closes_the_output_ends_the_program_quietly_after_its_file
     for option in ("--help", "--version"):
         assert run_into_a_closed_pipe(option)[1] == ""
     assert run_into_a_closed_pipe("evaluate", *points[:2])[0] == 2  # its sentence goes to standard error
+
+
+def test_every_command_prints_its_help(capsys):
+    """A per cent sign in a text would be taken for a format."""
+    (commands,) = (action.choices for action in make_parser()._actions if action.choices)
+    assert len(commands) >= 14
+    for name in commands:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: wavemorph {name}")
 
 
 def test_the_program_prints_its_version_without_importing_torch():

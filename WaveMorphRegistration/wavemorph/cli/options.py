@@ -65,7 +65,7 @@ def add_outputs(parser: argparse.ArgumentParser, transform_required: bool) -> No
     parser.add_argument("--store-spacing", type=float, metavar="MM", help=coarser)
     parser.add_argument("--warped", metavar="W", help="the moving volume on the fixed lattice")
     parser.add_argument("--jacobian", metavar="J", help="the Jacobian determinant on the fixed lattice")
-    error = "the expected error in mm on the fixed lattice: 90 % of errors are below it"
+    error = "the expected error in mm on the fixed lattice: 90 %% of errors are below it"
     parser.add_argument("--error-map", metavar="E", help=error)
     parser.add_argument("--report", metavar="R", help="all numbers, settings and versions, .json")
 
