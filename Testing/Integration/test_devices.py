@@ -32,6 +32,28 @@ print(before - resident())
         assert int(subprocess.check_output([sys.executable, "-c", code], text=True)) > 100e6
 
 
+@ON_LINUX
+def test_memory_is_kept_until_the_last_of_several_contexts_ends():
+    """As where a registration, which keeps what it frees, is part of a job that does too."""
+    code = """
+import numpy as np
+from wavemorph.system import machine
+
+resident = lambda: machine._kilobytes("/proc/self/status", "VmRSS")
+with machine.freed_memory_kept():
+    with machine.freed_memory_kept():
+        blocks = [np.ones(2**17) for _ in range(200)]
+        last = blocks[-1]
+        del blocks
+        before = resident()
+    print(before - resident())
+print(before - resident())
+"""
+    inner, outer = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert int(inner) < 10e6
+    assert int(outer) > 100e6
+
+
 def test_a_registration_on_a_device_fails_where_one_choice_of_the_device_is_taken_away():
     (as_it_is, nothing), *removed = outcomes()
     assert as_it_is is None and nothing == ""

@@ -30,7 +30,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -142,6 +142,7 @@ class Worker:
         from .io.result import check_store_spacing
         from .registration.pipeline import register
         from .settings import Settings
+        from .system.machine import freed_memory_kept
 
         folder = Path(job["folder"])
 
@@ -164,10 +165,14 @@ class Worker:
             if initial.exists():
                 extra["initial_transform"] = sitk.ReadTransform(str(initial))
             fixed, moving = (sitk.ReadImage(str(folder / f"{name}.nrrd")) for name in ("fixed", "moving"))
-        registration = register(fixed, moving, settings, progress, **extra)
-        progress("Writing", 1.0, "")
-        if job.get("store_spacing_mm") is not None:
-            registration = registration.stored_at(job["store_spacing_mm"])
+        # what is wanted is made in memory that the registration has freed, and files take the place of the rest of it
+        with freed_memory_kept():
+            registration = register(fixed, moving, settings, progress, **extra)
+            progress("Writing", 1.0, "")
+            if job.get("store_spacing_mm") is not None:
+                registration = registration.stored_at(job["store_spacing_mm"])
+            if outputs is not None:
+                _make(registration, outputs)
         result = folder / "result"
         try:
             _save(registration, result, outputs)
@@ -207,32 +212,31 @@ def _known_outputs(wanted: Any) -> list[str] | None:
     raise SettingsError(f"The outputs of a job are a list of names, not {str(wanted)[:80]}.")
 
 
-def _save(registration: Registration, folder: Path, wanted: Iterable[str] | None) -> None:
-    """`Registration.save` of what is wanted, or of all; volumes and field are made at the same time."""
+def _make(registration: Registration, wanted: Iterable[str]) -> None:
+    """Make the volumes that are wanted, and the field where it is and VTK could invert it, at the same time."""
     from .io.fields import is_invertible_beyond_field, rounded_whole_field
-    from .io.result import VOLUMES, write_field_array
+    from .io.result import VOLUMES
+
+    with ThreadPoolExecutor() as pool:  # volumes are properties that are kept
+        tasks = [pool.submit(getattr, registration, name) for name in VOLUMES if name in wanted]
+        if "field" in wanted and not registration.is_linear and is_invertible_beyond_field(registration):
+            registration.field = rounded_whole_field(registration)
+        for task in tasks:
+            task.result()
+
+
+def _save(registration: Registration, folder: Path, wanted: Iterable[str] | None) -> None:
+    """`Registration.save` of what is wanted, or of all. The displacement is saved where no field was made of it."""
+    from .io.result import VOLUMES
 
     folder.mkdir(exist_ok=True)
     if wanted is None:
         registration.save(folder)
         return
-    wanted = set(wanted)
-    fields = {"inverse_displacement", "inverse_correction"} if "inverse" in wanted else set()
-    makes_field = "field" in wanted and not registration.is_linear and is_invertible_beyond_field(registration)
-    if "field" in wanted and not makes_field:
-        fields.add("displacement")
-    volumes = [name for name in VOLUMES if name in wanted]
-
-    def write_field() -> None:
-        write_field_array(rounded_whole_field(registration), folder)
-
-    with ThreadPoolExecutor() as pool:
-        tasks: list[Future] = [pool.submit(getattr, registration, name) for name in volumes]  # properties that are kept
-        if makes_field:
-            tasks.append(pool.submit(write_field))
-        for task in tasks:
-            task.result()
-    registration.save(folder, volumes, sorted(fields))
+    fields = ["inverse_displacement", "inverse_correction"] if "inverse" in wanted else []
+    if "field" in wanted and registration.field is None:
+        fields.append("displacement")
+    registration.save(folder, [name for name in VOLUMES if name in wanted], fields)
 
 
 def _remove_private_folder(folder: Path) -> None:

@@ -15,14 +15,13 @@ from wavemorph.io.fields import (
     field_lattice,
     flattened_field,
     inverse_lattice,
-    quantum_mm,
     registration_field,
-    round_vectors,
     rounded_whole_field,
     whole_field,
 )
 from wavemorph.io.outputs import write_inverse, write_transform
 from wavemorph.io.result import Registration
+from wavemorph.io.transforms.rounding import quantum_mm, round_vectors
 
 EXTENSIONS = [".nii.gz", ".nii", ".nrrd", ".mha"]
 
@@ -128,6 +127,26 @@ def test_field_and_rounding_are_the_same_with_any_number_of_threads(registration
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
     assert np.array_equal(*fields)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 25])  # along the axes of the world, and oblique
+def test_a_map_is_rounded_as_its_field_is_rounded_afterwards(degrees):
+    """Finely at the same nodes, whether steepness is measured in the displacement or in the whole field."""
+    vectors = smooth_vectors(size=(24, 22, 20), amplitude=9.0)
+    displacement = sitk.GetImageFromArray(vectors, isVector=True)
+    displacement.SetSpacing((1.0, 1.5, 2.0))
+    displacement.SetDirection(phantoms.rotation((0, 0, degrees)).ravel().tolist())
+    matrix = phantoms.rotation((4, 8, 12)) * (1.1, 0.9, 1.05)
+    affine = sitk.AffineTransform(matrix.ravel().tolist(), (3.0, -4.0, 5.0))
+    fixed = phantoms.regular((30, 30, 30), (2.0, 2.0, 2.0))
+    result = Registration(affine, displacement, None, None, None, fixed=fixed, moving=fixed)
+    found, lattice = rounded_whole_field(result)
+    expected = whole_field(result, lattice)
+    round_vectors(expected, lattice, matrix)
+    assert np.mean(found != expected) < 1e-3  # where a change is the limit, up to the last bit
+    coarse = found / quantum_mm(lattice.GetSpacing())
+    finely = np.any(coarse != np.rint(coarse), axis=-1)
+    assert 0.01 < finely.mean() < 0.9
 
 
 @pytest.mark.parametrize("spacing", [0.05, 0.8, 1.0, 3.0])

@@ -275,6 +275,27 @@ def test_where_voxels_are_nodes_a_volume_is_warped_as_simpleitk_does(
     assert np.abs(found - expected).max() <= 1e-6 * sitk.GetArrayViewFromImage(image).max()
 
 
+@pytest.mark.parametrize(
+    ("axes", "signs", "start", "size"),
+    [
+        ((0, 1, 2), (1, 1, 1), (1, 1, 1), (20, 21, 22)),
+        ((2, 0, 1), (1, -1, 1), (5, 3, -4), (18, 40, 50)),  # other axes, reaching beyond the working grid
+        ((0, 1, 2), (1, 1, 1), (1.3, 1, 1), (20, 21, 22)),  # between its nodes
+    ],
+)
+def test_the_jacobian_is_that_of_the_working_grid_and_beyond_it_that_of_the_affine(finer, axes, signs, start, size):
+    fixed = on_nodes(finer.displacement, axes, signs, start, size)
+    result = dataclasses.replace(finer, affine=sitk.AffineTransform(np.diag([1.1, 1.2, 1.3]).ravel(), (0, 0, 0)))
+    result.fixed = fixed
+    found = sitk.GetArrayFromImage(result.jacobian)
+    expected = sitk.GetArrayFromImage(
+        sitk.Resample(finer.working_jacobian, fixed, sitk.Transform(), sitk.sitkLinear, 1.1 * 1.2 * 1.3)
+    )
+    assert np.ptp(expected) > 0.1
+    assert np.allclose(found, expected, rtol=5e-4, atol=1e-7)
+    assert result.jacobian.GetDirection() == fixed.GetDirection()
+
+
 def test_voxels_that_are_nodes_are_not_resampled_through_a_composite(finer, monkeypatch):
     monkeypatch.setattr(io_result, "warp_image", None)
     image = on_nodes(finer.displacement, (0, 1, 2), (1, 1, 1), (2, 2, 2), (20, 20, 20))

@@ -11,8 +11,9 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from vtk.util import numpy_support
-from wavemorph.io.fields import is_invertible_beyond_field, round_vectors, rounded_whole_field
+from wavemorph.io.fields import is_invertible_beyond_field, rounded_whole_field
 from wavemorph.io.result import Registration
+from wavemorph.io.transforms.rounding import round_vectors
 
 from .coordinates import FLIP_XY, LPS_TO_RAS, arrayFromMatrix, ijkToRasOfImage, setGeometry, vtkMatrix
 

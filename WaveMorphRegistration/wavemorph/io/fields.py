@@ -11,10 +11,9 @@ import contextlib
 import errno
 import gzip
 import itertools
-import math
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -25,14 +24,10 @@ from ..errors import InputError, OutputError
 from ..system.private_folders import private_folder
 from .files import quiet_itk
 from .result import Field, Registration, box_corners
-from .warping import affine_vectors, in_parts, thread_count
+from .transforms.rounding import Steepness, quantum_mm, round_plane, round_vectors
+from .warping import affine_planes, in_parts
 
 _MAX_GROWTH = 3.0  # voxels of a lattice that covers the other volume too, relative to one that does not
-# A vector is off by 0.87 of this at most, which is 0.007 mm, or 0.9 % of a voxel where voxels are smaller than 0.8 mm
-_MAX_QUANTUM_MM = 2.0**-7
-_QUANTA_A_VOXEL = 100
-_FINER_WHERE_STEEP = 4  # so that rounding makes no fold
-_STEEP = 0.32  # change of a component of the displacement from node to node, in voxels
 _HEADER_BYTES, _DATA_OFFSET = 348, 352
 _DIMENSIONS_AT, _INTENT_AT = 42, 68  # bytes in a NIfTI-1 header
 _DISPLACEMENT_VECTOR = 1006
@@ -121,19 +116,14 @@ def whole_field(registration: Registration, lattice: sitk.Image) -> np.ndarray:
 
     As `flattened_field`, in a third of the time: the nodes are those of the displacement, and elsewhere it is affine.
     """
-    vectors = affine_vectors(registration.affine, lattice, np.float32)
-    if registration.displacement is not None:
-        matrix = np.reshape(registration.affine.GetMatrix(), (3, 3)).T.astype(np.float32)
-        displacement = sitk.GetArrayViewFromImage(registration.displacement)
-        depth, height, width = displacement.shape[:3]
-        i, j, k = lattice.TransformPhysicalPointToIndex(registration.displacement.GetOrigin())
-        inside = vectors[k : k + depth, j : j + height, i : i + width]
+    vectors = np.empty((*lattice.GetSize()[::-1], 3), np.float32)
 
-        def add(first: int, last: int) -> None:
-            for plane, moved in zip(inside[first:last], displacement[first:last]):
-                plane += (moved.reshape(-1, 3) @ matrix).reshape(moved.shape)
+    def make_planes(first: int, last: int) -> None:
+        make_plane = _plane_maker(registration, lattice)
+        for k in range(first, last):
+            make_plane(k, vectors[k])
 
-        in_parts(add, depth)
+    in_parts(make_planes, len(vectors))
     return vectors
 
 
@@ -147,10 +137,59 @@ def rounded_whole_field(registration: Registration) -> Field:
     if registration.field is not None:
         return registration.field
     lattice = field_lattice(registration)
-    vectors = whole_field(registration, lattice)
-    if not registration.is_linear:
-        round_vectors(vectors, lattice, np.reshape(registration.affine.GetMatrix(), (3, 3)))
-    return Field(vectors, lattice)
+    if registration.is_linear:
+        return Field(whole_field(registration, lattice), lattice)
+    return Field(_rounded_planes(registration, lattice), lattice)
+
+
+def _rounded_planes(registration: Registration, lattice: sitk.Image) -> np.ndarray:
+    """`whole_field`, rounded as by `round_vectors`; each plane is made and rounded while it is in the cache."""
+    deformation, (k_from, j, i) = _nodes_of_displacement(registration, lattice)
+    depth, height, width = deformation.shape[:3]
+    vectors = np.empty((*lattice.GetSize()[::-1], 3), np.float32)
+    quantum, steepness = quantum_mm(lattice.GetSpacing()), Steepness.of_deformation(lattice, width)
+
+    def make_planes(first: int, last: int) -> None:
+        make_plane = _plane_maker(registration, lattice)
+        deformed = range(max(first, k_from), min(last, k_from + depth))
+        masks = steepness.masks(deformation.__getitem__, (deformed.start - k_from, deformed.stop - k_from), depth)
+        nowhere = np.zeros((height, 3 * width), bool)
+        memory = np.empty(nowhere.shape, np.float32)
+        for k in range(first, last):
+            make_plane(k, vectors[k])
+            rows = vectors[k].reshape(vectors.shape[1], -1)
+            part = rows[j : j + height, 3 * i : 3 * (i + width)]
+            round_plane(rows, quantum, part, next(masks) if k in deformed else nowhere, memory)
+
+    in_parts(make_planes, len(vectors))
+    return vectors
+
+
+def _plane_maker(registration: Registration, lattice: sitk.Image) -> Callable[[int, np.ndarray], None]:
+    """A function, for one thread, that writes plane k of `whole_field` into an array (H, W, 3)."""
+    write_affine = affine_planes(registration.affine, lattice)
+    if registration.displacement is None:
+        return write_affine
+    deformation, (k_from, j, i) = _nodes_of_displacement(registration, lattice)
+    depth, height, width = deformation.shape[:3]
+    matrix = np.reshape(registration.affine.GetMatrix(), (3, 3)).T.astype(np.float32)
+    moved = np.empty((height, width, 3), np.float32)
+
+    def make_plane(k: int, plane: np.ndarray) -> None:
+        write_affine(k, plane)
+        if k_from <= k < k_from + depth:
+            np.matmul(deformation[k - k_from].reshape(-1, 3), matrix, out=moved.reshape(-1, 3))
+            rows = plane.reshape(len(plane), -1)[j : j + height, 3 * i : 3 * (i + width)]
+            rows += moved.reshape(height, -1)
+
+    return make_plane
+
+
+def _nodes_of_displacement(registration: Registration, lattice: sitk.Image) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(vectors of the displacement, where (k, j, i) on the lattice they begin)."""
+    assert registration.displacement is not None
+    start = lattice.TransformPhysicalPointToIndex(registration.displacement.GetOrigin())
+    return sitk.GetArrayViewFromImage(registration.displacement), start[::-1]
 
 
 def is_invertible_beyond_field(registration: Registration) -> bool:
@@ -170,78 +209,6 @@ def field_image(vectors: np.ndarray, lattice: sitk.Image) -> sitk.Image:
     image = sitk.GetImageFromArray(vectors, isVector=True)
     image.CopyInformation(lattice)
     return image
-
-
-def quantum_mm(spacing: Sequence[float]) -> float:
-    """What displacements are rounded to multiples of: a power of two, for voxels of `spacing` mm."""
-    return min(_MAX_QUANTUM_MM, 2.0 ** math.floor(math.log2(min(spacing) / _QUANTA_A_VOXEL)))
-
-
-def round_vectors(vectors: np.ndarray, lattice: sitk.Image, affine: np.ndarray | None = None) -> None:
-    """Round vectors (D, H, W, 3), float32, in place, so that they compress about threefold.
-
-    Vectors are off by 0.87 of `quantum_mm` at most. Where the deformation is steep the quantum is four times finer, so
-    that a map without folds has none afterwards: elsewhere no component changes by more than 0.32 voxels from node to
-    node, and the matrix of these changes has a norm below 1.
-
-    Parameters:
-        vectors: the map minus the identity, LPS mm.
-        lattice: the image on whose voxels they are.
-        affine: 3x3, the linear part of the map, which is no deformation; by default it is fitted.
-    """
-    if affine is None:
-        affine = _fitted_linear_part(vectors, lattice)
-    axes = np.reshape(lattice.GetDirection(), (3, 3)) * np.array(lattice.GetSpacing())
-    # changes from node to node, in voxels before the affine: (A axes)^-1 (change of the map) - unit vector
-    to_voxels = np.linalg.inv(affine @ axes).astype(np.float32)
-    of_identity = to_voxels @ axes.astype(np.float32) - np.eye(3, dtype=np.float32)
-    factor = np.float32(1 / quantum_mm(lattice.GetSpacing()))
-    # what a part needs of its neighbors, as it was before these were rounded
-    size = max(1, -(-len(vectors) // thread_count()))
-    kept = {k: vectors[k].copy() for first in range(size, len(vectors), size) for k in (first - 1, first)}
-
-    # planes are handled as rows (H, 3 W), over which NumPy is several times faster than over vectors of three
-    identity_i, identity_j, identity_k = (np.tile(of_identity[:, axis], vectors.shape[2]) for axis in range(3))
-
-    def in_voxels(plane: np.ndarray) -> np.ndarray:
-        return (plane.reshape(-1, 3) @ to_voxels.T).reshape(len(plane), -1)
-
-    def round_planes(first: int, last: int) -> None:
-        plane = in_voxels(vectors[first])
-        steep_ahead = np.zeros(vectors.shape[1:3], bool)
-        if first > 0:
-            steep_ahead = _is_steep(plane - in_voxels(kept[first - 1]), identity_k)
-        for k in range(first, last):
-            rounded, steep = vectors[k], steep_ahead
-            along_i = _is_steep(plane[:, 3:] - plane[:, :-3], identity_i[3:])
-            along_j = _is_steep(plane[1:] - plane[:-1], identity_j)
-            for nodes, marked in (
-                (steep[:, 1:], along_i),
-                (steep[:, :-1], along_i),
-                (steep[1:], along_j),
-                (steep[:-1], along_j),
-            ):
-                nodes |= marked
-            if k + 1 < len(vectors):
-                ahead = in_voxels(vectors[k + 1] if k + 1 < last else kept[k + 1])
-                steep_ahead = _is_steep(ahead - plane, identity_k)
-                steep |= steep_ahead
-                plane = ahead
-            finely = np.rint(rounded[steep] * (_FINER_WHERE_STEEP * factor)) / np.float32(_FINER_WHERE_STEEP)
-            rounded *= factor
-            np.rint(rounded, out=rounded)
-            rounded[steep] = finely
-            rounded *= 1 / factor
-
-    in_parts(round_planes, len(vectors), size)
-
-
-def _is_steep(change: np.ndarray, of_identity: np.ndarray) -> np.ndarray:
-    """(rows, 3 W) -> (rows, W): whether a component of change + of_identity exceeds `_STEEP`."""
-    change += of_identity
-    np.abs(change, out=change)
-    large = change > _STEEP
-    return large[:, 0::3] | large[:, 1::3] | large[:, 2::3]
 
 
 def rounded_field(field: sitk.Image) -> sitk.Image:
@@ -299,15 +266,3 @@ def _extent(lattice: sitk.Image, points: Iterable[Sequence[float]]) -> list[np.n
     first = np.minimum(np.floor(np.min(indices, axis=0)), 0)
     last = np.maximum(np.ceil(np.max(indices, axis=0)), np.array(lattice.GetSize()) - 1)
     return [first, last]
-
-
-def _fitted_linear_part(vectors: np.ndarray, lattice: sitk.Image) -> np.ndarray:
-    """The 3x3 linear part of the affine map nearest to identity + vectors, by least squares at every eighth node."""
-    steps = tuple(max(1, n // 8) for n in vectors.shape[:3])
-    index = np.stack(np.meshgrid(*[np.arange(0, n, s) for n, s in zip(vectors.shape, steps)], indexing="ij"), -1)
-    axes = np.reshape(lattice.GetDirection(), (3, 3)) * np.array(lattice.GetSpacing())
-    points = index[..., ::-1].reshape(-1, 3) @ axes.T
-    ends = points + vectors[tuple(slice(None, None, s) for s in steps)].reshape(-1, 3)
-    fitted = np.linalg.lstsq(np.column_stack([points, np.ones(len(points))]), ends, rcond=None)[0]
-    matrix = fitted[:3].T
-    return matrix if abs(np.linalg.det(matrix)) > 1e-3 else np.eye(3)

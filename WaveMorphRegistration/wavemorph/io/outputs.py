@@ -206,7 +206,7 @@ def write_transform(
 ) -> None:
     """Write a transform, fixed points -> moving points, LPS mm.
 
-    A displacement field is a vector image, rounded so that it compresses (`fields.round_vectors`). Its vectors are LPS
+    A displacement field is a vector image, rounded so that it compresses (`transforms.rounding`). Its vectors are LPS
     mm, as ITK, ANTs and Slicer read them; a NIfTI file holds RAS mm with the intent "displacement vector" (1006), which
     these programs convert (`fields.write_nifti_field`). A transform file is exact everywhere, a field on its lattice.
 

@@ -26,7 +26,7 @@ from .files import load_image, open_image, short_reason
 from .labels import warp_label_map
 from .transforms import read_transform
 from .volumes import VolumeLike, as_image, as_label_map
-from .warping import warp_at_nodes, warp_image
+from .warping import values_at_nodes, warp_at_nodes, warp_image
 
 VOLUMES = ("warped", "jacobian", "expected_error")  # on the fixed lattice
 # keys in reports of earlier versions
@@ -143,14 +143,22 @@ class Registration:
         if self.fixed is None:
             raise InputError("This result does not hold its fixed image; set `fixed` first.")
         of_affine = float(np.linalg.det(np.reshape(self.affine.GetMatrix(), (3, 3))))
+        values: np.ndarray | None
         if self.is_linear:
-            jacobian = sitk.Image(self.fixed.GetSize(), sitk.sitkFloat32) + of_affine
-            jacobian.CopyInformation(self.fixed)
-            return _with_shortened_values(jacobian)
-        if self.working_jacobian is None:
+            values = np.full(self.fixed.GetSize()[::-1], of_affine, np.float32)
+        elif self.working_jacobian is None:
             raise InputError(_INCOMPLETE)
-        jacobian = sitk.Resample(self.working_jacobian, self.fixed, sitk.Transform(), sitk.sitkLinear, of_affine)
-        return _with_shortened_values(jacobian)
+        else:
+            values = values_at_nodes(self.working_jacobian, self.fixed, of_affine)
+            if values is None:
+                resampled = sitk.Resample(
+                    self.working_jacobian, self.fixed, sitk.Transform(), sitk.sitkLinear, of_affine
+                )
+                values = sitk.GetArrayFromImage(resampled)
+        _shorten(values)
+        jacobian = sitk.GetImageFromArray(values)
+        jacobian.CopyInformation(self.fixed)
+        return jacobian
 
     def _deformation(self) -> sitk.Image:
         """The displacement of a map that has one. Raises InputError where it was not saved."""
@@ -357,15 +365,11 @@ def displacement_transform(image: sitk.Image) -> sitk.Transform:
     return sitk.Transform(sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64)))
 
 
-def _with_shortened_values(image: sitk.Image) -> sitk.Image:
-    """A float32 image whose values are rounded to 11 significant bits; their signs and zeros stay."""
-    values = sitk.GetArrayFromImage(image)
+def _shorten(values: np.ndarray) -> None:
+    """Round float32 values to 11 significant bits, in place; their signs and zeros stay."""
     bits = values.view(np.uint32)
     bits += np.uint32(1 << 12)
     bits &= np.uint32(0xFFFFE000)
-    shortened = sitk.GetImageFromArray(values)
-    shortened.CopyInformation(image)
-    return shortened
 
 
 def _with_current_keys(report: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 _SLAB_VOXELS = 2**24  # 128 MiB of float64
-_NODE_SLAB_VOXELS = 2**18  # vectors of float64 that stay in the cache
+_NODE_SLAB_VOXELS = 2**18  # vectors that stay in the cache
 _MAX_OFF_NODE = 1e-5  # voxels
 _MAX_THREADS = 8  # each holds a slab
 
@@ -32,57 +32,41 @@ def warp_image(
 def warp_at_nodes(
     moving: sitk.Image, fixed: sitk.Image, affine: sitk.AffineTransform, displacement: sitk.Image
 ) -> sitk.Image | None:
-    """`warp_image` through a displacement and then an affine, in two thirds of the time, where fixed voxels are nodes.
+    """`warp_image` through a displacement and then an affine, in half the time, where fixed voxels are nodes.
 
-    None where they are not, or where integers would need a large copy. Slabs of planes bound the memory, and run at
-    the same time.
+    None where they are not, or where integers would need a large copy. The affine becomes part of the geometry of a
+    copy of the moving image: moving(A(x + u(x))) is that copy at x + u(x), so that no vector is computed. Slabs of
+    planes bound the memory, and run at the same time.
     """
     at_voxels = None if _is_large_integer(moving) else _at_voxels(displacement, fixed)
     if at_voxels is None:
         return None
-    vectors, first = at_voxels
     dtype, outside = sitk.GetArrayViewFromImage(moving).dtype, _value_outside(moving)
-    source = sitk.Cast(moving, sitk.sitkFloat64) if np.issubdtype(dtype, np.integer) else moving
-    width, height, depth = fixed.GetSize()
-    planes = max(1, _NODE_SLAB_VOXELS // (width * height))
-    matrix = np.reshape(affine.GetMatrix(), (3, 3))
-    (j_to, i_to), (j_from, i_from) = _overlap(first[1:], (height, width), vectors.shape[1:3])
-    whole = np.empty((depth, height, width), dtype)
-
-    def warp_planes(start: int, end: int) -> None:
-        corner = fixed.TransformIndexToPhysicalPoint((0, 0, start))
-        lattice = sitk.Image([width, height, end - start], sitk.sitkUInt8)
-        lattice.SetOrigin(corner)
-        lattice.SetSpacing(fixed.GetSpacing())
-        lattice.SetDirection(fixed.GetDirection())
-        moved = affine_vectors(affine, lattice, np.float64)
-        (k_to,), (k_from,) = _overlap(first[:1] + start, (end - start,), vectors.shape[:1])
-        moved[k_to, j_to, i_to] += vectors[k_from, j_from, i_from].astype(np.float64) @ matrix.T
-        field = sitk.GetImageFromArray(moved, isVector=True)
-        field.CopyInformation(lattice)
-        geometry = lattice.GetSize(), corner, fixed.GetSpacing(), fixed.GetDirection()
-        slab = sitk.Warp(source, field, sitk.sitkLinear, *geometry, outside)
-        whole[start:end] = _as_type(sitk.GetArrayViewFromImage(slab), dtype)
-
-    in_parts(warp_planes, depth, planes)
-    warped = sitk.GetImageFromArray(whole)
+    warped = sitk.GetImageFromArray(_displaced(_before_affine(moving, affine), fixed, at_voxels, outside, dtype))
     warped.CopyInformation(fixed)
     return warped
 
 
-def affine_vectors(affine: sitk.AffineTransform, lattice: sitk.Image, dtype: type) -> np.ndarray:
-    """affine(x) - x in LPS mm at each voxel of `lattice`: (D, H, W, 3)."""
+def values_at_nodes(image: sitk.Image, fixed: sitk.Image, outside: float) -> np.ndarray | None:
+    """The values of an image at the fixed voxels, (D, H, W), where these are voxels of it or beyond it; else None."""
+    at_voxels = _at_voxels(image, fixed)
+    return None if at_voxels is None else _part(*at_voxels, fixed.GetSize()[::-1], outside)
+
+
+def affine_planes(affine: sitk.AffineTransform, lattice: sitk.Image) -> Callable[[int, np.ndarray], None]:
+    """A function that writes affine(x) - x in LPS mm at the voxels of plane k into a float32 array (H, W, 3)."""
     size = lattice.GetSize()
     matrix = np.reshape(affine.GetMatrix(), (3, 3))
     steps = (matrix - np.eye(3)) @ (np.reshape(lattice.GetDirection(), (3, 3)) * np.array(lattice.GetSpacing()))
     start = np.subtract(affine.TransformPoint(lattice.GetOrigin()), lattice.GetOrigin())
     along_i, along_j, along_k = (np.arange(n)[:, None] * steps[:, axis] for axis, n in enumerate(size))
-    plane = (start + along_j[:, None] + along_i[None, :]).astype(dtype).reshape(size[1], -1)
-    vectors = np.empty((*size[::-1], 3), dtype)
-    rows = vectors.reshape(size[2], size[1], -1)  # long rows, in which NumPy is fast
-    for k, step in enumerate(along_k.astype(dtype)):
-        np.add(plane, np.tile(step, size[0]), out=rows[k])
-    return vectors
+    first = (start + along_j[:, None] + along_i[None, :]).astype(np.float32).reshape(size[1], -1)
+    along_k = along_k.astype(np.float32)
+
+    def write(k: int, plane: np.ndarray) -> None:  # long rows, in which NumPy is fast
+        np.add(first, np.tile(along_k[k], size[0]), out=plane.reshape(size[1], -1))
+
+    return write
 
 
 def thread_count() -> int:
@@ -145,31 +129,77 @@ def _is_large_integer(image: sitk.Image) -> bool:
     return is_integer and image.GetNumberOfPixels() > 2 * _SLAB_VOXELS
 
 
-def _at_voxels(displacement: sitk.Image, fixed: sitk.Image) -> tuple[np.ndarray, np.ndarray] | None:
-    """The displacement in the order of the fixed voxels, where these are nodes of its lattice; else None.
+def _displaced(
+    source: sitk.Image,
+    fixed: sitk.Image,
+    at_voxels: tuple[np.ndarray, np.ndarray],
+    outside: float,
+    dtype: np.dtype,
+) -> np.ndarray:
+    """source(x + u(x)) at the fixed voxels, (D, H, W), interpolated linearly. at_voxels: u, as `_at_voxels` has it."""
+    vectors, first = at_voxels
+    width, height, depth = fixed.GetSize()
+    axes = fixed.GetSpacing(), fixed.GetDirection()
+    whole = np.empty((depth, height, width), dtype)
 
-    Returns (vectors (D', H', W', 3) as a view along the fixed array axes, the place (k, j, i) in them of the first
-    fixed voxel, which may be outside).
+    def displace_planes(start: int, end: int) -> None:
+        corner, size = fixed.TransformIndexToPhysicalPoint((0, 0, start)), (width, height, end - start)
+        field = sitk.GetImageFromArray(_part(vectors, np.add(first, (start, 0, 0)), size[::-1]), isVector=True)
+        field.SetOrigin(corner)
+        field.SetSpacing(axes[0])
+        field.SetDirection(axes[1])
+        slab = sitk.Warp(source, field, sitk.sitkLinear, size, corner, *axes, outside)
+        whole[start:end] = _as_type(sitk.GetArrayViewFromImage(slab), dtype)
+
+    in_parts(displace_planes, depth, max(1, _NODE_SLAB_VOXELS // (width * height)))
+    return whole
+
+
+def _before_affine(moving: sitk.Image, affine: sitk.AffineTransform) -> sitk.Image:
+    """A copy of the moving image that has at x what the image has at affine(x); of integers in float64."""
+    is_integer = np.issubdtype(sitk.GetArrayViewFromImage(moving).dtype, np.integer)
+    source = sitk.Cast(moving, sitk.sitkFloat64) if is_integer else sitk.Image(moving)
+    back = affine.GetInverse()
+    axes = np.reshape(back.GetMatrix(), (3, 3)) @ np.reshape(moving.GetDirection(), (3, 3))
+    source.SetOrigin(back.TransformPoint(moving.GetOrigin()))
+    source.SetDirection(axes.ravel().tolist())  # sheared where the affine shears
+    return source
+
+
+def _at_voxels(image: sitk.Image, fixed: sitk.Image) -> tuple[np.ndarray, np.ndarray] | None:
+    """The voxels of an image in the order of the fixed ones, where these lie on its lattice; else None.
+
+    Returns (voxels (D', H', W') or (D', H', W', C) as a view along the fixed array axes, the place (k, j, i) in them of
+    the first fixed voxel, which may be outside).
     """
     axes, fixed_axes = (
-        np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing()) for image in (displacement, fixed)
+        np.reshape(each.GetDirection(), (3, 3)) * np.array(each.GetSpacing()) for each in (image, fixed)
     )
     steps = np.linalg.solve(axes, fixed_axes)  # one voxel along each fixed axis, in nodes
     nearest = np.rint(steps)
-    size = np.array(displacement.GetSize())
-    first = np.array(displacement.TransformPhysicalPointToContinuousIndex(fixed.GetOrigin()))
+    size = np.array(image.GetSize())
+    first = np.array(image.TransformPhysicalPointToContinuousIndex(fixed.GetOrigin()))
     off = np.abs(steps - nearest) @ (np.array(fixed.GetSize()) - 1) + np.abs(first - np.rint(first))
     is_permutation = np.array_equal(np.abs(nearest).sum(0), (1, 1, 1)) and np.array_equal(
         np.abs(nearest).sum(1), (1, 1, 1)
     )
     if not is_permutation or off.max() > _MAX_OFF_NODE:
         return None
-    along = np.abs(nearest).argmax(0)  # fixed axis -> axis of the displacement
+    along = np.abs(nearest).argmax(0)  # fixed axis -> axis of the image
     forward = nearest[along, (0, 1, 2)] > 0
     first = np.rint(first).astype(int)[along]
     first = np.where(forward, first, size[along] - 1 - first)
-    vectors = sitk.GetArrayViewFromImage(displacement).transpose(*(2 - along[::-1]), 3)
-    return vectors[tuple(slice(None, None, 1 if f else -1) for f in forward[::-1])], first[::-1]
+    values = sitk.GetArrayViewFromImage(image)
+    values = values.transpose(*(2 - along[::-1]), *range(3, values.ndim))
+    return values[tuple(slice(None, None, 1 if f else -1) for f in forward[::-1])], first[::-1]
+
+
+def _part(values: np.ndarray, first: np.ndarray, sizes: tuple[int, ...], outside: float = 0.0) -> np.ndarray:
+    """A copy of `sizes` voxels from the place `first` on, `outside` where there are none."""
+    to, available = _overlap(first, sizes, values.shape[:3])
+    part = np.full((*sizes, *values.shape[3:]), outside, values.dtype)
+    part[to] = values[available]
+    return part
 
 
 def _overlap(

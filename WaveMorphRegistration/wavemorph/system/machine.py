@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 _KEEP_FREED = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**28}
 _MALLOC_DEFAULTS = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 2**17, _M_TOP_PAD: 2**17}
 
+_keeping = 0  # contexts in which freed memory is kept
+_keeping_lock = threading.Lock()
 _working: set[torch.device] = set()  # on which a registration's operations have run
 _share: int | None = None  # bytes that this process may use of the memory of the machine
 
@@ -178,14 +181,23 @@ def freed_memory_kept() -> Iterator[None]:
     """Within the context the process keeps large blocks that it frees, instead of returning each (glibc only).
 
     Fields of tens of megabytes are allocated and freed at every iteration; returning their pages to the system takes
-    more time than the arithmetic on them. At the end the defaults of glibc are set, and free memory is returned.
+    more time than the arithmetic on them. At the end the defaults of glibc are set, and free memory is returned: at
+    that of the outermost or last one, where there are several at a time.
     """
-    _set_malloc_options(_KEEP_FREED)
+    global _keeping
+    with _keeping_lock:
+        _keeping += 1
+        _set_malloc_options(_KEEP_FREED)
     try:
         yield
     finally:
-        _set_malloc_options(_MALLOC_DEFAULTS)
-        return_freed_memory()
+        with _keeping_lock:
+            _keeping -= 1
+            is_last = _keeping == 0
+            if is_last:
+                _set_malloc_options(_MALLOC_DEFAULTS)
+        if is_last:
+            return_freed_memory()
 
 
 def _set_malloc_options(options: dict[int, int]) -> None:
