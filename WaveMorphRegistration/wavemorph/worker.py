@@ -30,7 +30,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -39,11 +39,14 @@ from .system.private_folders import remove_abandoned_folders
 from .system.process import open_closed_streams, set_passive_wait
 
 if TYPE_CHECKING:
+    import SimpleITK as sitk
+
     from .io.result import Registration
 
 IDLE_SECONDS = 600.0
 RELEASE_SECONDS = 30.0  # without a job, after which the memory of a GPU is freed: others may need it
 _POLL_SECONDS = 1.0
+_MAX_VOXELS_MADE_EARLY = 2**25  # of both volumes; of larger ones the registration needs the memory itself
 _INPUTS = ("fixed_mask", "moving_mask")
 _PRIVATE_FOLDER = re.compile(r"wavemorph-job-\d+-\w+")  # as Slicer's side names those that it makes for a job
 
@@ -166,13 +169,15 @@ class Worker:
                 extra["initial_transform"] = sitk.ReadTransform(str(initial))
             fixed, moving = (sitk.ReadImage(str(folder / f"{name}.nrrd")) for name in ("fixed", "moving"))
         # what is wanted is made in memory that the registration has freed, and files take the place of the rest of it
-        with freed_memory_kept():
+        with freed_memory_kept(), ThreadPoolExecutor() as pool:
+            making = _Making(outputs or (), pool)
+            if job.get("store_spacing_mm") is None and _number_of_voxels(fixed, moving) <= _MAX_VOXELS_MADE_EARLY:
+                extra["on_map"] = making.begin
             registration = register(fixed, moving, settings, progress, **extra)
             progress("Writing", 1.0, "")
             if job.get("store_spacing_mm") is not None:
                 registration = registration.stored_at(job["store_spacing_mm"])
-            if outputs is not None:
-                _make(registration, outputs)
+            making.finish(registration)
         result = folder / "result"
         try:
             _save(registration, result, outputs)
@@ -212,17 +217,42 @@ def _known_outputs(wanted: Any) -> list[str] | None:
     raise SettingsError(f"The outputs of a job are a list of names, not {str(wanted)[:80]}.")
 
 
-def _make(registration: Registration, wanted: Iterable[str]) -> None:
-    """Make the volumes that are wanted, and the field where it is and VTK could invert it, at the same time."""
-    from .io.fields import is_invertible_beyond_field, rounded_whole_field
-    from .io.result import VOLUMES
+class _Making:
+    """Makes the volumes that are wanted of a registration, and its field where VTK could invert it, in threads.
 
-    with ThreadPoolExecutor() as pool:  # volumes are properties that are kept
-        tasks = [pool.submit(getattr, registration, name) for name in VOLUMES if name in wanted]
-        if "field" in wanted and not registration.is_linear and is_invertible_beyond_field(registration):
-            registration.field = rounded_whole_field(registration)
-        for task in tasks:
+    It begins as soon as the map is known: while it is measured, cores are idle at times.
+    """
+
+    def __init__(self, wanted: Iterable[str], pool: ThreadPoolExecutor):
+        self._wanted, self._pool = set(wanted), pool
+        self._registration: Registration | None = None
+        self._tasks: list[Future] = []
+
+    def begin(self, registration: Registration) -> None:
+        """Return at once. What was begun with another registration is given up."""
+        wait(self._tasks)
+        self._registration = registration
+        made = (getattr, "warped"), (getattr, "jacobian"), (_make_field, "field")
+        self._tasks = [self._pool.submit(make, registration, name) for make, name in made if name in self._wanted]
+
+    def finish(self, registration: Registration) -> None:
+        """Wait until everything is kept in the registration. Raises what went wrong."""
+        if registration is not self._registration:
+            self.begin(registration)
+        for task in self._tasks:
             task.result()
+
+
+def _make_field(registration: Registration, name: str) -> None:
+    """Set `Registration.field`, unless the map is linear or VTK could not invert the field."""
+    from .io.fields import is_invertible_beyond_field, rounded_whole_field
+
+    if not registration.is_linear and is_invertible_beyond_field(registration):
+        setattr(registration, name, rounded_whole_field(registration))
+
+
+def _number_of_voxels(*images: sitk.Image) -> int:
+    return sum(image.GetNumberOfPixels() for image in images)
 
 
 def _save(registration: Registration, folder: Path, wanted: Iterable[str] | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from ..errors import SettingsError
 from ..evaluation import metrics
@@ -77,7 +78,7 @@ def register_volumes(
     """`register` on two volumes, with the masks, the initial transform and the store spacing that `options` names."""
     from ..registration.pipeline import register  # imports torch
 
-    notes, masks = [*fixed.remarks, *moving.remarks], {}
+    notes, masks = [*fixed.remarks, *moving.remarks], dict[str, Any]()
     for which, path, volume in (("fixed", options.fixed_mask, fixed), ("moving", options.moving_mask, moving)):
         if path:
             mask = read_foreground(path, f"{which} mask")

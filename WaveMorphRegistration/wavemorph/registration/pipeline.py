@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -62,10 +62,13 @@ def register(
     moving_mask: sitk.Image | None = None,
     initial_transform: sitk.Transform | None = None,
     notes: Sequence[str] = (),
+    on_map: Callable[[Registration], None] = lambda registration: None,
 ) -> Registration:
     """Register `moving` to `fixed`; `wavemorph.register` documents the arguments and also takes paths and arrays.
 
     notes: what the reader of the volumes remarked; the first of the report's notes, without names of files.
+    on_map: called with the registration when its map is known, but not how good it is: its report is still empty.
+        Called again with another one where memory ran out meanwhile.
     """
     settings = settings or Settings()
     timer = StageTimer(progress or (lambda stage, fraction, message: None))
@@ -87,7 +90,7 @@ def register(
     with _thread_count(settings.threads), freed_memory_kept():
         torch.manual_seed(settings.seed)
         timer.start("Preparing", 0.0)
-        job = Job(Pair(fixed, moving, fixed_mask, moving_mask), settings, device, model, timer)
+        job = Job(Pair(fixed, moving, fixed_mask, moving_mask), settings, device, model, timer, on_map)
         segmentation, remarks = _trusted_segmentation(job, initial_transform)
         if segmentation is None:
             job = replace(job, pair=job.pair.as_body())
@@ -230,6 +233,7 @@ def _measure(aligned: AlignedPair) -> Registration:
             fixed=job.pair.inputs[0],
             moving=job.pair.inputs[1],
         )
+        job.on_map(registration)
         measured = linear_quality(affine, aligned.working, moving_as_it_lies(job.pair, grid, job.device))
         registration.report = _report(aligned, judge_contrast(aligned), measured, None, ())
     registration.report["seconds"] = job.timer.finish()
@@ -252,6 +256,7 @@ def _with_report(
         fixed=job.pair.inputs[0],
         moving=job.pair.inputs[1],
     )
+    job.on_map(registration)
     measured = quality(registration, aligned.working, final.displacement, jacobian)
     registration.report = report = _report(aligned, contrast, measured, final.displacement, estimate.notes)
     if job.settings.error_map:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import SimpleITK as sitk
 import torch
 
+from ..io.result import Registration
 from ..models.weights import LoadedModel
 from ..settings import Settings
 from ..spatial.grid import WorkingGrid
@@ -51,13 +52,17 @@ class StageTimer:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done: the pair, the settings, and where it runs. model: of the registration network, or None."""
+    """What is to be done: the pair, the settings, and where it runs.
+
+    model: of the registration network, or None. on_map: called with the registration before it is measured.
+    """
 
     pair: Pair
     settings: Settings
     device: torch.device
     model: LoadedModel | None
     timer: StageTimer
+    on_map: Callable[[Registration], None] = lambda registration: None
 
 
 @dataclass(frozen=True)
