@@ -8,9 +8,16 @@ import pytest
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings, strategies
 from wavemorph import Settings
 from wavemorph.registration.deformable.stage import judge_contrast
-from wavemorph.registration.expected_error.features import _squared_correlation, _texture, error_features
+from wavemorph.registration.expected_error.estimate import error_bounds_mm
+from wavemorph.registration.expected_error.features import (
+    ErrorFeatures,
+    _squared_correlation,
+    _texture,
+    error_features,
+)
 from wavemorph.registration.state import AlignedPair, Job, LinearAlignment, StageTimer
 from wavemorph.spatial.filters import smooth
 from wavemorph.spatial.grid import make_working_grid, tensor_from_image
@@ -21,10 +28,19 @@ WRONG_MM = 6.0
 
 
 @pytest.fixture(scope="module")
-def aligned() -> AlignedPair:
-    """A head and the same under other noise, aligned as they lie."""
+def heads() -> list[sitk.Image]:
+    """A head and the same under other noise."""
     lattice = phantoms.regular((72, 76, 64), (1.5, 1.5, 1.5))
-    pair = Pair(*(phantoms.head(lattice, noise=0.02, seed=seed) for seed in (0, 1))).with_subjects()
+    return [phantoms.head(lattice, noise=0.02, seed=seed) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def aligned(heads) -> AlignedPair:
+    return as_they_lie(*heads)
+
+
+def as_they_lie(fixed: sitk.Image, moving: sitk.Image) -> AlignedPair:
+    pair = Pair(fixed, moving).with_subjects()
     grid = make_working_grid(pair.fixed, bounding_box(pair.fixed_foreground), SPACING_MM, 10.0)
     affine = sitk.AffineTransform(3)
     working = prepare(pair, grid, affine, torch.device("cpu"))
@@ -32,12 +48,16 @@ def aligned() -> AlignedPair:
     return AlignedPair(job, LinearAlignment(affine), None, grid, working)
 
 
-def features_of(aligned: AlignedPair, displacement: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def all_features_of(aligned: AlignedPair, displacement: torch.Tensor) -> ErrorFeatures:
     outline = tensor_from_image(
         aligned.grid.resample(aligned.job.pair.subjects[0].outline, None, sitk.sitkNearestNeighbor)
     )
     with torch.inference_mode():
-        found = error_features(aligned, judge_contrast(aligned), displacement, outline)
+        return error_features(aligned, judge_contrast(aligned), displacement, outline)
+
+
+def features_of(aligned: AlignedPair, displacement: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    found = all_features_of(aligned, displacement)
     assert bool(torch.isfinite(found.values).all())
     assert found.values.shape[1:] == found.grid.shape == tuple(found.inside.shape)
     return dict(zip(found.names, found.values)), found.inside > 0.5
@@ -68,6 +88,15 @@ def test_a_map_that_is_right_is_confirmed_by_all_other_maps(aligned):
     found, inside = features_of(aligned, torch.zeros(1, 3, *aligned.grid.shape))
     for name in ("backward", "independent", "other"):
         assert float(found[name][inside].exp().mean()) < 0.25, name  # of a coarse voxel
+
+
+@settings(max_examples=4, deadline=None)
+@given(factors=strategies.tuples(*[strategies.floats(1e-3, 1e4)] * 2))
+def test_the_expected_error_does_not_depend_on_the_unit_of_the_intensities(heads, aligned, factors):
+    displacement = a_wrong_bump(aligned)
+    scaled = as_they_lie(*(head * factor for head, factor in zip(heads, factors)))
+    expected, found = (error_bounds_mm(all_features_of(each, displacement)) for each in (aligned, scaled))
+    assert torch.allclose(found, expected, rtol=0.02)
 
 
 def test_the_least_eigenvalue_of_the_structure_tensor_is_that_of_numpy():
