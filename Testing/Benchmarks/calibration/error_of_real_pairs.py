@@ -8,7 +8,7 @@ points*.csv (LPS mm: fixed x, y, z, moving x, y, z).
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,9 @@ def structures(result: wavemorph.Registration, folder: Path) -> str:
 
 def main() -> None:
     """Register each pair and print what is known of it."""
-    for folder in map(Path, sys.argv[1:]):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", type=Path, nargs="+", metavar="PAIR", help="folder of a pair")
+    for folder in parser.parse_args().pairs:
         fixed, moving = (sitk.ReadImage(str(folder / f"{which}.nii.gz")) for which in ("fixed", "moving"))
         result = wavemorph.register(fixed, moving, wavemorph.Settings(threads=1, error_map=True))
         seconds = result.report["seconds"]
