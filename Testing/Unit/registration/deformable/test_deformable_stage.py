@@ -192,7 +192,7 @@ def test_the_contrast_of_bodies_is_different_where_brighter_meets_darker_at_larg
 
 @pytest.mark.parametrize(("side", "coarsest"), [(8, 2), (16, 4), (24, 8), (200, 8)])
 def test_levels_on_which_a_small_lattice_has_no_voxels_inside_are_left_out(side, coarsest):
-    schedule = stage._on_lattice(body_schedule("Balanced", same_contrast=True), side)
+    schedule = stage._on_lattice(body_schedule("Balanced"), side)
     assert [level.factor for level in schedule.levels] == [f for f in (8, 4, 2, 1) if f <= coarsest]
     assert stage._on_lattice(None, side) is None
 

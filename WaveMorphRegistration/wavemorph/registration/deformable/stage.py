@@ -165,7 +165,7 @@ def _schedule(aligned: AlignedPair, contrast: Contrast, with_segmentation: bool)
     job = aligned.job
     is_coarse = aligned.spacing_mm >= MIN_COARSE_MM and job.settings.preset != "Instant"
     if _is_known_body(job) or is_coarse:
-        return _on_lattice(body_schedule(job.settings.preset, contrast.same), min(aligned.grid.size))
+        return _on_lattice(body_schedule(job.settings.preset), min(aligned.grid.size))
     after_passes = job.model is not None and bool(job.model.network.config.passes_mm)
     return choose_schedule(job.settings.preset, contrast.same, after_passes, with_segmentation)
 
