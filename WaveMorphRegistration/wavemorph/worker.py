@@ -229,7 +229,7 @@ class _Making:
         self._tasks: list[Future] = []
 
     def begin(self, registration: Registration) -> None:
-        """Return at once. What was begun with another registration is given up."""
+        """Start, after what was begun with another registration has ended; that is given up."""
         wait(self._tasks)
         self._registration = registration
         made = (getattr, "warped"), (getattr, "jacobian"), (_make_field, "field")
