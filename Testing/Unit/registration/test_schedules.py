@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from wavemorph.registration.schedules import body_schedule, choose_schedule, with_smoothness
@@ -29,11 +32,12 @@ def test_only_precise_with_trusted_segmentations_runs_in_both_directions():
             assert schedule.bidirectional == expected
 
 
+@pytest.mark.parametrize("large_steps", [True, False])
 @pytest.mark.parametrize("preset", ["Balanced", "Precise"])
 def test_the_schedules_of_bodies_begin_coarser_than_those_of_brains_and_know_neither_segmentations_nor_same_subjects(
-    preset,
+    preset, large_steps
 ):
-    schedule = body_schedule(preset)
+    schedule = body_schedule(preset, large_steps)
     factors = [level.factor for level in schedule.levels]
     coarsest_of_brains = max(
         level.factor for case in np.ndindex(2, 2, 2) for level in choose_schedule(preset, *map(bool, case)).levels
@@ -45,19 +49,20 @@ def test_the_schedules_of_bodies_begin_coarser_than_those_of_brains_and_know_nei
     assert schedule.same_subject_threshold > 1
 
 
-def test_precise_works_longer_on_bodies_than_balanced_and_balanced_longer_than_instant():
+@pytest.mark.parametrize("large_steps", [True, False])
+def test_precise_works_longer_on_bodies_than_balanced_and_balanced_longer_than_instant(large_steps):
+    schedules = [body_schedule(preset, large_steps) for preset in ("Instant", "Balanced", "Precise")]
     instant, balanced, precise = (
-        sum(level.iterations / level.factor**3 for level in body_schedule(preset).levels)
-        for preset in ("Instant", "Balanced", "Precise")
+        sum(level.iterations / level.factor**3 for level in schedule.levels) for schedule in schedules
     )
     assert 2 * instant < balanced < precise
-    assert body_schedule("Precise").tolerance < body_schedule("Balanced").tolerance
+    assert schedules[2].tolerance < schedules[1].tolerance
 
 
 def all_schedules():
-    yield body_schedule("Instant")
+    for preset, large_steps in itertools.product(("Instant", "Balanced", "Precise"), (True, False)):
+        yield body_schedule(preset, large_steps)
     for preset in ("Balanced", "Precise"):
-        yield body_schedule(preset)
         for case in np.ndindex(2, 2, 2):
             yield choose_schedule(preset, *map(bool, case))
 
@@ -73,4 +78,7 @@ def test_the_gaussians_widen_with_the_smoothness_and_the_levels_stay():
         assert low.fluid_sigma < medium.fluid_sigma < high.fluid_sigma
         assert low.elastic_sigma < medium.elastic_sigma < high.elastic_sigma
         assert low.same_subject_sigmas < medium.same_subject_sigmas < high.same_subject_sigmas
-        assert low.levels == medium.levels == high.levels
+        for levels in zip(low.levels, medium.levels, high.levels):
+            own = [level.fluid_sigma for level in levels]
+            assert own == [None] * 3 or own == sorted(set(own))
+            assert len({replace(level, fluid_sigma=None) for level in levels}) == 1

@@ -168,8 +168,7 @@ def _default_spacing_mm(job: Job) -> float:
     finest_mm = SPACING_MM
     if job.settings.preset == "Instant" and job.model is not None:
         finest_mm = max(finest_mm, *job.model.network.config.passes_mm[-1:], 0.0)
-    voxel = min(*job.pair.fixed.GetSpacing(), *job.pair.moving.GetSpacing())
-    return max(finest_mm * job.pair.length_scale, voxel / 1.5)
+    return max(finest_mm * job.pair.length_scale, job.pair.finest_voxel_mm / 1.5)
 
 
 def _working_grid(

@@ -45,6 +45,11 @@ class Pair:
         self.fixed_mask, self.moving_mask = fixed_mask, moving_mask
         self.fixed_foreground, self.moving_foreground = foreground(self.fixed), foreground(self.moving)
 
+    @property
+    def finest_voxel_mm(self) -> float:
+        """The smallest side of the voxels of both images."""
+        return min(*self.fixed.GetSpacing(), *self.moving.GetSpacing())
+
     def with_subjects(self) -> Pair:
         """The same pair with the subjects of both images, so that the edges of the scans are known."""
         pair = copy.copy(self)

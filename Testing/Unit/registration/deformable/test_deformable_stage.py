@@ -192,7 +192,7 @@ def test_the_contrast_of_bodies_is_different_where_brighter_meets_darker_at_larg
 
 @pytest.mark.parametrize(("side", "coarsest"), [(8, 2), (16, 4), (24, 8), (200, 8)])
 def test_levels_on_which_a_small_lattice_has_no_voxels_inside_are_left_out(side, coarsest):
-    schedule = stage._on_lattice(body_schedule("Balanced"), side)
+    schedule = stage._on_lattice(body_schedule("Balanced", large_steps=True), side)
     assert [level.factor for level in schedule.levels] == [f for f in (8, 4, 2, 1) if f <= coarsest]
     assert stage._on_lattice(None, side) is None
 
@@ -207,7 +207,25 @@ def test_a_body_is_registered_on_a_lattice_of_a_few_voxels(tiny_pair):
     ("spacing_mm", "is_body", "coarsest"), [(1.0, False, 4), (2.0, False, 4), (4.8, False, 8), (1.0, True, 8)]
 )
 def test_brains_in_coarse_voxels_begin_as_coarsely_as_bodies(spacing_mm, is_body, coarsest):
-    job = SimpleNamespace(pair=SimpleNamespace(is_body=is_body), settings=Settings(), model=None)
+    assert schedule_of(is_body, spacing_mm, 1.0).levels[0].factor == coarsest
+
+
+def schedule_of(is_body, spacing_mm, voxel_mm, same=True, **settings):
+    pair = SimpleNamespace(is_body=is_body, finest_voxel_mm=voxel_mm)
+    job = SimpleNamespace(pair=pair, settings=Settings(**settings), model=None)
     aligned = SimpleNamespace(job=job, spacing_mm=spacing_mm, grid=SimpleNamespace(size=(60, 60, 60)))
-    schedule = stage._schedule(aligned, stage.Contrast(0.9, 0.9, same=True), with_segmentation=False)
-    assert schedule.levels[0].factor == coarsest
+    return stage._schedule(aligned, stage.Contrast(0.9, 0.9, same), with_segmentation=False)
+
+
+@pytest.mark.parametrize("preset", ["Balanced", "Precise"])
+def test_only_bodies_in_one_contrast_take_large_steps_and_only_on_a_grid_finer_than_their_voxels(preset):
+    large, small = (body_schedule(preset, large_steps) for large_steps in (True, False))
+    assert large != small
+    assert schedule_of(True, 2.0, 3.0, preset=preset) == large
+    for other in (
+        schedule_of(True, 3.0, 3.0, preset=preset),
+        schedule_of(True, 2.0, 3.0, same=False, preset=preset),
+        schedule_of(True, 2.0, 3.0, preset=preset, similarity="mi"),
+        schedule_of(False, 3.2, 4.8, preset=preset),
+    ):
+        assert other == small

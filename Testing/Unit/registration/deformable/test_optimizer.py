@@ -84,6 +84,32 @@ def test_a_pair_that_is_aligned_but_for_noise_hardly_moves(pair):
     assert found.norm(dim=1).mean() < 0.1
 
 
+def test_a_level_has_its_own_first_step_and_gaussian_of_the_force_where_it_names_them():
+    schedule = OptimizationSchedule(
+        levels=(PyramidLevel(2, 9), PyramidLevel(1, 9, initial_step=0.9, fluid_sigma=5.0)),
+        initial_step=0.6,
+        fluid_sigma=4.0,
+        elastic_sigma=0.8,
+        same_subject_initial_step=0.3,
+        same_subject_sigmas=(2.0, 1.0),
+    )
+    coarse, fine = (schedule.regularization(level, same_subject=False) for level in schedule.levels)
+    assert coarse == (0.6, 4.0, 0.8)
+    assert fine == (0.9, 5.0, 0.8)
+    assert {schedule.regularization(level, same_subject=True) for level in schedule.levels} == {(0.3, 2.0, 1.0)}
+
+
+def test_the_first_step_of_a_level_is_as_long_as_it_says(pair):
+    fixed, moving, _ = pair
+    moved = [
+        optimize(problem(fixed, moving), OptimizationSchedule(levels=(level,), elastic_sigma=0.0), make_similarity)
+        for level in (PyramidLevel(1, 1, initial_step=0.05), PyramidLevel(1, 1, initial_step=0.1))
+    ]
+    inner = (slice(None), slice(None), *[slice(6, -6)] * 3)
+    first, second = (each[inner].square().sum(1).mean().sqrt().item() for each in moved)
+    assert second == pytest.approx(2 * first, rel=0.05)
+
+
 def test_voxels_without_weight_do_not_matter(pair):
     fixed, moving, _ = pair
     weight = torch.ones_like(fixed)

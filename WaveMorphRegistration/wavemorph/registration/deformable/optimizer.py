@@ -30,7 +30,8 @@ class PyramidLevel:
     """One resolution: `factor` voxels of the working grid to one voxel here, and the maximum number of iterations.
 
     segmentation: whether the segmentation term counts at this level. lncc_radius, lncc_stride: of the windows of local
-    correlation, in voxels of the level; None for those of two brains.
+    correlation, in voxels of the level; None for those of two brains. initial_step, fluid_sigma: in place of those of
+    the schedule, or None.
     """
 
     factor: int
@@ -38,6 +39,8 @@ class PyramidLevel:
     segmentation: bool = False
     lncc_radius: int | None = None
     lncc_stride: int = 1
+    initial_step: float | None = None
+    fluid_sigma: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,14 @@ class OptimizationSchedule:
     tolerance: float = 2e-3
     segmentation_weight: float = 7.5
     segmentation_interval: int = 2
+
+    def regularization(self, level: PyramidLevel, same_subject: bool) -> tuple[float, float, float]:
+        """(initial step, Gaussian of the force, of the displacement) at a level, in its voxels."""
+        if same_subject:
+            return self.same_subject_initial_step, *self.same_subject_sigmas
+        step = self.initial_step if level.initial_step is None else level.initial_step
+        fluid = self.fluid_sigma if level.fluid_sigma is None else level.fluid_sigma
+        return step, fluid, self.elastic_sigma
 
 
 @dataclass(frozen=True)
@@ -219,24 +230,24 @@ class _MultiresolutionOptimizer:
     ) -> tuple[torch.Tensor, float, float]:
         """(displacement, similarity at the first iteration, similarity at the last one; 0 where there is none)."""
         schedule, here = self._schedule, problem.downsampled(level.factor)
-        smoothing = schedule.same_subject_sigmas if same_subject else (schedule.fluid_sigma, schedule.elastic_sigma)
+        initial_step, fluid_sigma, elastic_sigma = schedule.regularization(level, same_subject)
         scanned = here.scanned_under(displacement)
         similarity = self._make_similarity(here.fixed, here.moving, here.weight, level, same_subject, scanned)
         segmentation = None
         if level.segmentation and here.segmentations is not None and not same_subject:
             segmentation = SegmentationTerm(here.segmentations, here.weight, schedule.segmentation_weight)
-        reference = self._reference_gradient_rms(here, level, same_subject, smoothing[0])
+        reference = self._reference_gradient_rms(here, level, same_subject, fluid_sigma)
         step = LevelStep(
             similarity,
             segmentation,
             displacement,
             here.weight,
             StepRule(
-                rms_step=schedule.same_subject_initial_step if same_subject else schedule.initial_step,
+                rms_step=initial_step,
                 max_step=schedule.max_step,
                 momentum=schedule.momentum,
-                fluid_sigma=smoothing[0],
-                elastic_sigma=smoothing[1],
+                fluid_sigma=fluid_sigma,
+                elastic_sigma=elastic_sigma,
             ),
             # in a pair that is aligned already the first force is noise, and must not be scaled to a whole step
             min_rms_force=0.5 * reference,
