@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -124,24 +125,42 @@ def read(folder: Path, part: str) -> tuple[list[Sample], list[str]]:
     return samples, names
 
 
-def fit(samples: list[Sample], columns: list[int]) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """(bias, weights, means, deviations) of a linear quantile regression of the logarithm of the error.
+@dataclass(frozen=True)
+class Fit:
+    """A linear quantile regression of the logarithm of the error. biases: by the kind of the subject."""
 
-    The bias is then moved so that the probability holds for volumes that were left out of the fit.
+    biases: dict[str, float]
+    weights: np.ndarray
+    means: np.ndarray
+    deviations: np.ndarray
+
+
+def fit(samples: list[Sample], columns: list[int]) -> Fit:
+    """The regression; its biases are moved so that the probability holds for volumes that were left out.
+
+    There each kind of pair counts the same, so that the bound is no narrower for kinds of which there are few pairs.
     """
     mean, deviation = _moments(samples, columns)
     weights = _regress(samples, columns, mean, deviation)
+    number = Counter(_group(sample) for sample in samples)
     bases = sorted({_base(sample) for sample in samples})
-    residuals, counts = [], []
+    residuals: dict[str, list[np.ndarray]] = {kind: [] for kind in coefficients.BIASES}
+    shares: dict[str, list[np.ndarray]] = {kind: [] for kind in coefficients.BIASES}
     for fold in range(min(_FOLDS, len(bases))):
         out = set(bases[fold::_FOLDS])
         inner = _regress([s for s in samples if _base(s) not in out], columns, mean, deviation)
         for sample in samples:
             if _base(sample) in out:
-                residuals.append(sample.target - _predict(sample, columns, mean, deviation, inner))
-                counts.append(np.full(len(residuals[-1]), 1 / len(residuals[-1])))
-    shift = _weighted_quantile(np.concatenate(residuals), np.concatenate(counts))
-    return float(weights[0] + shift), weights[1:], mean, deviation
+                residual = sample.target - _predict(sample, columns, mean, deviation, inner)
+                residuals[sample.meta["body"]].append(residual)
+                share = 1 / len(residual) / number[_group(sample)]
+                shares[sample.meta["body"]].append(np.full(len(residual), share))
+    shifts = {k: _weighted_quantile(np.concatenate(residuals[k]), np.concatenate(shares[k])) for k in residuals}
+    return Fit({kind: float(weights[0] + shift) for kind, shift in shifts.items()}, weights[1:], mean, deviation)
+
+
+def _group(sample: Sample) -> tuple[str, str]:
+    return sample.meta["body"], sample.meta["kind"]
 
 
 def _base(sample: Sample) -> str:
@@ -190,7 +209,7 @@ def bounds_mm(sample: Sample, names: list[str]) -> np.ndarray:
     columns = [names.index(name) for name in coefficients.COEFFICIENTS]
     weight, mean, deviation = np.array(list(coefficients.COEFFICIENTS.values())).T
     standardized = _standardized(sample, columns, mean, deviation)
-    return np.exp(standardized @ weight + coefficients.BIAS) * sample.meta["spacing"]
+    return np.exp(standardized @ weight + coefficients.BIASES[sample.meta["body"]]) * sample.meta["spacing"]
 
 
 def table(samples: list[Sample], names: list[str]) -> str:
@@ -266,9 +285,10 @@ def main() -> None:
     elif options.what == "fit":
         samples, names = read(options.samples, "fitting")
         columns = [names.index(name) for name in coefficients.COEFFICIENTS]
-        bias, *rest = fit(samples, columns)
-        print(f"BIAS = {bias:.3f}\nCOEFFICIENTS = {{")
-        for column, numbers in zip(columns, zip(*rest)):
+        found = fit(samples, columns)
+        biases = ", ".join(f'"{kind}": {bias:.3f}' for kind, bias in found.biases.items())
+        print(f"BIASES = {{{biases}}}\nCOEFFICIENTS = {{")
+        for column, numbers in zip(columns, zip(found.weights, found.means, found.deviations)):
             print(f'    "{names[column]}": ({", ".join(f"{number:.3f}" for number in numbers)}),')
         print("}")
     else:

@@ -89,7 +89,7 @@ def describe_subject(
         warped = scanned if displacement is None else warp_image(scanned, displacement)
         unseen = float((warped[inside > 0] <= 0.5).float().mean())
     return {
-        "kind": "body" if pair.is_body else "brain",
+        "kind": pair.kind,
         "extent_mm": sides[order].tolist(),
         "working_spacing_mm": list(grid.spacing),
         "unseen_percent": 100 * unseen,

@@ -46,6 +46,11 @@ class Pair:
         self.fixed_foreground, self.moving_foreground = foreground(self.fixed), foreground(self.moving)
 
     @property
+    def kind(self) -> str:
+        """What its subjects are: "brain" or "body"."""
+        return "body" if self.is_body else "brain"
+
+    @property
     def finest_voxel_mm(self) -> float:
         """The smallest side of the voxels of both images."""
         return min(*self.fixed.GetSpacing(), *self.moving.GetSpacing())

@@ -16,18 +16,19 @@ SIZE = (6, 7, 8)
 GRID = WorkingGrid(SIZE, (4.0, 4.0, 4.0), (0.0, 0.0, 0.0), np.eye(3))
 
 
-def features(**values: float) -> ErrorFeatures:
+def features(subject: str = "body", **values: float) -> ErrorFeatures:
     """Features that are the same everywhere, by default those of an average place."""
     names = tuple(coefficients.COEFFICIENTS)
     usual = {name: mean for name, (_, mean, _) in coefficients.COEFFICIENTS.items()}
     maps = torch.stack([torch.full(GRID.shape, {**usual, **values}[name]) for name in names])
-    return ErrorFeatures(maps, names, GRID, torch.ones(GRID.shape))
+    return ErrorFeatures(maps, names, GRID, torch.ones(GRID.shape), subject)
 
 
-def test_an_average_place_has_the_bound_of_the_bias_in_coarse_voxels():
-    bounds = estimate.error_bounds_mm(features())
+@pytest.mark.parametrize("subject", ["brain", "body"])
+def test_an_average_place_has_the_bound_of_the_bias_in_coarse_voxels(subject):
+    bounds = estimate.error_bounds_mm(features(subject))
     assert bounds.shape == GRID.shape
-    assert float(bounds.mean()) == pytest.approx(4.0 * math.exp(coefficients.BIAS), rel=1e-4)
+    assert float(bounds.mean()) == pytest.approx(4.0 * math.exp(coefficients.BIASES[subject]), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["backward", "independent", "other"])

@@ -2,14 +2,15 @@
 
 PROBABILITY = 0.9  # with which an error is below what is estimated
 LIMIT = 4.0  # of standardized features
-BIAS = -0.070
+# by the kind of the subject
+BIASES = {"brain": -0.037, "body": -0.218}
 # name: (weight, mean, standard deviation)
 COEFFICIENTS = {
-    "independent": (0.143, -0.868, 0.739),
-    "other": (0.199, -0.738, 0.673),
-    "backward": (0.136, -1.200, 0.613),
-    "residual": (0.225, 3.080, 1.483),
-    "texture": (0.072, -5.015, 2.537),
-    "unseen": (0.364, 0.112, 0.204),
-    "rough": (0.187, 0.177, 0.081),
+    "independent": (0.116, -0.891, 0.756),
+    "other": (0.132, -0.770, 0.689),
+    "backward": (0.181, -1.244, 0.656),
+    "residual": (0.255, 3.120, 1.513),
+    "texture": (0.080, -5.077, 2.627),
+    "unseen": (0.403, 0.120, 0.218),
+    "rough": (0.263, 0.182, 0.077),
 }

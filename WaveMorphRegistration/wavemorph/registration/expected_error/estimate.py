@@ -13,7 +13,7 @@ from ...spatial.grid import image_from_tensor, tensor_from_image
 from ...spatial.preprocessing import Pair
 from ..deformable.stage import Contrast
 from ..state import AlignedPair
-from .coefficients import BIAS, COEFFICIENTS, LIMIT, PROBABILITY
+from .coefficients import BIASES, COEFFICIENTS, LIMIT, PROBABILITY
 from .features import ErrorFeatures, error_features
 
 
@@ -42,7 +42,7 @@ def error_bounds_mm(features: ErrorFeatures) -> torch.Tensor:
     numbers = torch.tensor(list(COEFFICIENTS.values()), device=features.values.device).T
     weight, mean, deviation = (column.view(-1, 1, 1, 1) for column in numbers)
     standardized = ((features.values[chosen] - mean) / deviation).clamp_(-LIMIT, LIMIT)
-    return ((standardized * weight).sum(0) + BIAS).exp() * max(features.grid.spacing)
+    return ((standardized * weight).sum(0) + BIASES[features.subject]).exp() * max(features.grid.spacing)
 
 
 def _outline(pair: Pair) -> sitk.Image:

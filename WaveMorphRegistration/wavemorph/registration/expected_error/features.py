@@ -50,12 +50,13 @@ _CONTINUED = replace(_SCHEDULE, levels=(PyramidLevel(1, 12, lncc_radius=_RADIUS_
 
 @dataclass(frozen=True)
 class ErrorFeatures:
-    """values: (number of names, d, h, w) on `grid`. inside: (d, h, w), 1 in the fixed subject."""
+    """values: (number of names, d, h, w) on `grid`. inside: (d, h, w), 1 in the fixed subject. subject: its kind."""
 
     values: torch.Tensor
     names: tuple[str, ...]
     grid: WorkingGrid
     inside: torch.Tensor
+    subject: str
 
 
 def error_features(
@@ -67,7 +68,8 @@ def error_features(
     """
     coarse = _CoarseCopy(aligned, displacement, outline)
     maps = {**_disagreements(coarse, aligned, contrast), **_appearance(coarse), **_shape(coarse)}
-    return ErrorFeatures(torch.cat(list(maps.values()), 1)[0], tuple(maps), coarse.grid, coarse.inside[0, 0])
+    values, inside = torch.cat(list(maps.values()), 1)[0], coarse.inside[0, 0]
+    return ErrorFeatures(values, tuple(maps), coarse.grid, inside, aligned.job.pair.kind)
 
 
 class _CoarseCopy:
