@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import phantoms
 import pytest
 import SimpleITK as sitk
 from displacements import SIZE, bump, tapered_noise
 from wavemorph.evaluation.metrics import folding
-from wavemorph.io.fields import field_image, flattened_field, inverse_lattice, rounded_inverse_field
+from wavemorph.io.fields import (
+    field_image,
+    flattened_field,
+    inverse_lattice,
+    make_inverse_field,
+    rounded_inverse_field,
+)
+from wavemorph.io.outputs import write_inverse
 from wavemorph.io.result import Registration, displacement_transform
+from wavemorph.spatial.folding import remove_folds
 from wavemorph.spatial.grid import WorkingGrid
 from wavemorph.spatial.inverse_field import fit_inverse_field
-from wavemorph.spatial.inversion import regularize_and_invert
+from wavemorph.spatial.inversion import invert_displacement_image, regularize_and_invert
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +42,13 @@ def registration():
     return Registration(affine, displacement, first, second, None, fixed=fixed, moving=moving)
 
 
-def there_and_back(registration, inverse, count=4000):
-    """Distances (mm) between random points of the fixed image and where the map and then `inverse` return them."""
-    indices = np.random.default_rng(1).uniform(2, np.array(registration.fixed.GetSize()) - 3, (count, 3))
+def there_and_back(registration, inverse, margin=2, count=4000):
+    """Distances (mm) between random points and where the map and then `inverse` return them.
+
+    The points are in the fixed image, `margin` voxels from its faces.
+    """
+    last = np.array(registration.fixed.GetSize()) - 1
+    indices = np.random.default_rng(1).uniform(margin, last - margin, (count, 3))
     starts = [registration.fixed.TransformContinuousIndexToPhysicalPoint(index.tolist()) for index in indices]
     chain = sitk.CompositeTransform([sitk.Transform(inverse), sitk.Transform(registration.transform)])
     return np.array([np.linalg.norm(np.subtract(chain.TransformPoint(start), start)) for start in starts])
@@ -61,28 +71,45 @@ def test_the_errors_that_are_told_are_those_that_simpleitk_finds(registration):
     )
     field = displacement_transform(field_image(*rounded_inverse_field(registration)))
     for told, inverse in ((fitted.error, field), (fitted.two_part_error, registration.inverse)):
-        found = there_and_back(registration, inverse)
-        assert told.mean == pytest.approx(found.mean(), rel=0.25)
-        assert told.p99 == pytest.approx(np.percentile(found, 99), rel=0.25)
+        found = there_and_back(registration, inverse, margin=-1)
+        assert told.mean == pytest.approx(found.mean(), rel=0.15)
+        assert told.p99 == pytest.approx(np.percentile(found, 99), rel=0.15)
 
 
-@pytest.mark.parametrize("seed", [2, 7])
-def test_the_field_has_no_folds_by_both_tests(registration, seed):
+@pytest.fixture
+def sharply_bent(registration):
+    """A map that neither one field nor two can invert well, after the identity instead of the affine."""
     grid = WorkingGrid.inside_ring_of(registration.displacement)
-    sharp = bump(9.0) + 3 * tapered_noise(3, 1.0, seed)
-    displacement, first, second = (grid.to_mm(each) for each in regularize_and_invert(sharp))
-    other = dataclasses.replace(
-        registration, displacement=displacement, inverse_displacement=first, inverse_correction=second
+    displacement = grid.to_mm(remove_folds(bump(9.0) + 6 * tapered_noise(3, 1.0, 2)))
+    first, second = invert_displacement_image(displacement)
+    return Registration(
+        sitk.AffineTransform(3), displacement, first, second, None, fixed=registration.fixed, moving=registration.moving
     )
-    field = rounded_inverse_field(other)
-    assert field is not None
-    found = folding(field_image(*field))
+
+
+def test_the_field_has_no_folds_by_both_tests(sharply_bent):
+    fitted = fit_inverse_field(
+        sharply_bent.displacement, sharply_bent.inverse_parts(), sharply_bent.affine, sharply_bent.moving
+    )
+    found = folding(field_image(fitted.vectors, sharply_bent.moving))
     assert (found["central_voxels"], found["strict_voxels"]) == (0, 0)
-    assert found["min"] < 0.4  # of the affine it is 0.96
+    assert found["min"] < 0.3
+
+
+def test_there_is_no_field_where_it_would_be_less_exact_than_both_parts(sharply_bent, tmp_path):
+    assert rounded_inverse_field(sharply_bent) is None
+    make_inverse_field(sharply_bent)
+    assert sharply_bent.inverse_field is None
+    write_inverse(sharply_bent, tmp_path / "inverse.nrrd")
+    written = sitk.ReadImage(str(tmp_path / "inverse.nrrd"), sitk.sitkVectorFloat64)
+    node = written.TransformIndexToPhysicalPoint([n // 2 for n in written.GetSize()])
+    end = sitk.DisplacementFieldTransform(written).TransformPoint(node)
+    assert np.linalg.norm(np.subtract(end, sharply_bent.inverse.TransformPoint(node))) < 0.01
 
 
 def test_the_inverse_of_an_affine_alone_is_exact(registration):
-    none = registration.displacement * 0.0
+    none = sitk.Image(registration.displacement.GetSize(), sitk.sitkVectorFloat32)
+    none.CopyInformation(registration.displacement)
     fitted = fit_inverse_field(none, (none, none), registration.affine, inverse_lattice(registration))
     assert not fitted.vectors.any()
     assert (fitted.error.mean, fitted.two_part_error.p99) == (0.0, 0.0)
