@@ -253,9 +253,14 @@ def _make_field(registration: Registration, name: str) -> None:
 
 
 def _make_inverse_field(registration: Registration, _: str) -> None:
+    """`make_inverse_field`; where memory runs out the inverse stays in two parts."""
     from .io.fields import make_inverse_field
 
-    make_inverse_field(registration)
+    try:
+        make_inverse_field(registration)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
 
 
 def _number_of_voxels(*images: sitk.Image) -> int:

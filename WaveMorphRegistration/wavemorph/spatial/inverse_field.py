@@ -109,13 +109,20 @@ class _Grid(NamedTuple):
 
     def tensor(self, image: sitk.Image) -> torch.Tensor:
         """(1, 3, D, H, W) in voxels of the lattice, of a displacement image of LPS mm before the affine."""
-        vectors = sitk.GetArrayViewFromImage(image) @ self.vectors.T.astype(np.float32)
-        return tensor_from_array(np.moveaxis(vectors, -1, 0))[None]
+        vectors = sitk.GetArrayViewFromImage(image)
+        tensor = torch.empty(1, 3, *vectors.shape[:3])
+        for planes in _slabs(len(vectors)):
+            converted = vectors[planes] @ self.vectors.T.astype(np.float32)
+            tensor[0, :, planes] = tensor_from_array(np.moveaxis(converted, -1, 0))
+        return tensor
 
     def vectors_mm(self, field: torch.Tensor) -> np.ndarray:
         """The reverse of `tensor`, as an array (D, H, W, 3)."""
         to_mm = np.linalg.inv(self.vectors).astype(np.float32)
-        return np.ascontiguousarray(np.moveaxis(array_from_tensor(field), 0, -1) @ to_mm.T)
+        vectors = np.empty((*lattice_size(field), 3), np.float32)
+        for planes in _slabs(len(vectors)):
+            vectors[planes] = np.moveaxis(array_from_tensor(field[:, :, planes]), 0, -1) @ to_mm.T
+        return vectors
 
     def round_trip(self, errors: torch.Tensor) -> RoundTrip:
         """Of errors (3, N) in voxels of the lattice."""
