@@ -370,7 +370,6 @@ def test_an_export_that_cannot_be_written_is_a_message(done, tmp_path):
 
 def test_an_initial_transform_may_be_a_grid_or_a_composite(headless):
     """A grid is exact and a composite is sampled; both move points as the node does."""
-
     fixed = phantoms.head(phantoms.random_geometry(3))
     field = sitk.GetImageFromArray(
         np.random.default_rng(0).normal(0, 1.0, (30, 36, 40, 3)).astype(np.float32), isVector=True
