@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 import slicer
 from fakeWorker import FakeWorker
-from wavemorph.io.fields import rounded_whole_field
+from wavemorph.io.fields import rounded_inverse_field, rounded_whole_field
 from wavemorph.io.images import same_lattice
 from wavemorph.io.result import Registration
 from wavemorph.registration import pipeline
@@ -160,7 +160,8 @@ def test_only_the_volumes_that_are_wanted_are_computed(job, tiny_pair):
     [
         (("field", "warped", "jacobian"), 5, {"field.npy", "field_lattice.json", "warped.nrrd", "jacobian.nrrd"}),
         (("field",), 170, {"displacement.nrrd"}),  # as one field the map could not be inverted
-        (("warped", "inverse"), 5, {"warped.nrrd", "inverse_displacement.nrrd", "inverse_correction.nrrd"}),
+        (("warped", "inverse"), 5, {"warped.nrrd", "inverse_field.npy", "inverse_field_lattice.json"}),
+        (("inverse",), 170, {"inverse_displacement.nrrd", "inverse_correction.nrrd"}),  # likewise
         ((), 5, set()),
     ],
 )
@@ -185,6 +186,10 @@ def test_the_worker_saves_nothing_but_what_is_wanted(
         exact = rounded_whole_field(registration)
         assert np.array_equal(loaded.field.vectors, exact.vectors)
         assert same_lattice(loaded.field.lattice, exact.lattice)
+    if loaded.inverse_field is not None:
+        exact = rounded_inverse_field(registration)
+        assert np.array_equal(loaded.inverse_field.vectors, exact.vectors)
+        assert same_lattice(loaded.inverse_field.lattice, exact.lattice)
 
 
 @pytest.fixture

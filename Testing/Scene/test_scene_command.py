@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import numpy as np
 import phantoms
@@ -40,6 +41,9 @@ def test_scene_writes_a_bundle_a_picture_and_all_that_is_asked_for(folder):
     assert json.loads((out / "report.json").read_text())["folding"]["strict_voxels"] == 0
     assert Image.open(out / "case.png").size[0] > 1000
 
+    with zipfile.ZipFile(out / "case.mrb") as archive:
+        entries = {name.rsplit("/", 1)[1] for name in archive.namelist()}
+    assert {"moving to fixed.nii.gz", "fixed to moving.nii.gz"} < entries  # the inverse as one field too
     scene = HeadlessScene()
     try:
         scene.loadBundle(out / "case.mrb")

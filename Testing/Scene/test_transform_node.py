@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 import vtk
 from sceneVolumes import addVolume
+from wavemorph.io.fields import make_inverse_field
 from wavemorph.io.outputs import write_transform
 from WaveMorphRegistrationLib.headless.headlessScene import HeadlessScene
 from WaveMorphRegistrationLib.results.resultNodes import addRegistrationToScene
@@ -114,9 +115,53 @@ def test_a_node_that_was_stored_with_the_scene_holds_the_same_map(
         other.close()
 
 
-def test_the_transforms_of_a_scene_are_compressed(headless, nodesOf, random_registration, tmp_path):
-    """Slicer compresses neither transform files nor the archive that holds them."""
-    registration = random_registration(2)
+def withInverseField(registration):
+    registration = dataclasses.replace(registration)
+    make_inverse_field(registration)
+    return registration
+
+
+@pytest.mark.parametrize("degrees", [0, 40, 90])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_node_of_the_inverse_returns_points_also_after_slicer_has_stored_it(
+    headless, nodesOf, random_registration, tmp_path, degrees, seed
+):
+    """Where its one field can be continued beyond its lattice it is a single grid, which Slicer stores as .nii.gz."""
+    registration = withInverseField(rotatedPair(random_registration(seed), degrees))
+    node = nodesOf(registration, ("inverse",)).inverse
+    isGrid = bool(node.GetTransformFromParent().IsA("vtkOrientedGridTransform"))
+    assert isGrid == (degrees < 90)
+    points = positions(registration.fixed)
+    ends = moved(registration.transform, points)
+    back = movedByNode(node.GetTransformFromParent(), ends)
+    assert np.linalg.norm(back - points, axis=1).mean() < 0.03
+    assert np.linalg.norm(back - points, axis=1).max() < 0.4  # the grid has voxels of 4 mm
+    headless.scene.WriteToMRB(str(tmp_path / "case.mrb"))
+    with zipfile.ZipFile(tmp_path / "case.mrb") as archive:
+        assert any(name.endswith("F to M.nii.gz" if isGrid else "F to M.h5") for name in archive.namelist())
+    other = HeadlessScene()
+    try:
+        other.loadBundle(tmp_path / "case.mrb")
+        stored = other.scene.GetFirstNodeByName("F to M")
+        interpolateLinearly(stored)
+        assert np.linalg.norm(movedByNode(stored.GetTransformFromParent(), ends) - back, axis=1).max() < 1e-3
+    finally:
+        other.close()
+
+
+def test_slicer_inverts_the_node_of_the_inverse_all_over_the_fixed_volume(nodesOf, random_registration, capfd):
+    registration = withInverseField(random_registration(2))
+    node = nodesOf(registration, ("inverse",)).inverse
+    goals = positions(registration.fixed)
+    starts = movedByNode(node.GetTransformToParent(), goals)
+    assert np.linalg.norm(movedByNode(node.GetTransformFromParent(), starts) - goals, axis=1).max() < 0.01
+    assert "no convergence" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("inverseIsField", [True, False])
+def test_the_transforms_of_a_scene_are_compressed(headless, nodesOf, random_registration, tmp_path, inverseIsField):
+    """Slicer compresses neither .h5 nor the archive that holds it."""
+    registration = withInverseField(random_registration(2)) if inverseIsField else random_registration(2)
     nodesOf(registration, ("transform", "inverse"))
     headless.saveBundle(tmp_path / "case.mrb")
     fields = 24 * np.prod(registration.displacement.GetSize())
@@ -124,7 +169,10 @@ def test_the_transforms_of_a_scene_are_compressed(headless, nodesOf, random_regi
         sizes = {entry.filename.rsplit("/", 1)[1]: entry.compress_size for entry in archive.infolist()}
         assert archive.testzip() is None
     assert sizes["M to F.nii.gz"] < 0.5 * fields
-    assert sizes["F to M.h5"] < 0.4 * 2 * fields
+    if inverseIsField:
+        assert sizes["F to M.nii.gz"] < 0.5 * 12 * np.prod(registration.inverse_field.lattice.GetSize())
+    else:
+        assert sizes["F to M.h5"] < 0.4 * 2 * fields
 
 
 @pytest.mark.parametrize("extension", [".nii.gz", ".nii", ".nrrd", ".h5"])

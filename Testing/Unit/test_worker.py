@@ -114,6 +114,30 @@ def test_what_goes_wrong_with_an_output_ends_the_job(folder, monkeypatch):
     assert not (folder / "result").exists()
 
 
+@pytest.mark.parametrize(
+    "error", [None, MemoryError(), RuntimeError("not enough memory: you tried to allocate 9 bytes")]
+)
+def test_the_inverse_is_in_two_parts_where_memory_runs_out_for_one_field(folder, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    if error is not None:
+        monkeypatch.setattr("wavemorph.io.fields.make_inverse_field", fails)
+    events = events_of(folder, settings={**SETTINGS, "inverse": True}, outputs=["inverse"])
+    assert events[-1]["event"] == "result"
+    loaded = Registration.load(folder / "result")
+    assert (loaded.inverse_field is None, loaded.inverse_correction is None) == (error is not None, error is None)
+
+
+def test_an_inverse_field_that_fails_otherwise_ends_the_job(folder, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("wavemorph.io.fields.make_inverse_field", fails)
+    event = events_of(folder, settings={**SETTINGS, "inverse": True}, outputs=["inverse"])[-1]
+    assert (event["event"], event["message"]) == ("error", "RuntimeError: broken")
+
+
 def test_a_linear_map_has_its_registered_volume_and_no_field(folder, begun):
     settings = {**SETTINGS, "transform_type": "rigid", "affine": True}
     assert events_of(folder, settings=settings)[-1]["event"] == "result"

@@ -3,7 +3,8 @@
 Job:    {"job": ID, "folder": FOLDER, "settings": {...}}, with fixed.nrrd and moving.nrrd in the folder, and where they
         exist fixed_mask.nrrd, moving_mask.nrrd and initial_transform.h5. Optional: "outputs": [...], which of "warped",
         "jacobian", "expected_error", "field" (the whole map as one field, or its displacement where VTK could not
-        invert the field) and "inverse" are saved, by default the whole result; "store_spacing_mm": of the transforms.
+        invert the field) and "inverse" (likewise, or two fields where one would be less exact) are saved, by default
+        the whole result; "store_spacing_mm": of the transforms.
         {"cancel": ID} stops a job.
 Events: {"event": "ready", "device": NAME, "torch": VERSION} once;
         "progress" (job, stage, fraction, message), "log" (message),
@@ -218,7 +219,7 @@ def _known_outputs(wanted: Any) -> list[str] | None:
 
 
 class _Making:
-    """Makes the volumes that are wanted of a registration, and its field where VTK could invert it, in threads.
+    """Makes the volumes that are wanted of a registration, and its fields where they can stand for it, in threads.
 
     It begins as soon as the map is known: while it is measured, cores are idle at times.
     """
@@ -232,7 +233,7 @@ class _Making:
         """Start, after what was begun with another registration has ended; that is given up."""
         wait(self._tasks)
         self._registration = registration
-        made = (getattr, "warped"), (getattr, "jacobian"), (_make_field, "field")
+        made = (getattr, "warped"), (getattr, "jacobian"), (_make_field, "field"), (_make_inverse_field, "inverse")
         self._tasks = [self._pool.submit(make, registration, name) for make, name in made if name in self._wanted]
 
     def finish(self, registration: Registration) -> None:
@@ -251,19 +252,31 @@ def _make_field(registration: Registration, name: str) -> None:
         setattr(registration, name, rounded_whole_field(registration))
 
 
+def _make_inverse_field(registration: Registration, _: str) -> None:
+    """`make_inverse_field`; where memory runs out the inverse stays in two parts."""
+    from .io.fields import make_inverse_field
+
+    try:
+        make_inverse_field(registration)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+
+
 def _number_of_voxels(*images: sitk.Image) -> int:
     return sum(image.GetNumberOfPixels() for image in images)
 
 
 def _save(registration: Registration, folder: Path, wanted: Iterable[str] | None) -> None:
-    """`Registration.save` of what is wanted, or of all. The displacement is saved where no field was made of it."""
+    """`Registration.save` of what is wanted, or of all. Where no field was made, what it is made of is saved."""
     from .io.result import VOLUMES
 
     folder.mkdir(exist_ok=True)
     if wanted is None:
         registration.save(folder)
         return
-    fields = ["inverse_displacement", "inverse_correction"] if "inverse" in wanted else []
+    in_parts = "inverse" in wanted and registration.inverse_field is None
+    fields = ["inverse_displacement", "inverse_correction"] if in_parts else []
     if "field" in wanted and registration.field is None:
         fields.append("displacement")
     registration.save(folder, [name for name in VOLUMES if name in wanted], fields)

@@ -94,7 +94,14 @@ def measureSizes(options: argparse.Namespace) -> None:
     """One registration with its inverse: megabytes of its files, as they are and stored at 2 mm."""
     import SimpleITK as sitk
     from wavemorph import Settings, register
-    from wavemorph.io.fields import field_lattice, registration_field, rounded_whole_field, whole_field
+    from wavemorph.io.fields import (
+        field_lattice,
+        make_inverse_field,
+        registration_field,
+        rounded_inverse_field,
+        rounded_whole_field,
+        whole_field,
+    )
     from wavemorph.io.outputs import write_transform
     from WaveMorphRegistrationLib.scene.transforms import wholeTransform
 
@@ -104,11 +111,13 @@ def measureSizes(options: argparse.Namespace) -> None:
     for name, function, argument in (("field", rounded_whole_field, result), ("grid", wholeTransform, inFile)):
         seconds = min(_cpuSeconds(function, argument) for _ in range(5))
         print(f"making the {name} takes {seconds:.2f} s of CPU time")
+    print(f"making the inverse field takes {_cpuSeconds(rounded_inverse_field, result):.2f} s of CPU time")
     exact = whole_field(result, field_lattice(result))
     moved = sitk.GetArrayFromImage(registration_field(result)) - exact
     print(f"rounding moves points by {float((moved**2).sum(-1).max()) ** 0.5:.4f} mm at most")
     for name, each in (("as it is", result), ("stored at 2 mm", result.stored_at(2.0))):
         print(name, each.report.get("stored", {}).get("error_mm", ""))
+        make_inverse_field(each)
         with tempfile.TemporaryDirectory() as folder:
             for extension in (".nii.gz", ".nrrd", ".h5"):
                 path = Path(folder) / f"transform{extension}"

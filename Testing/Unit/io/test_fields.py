@@ -83,11 +83,12 @@ def test_a_field_file_can_be_inverted_all_over_the_moving_volume(registration, t
     assert np.linalg.norm(moved(read, starts) - goals, axis=1).max() < 0.35  # the round trip of the inverse itself
 
 
-def test_the_inverse_field_covers_what_the_fixed_volume_is_mapped_to(registration, tmp_path):
+def test_the_inverse_field_covers_what_the_fixed_volume_and_the_working_grid_are_mapped_to(registration, tmp_path):
     result = with_other_moving(registration, (25.0, -20.0, 15.0))
     write_inverse(result, tmp_path / "inverse.nrrd")
     field = sitk.ReadImage(str(tmp_path / "inverse.nrrd"))
-    ends = [*moved(result.affine, positions(result.fixed)), *positions(result.moving)]
+    starts = np.concatenate([positions(result.fixed), positions(result.displacement)])
+    ends = [*moved(result.affine, starts), *positions(result.moving)]
     indices = np.array([field.TransformPhysicalPointToContinuousIndex(point.tolist()) for point in ends])
     assert np.all(indices >= 0) and np.all(indices <= np.array(field.GetSize()) - 1)
 

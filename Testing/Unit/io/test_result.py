@@ -15,7 +15,9 @@ from wavemorph.errors import InputError
 from wavemorph.evaluation.metrics import folding
 from wavemorph.io import result as io_result
 from wavemorph.io import warping
-from wavemorph.io.fields import rounded_whole_field
+from wavemorph.io.fields import make_inverse_field, rounded_whole_field
+from wavemorph.io.images import same_lattice
+from wavemorph.io.result import Registration
 from wavemorph.io.warping import warp_image
 from wavemorph.spatial import inversion
 
@@ -230,6 +232,16 @@ def test_stored_at_a_coarser_spacing_it_says_how_far_points_are_off(finer, spaci
     assert np.linalg.norm(back - points, axis=1).max() < 0.1 * 1.8 * step
     assert folding(stored.displacement)["strict_voxels"] == 0
     assert "stored" not in finer.report
+
+
+def test_the_inverse_as_one_field_is_saved_and_is_not_that_of_a_coarser_map(finer, tmp_path):
+    registration = dataclasses.replace(finer)
+    make_inverse_field(registration)
+    registration.save(tmp_path)
+    loaded = Registration.load(tmp_path).inverse_field
+    assert np.array_equal(loaded.vectors, registration.inverse_field.vectors)
+    assert same_lattice(loaded.lattice, registration.inverse_field.lattice)
+    assert registration.stored_at(4.0).inverse_field is None
 
 
 def test_stored_at_a_spacing_it_has_already_nothing_changes(finer):

@@ -13,6 +13,7 @@ import vtk
 from vtk.util import numpy_support
 from wavemorph.io.fields import is_invertible_beyond_field, rounded_whole_field
 from wavemorph.io.result import Registration
+from wavemorph.io.transforms.field_arrays import Field
 from wavemorph.io.transforms.rounding import round_vectors
 
 from .coordinates import FLIP_XY, LPS_TO_RAS, arrayFromMatrix, ijkToRasOfImage, setGeometry, vtkMatrix
@@ -100,14 +101,16 @@ def wholeTransform(registration: Registration):
         transform.Concatenate(gridTransform(registration.displacement))
         transform.Concatenate(vtkMatrix(affineMatrix(registration.affine)))
         return transform
-    field = rounded_whole_field(registration)
-    grid, vectors = _emptyGrid(field.lattice)
-    _flip(field.vectors, vectors)
-    return _gridOf(grid, _directionMatrix(field.lattice))
+    return _gridOfField(rounded_whole_field(registration))
 
 
 def inverseTransform(registration: Registration):
-    """Moving points -> fixed points, RAS mm: the affine's inverse, then both fields, as in `Registration.inverse`."""
+    """Moving points -> fixed points, RAS mm: linear, or one grid with the whole inverse.
+
+    Where no such field was made: the affine's inverse, then both parts, as in `Registration.inverse`.
+    """
+    if registration.inverse_field is not None:
+        return _gridOfField(registration.inverse_field)
     inverseMatrix = np.linalg.inv(affineMatrix(registration.affine))
     if registration.is_linear:
         return linearTransform(inverseMatrix)
@@ -117,6 +120,13 @@ def inverseTransform(registration: Registration):
     transform.Concatenate(gridTransform(registration.inverse_displacement))
     transform.Concatenate(gridTransform(registration.inverse_correction))
     return transform
+
+
+def _gridOfField(field: Field):
+    """A vtkOrientedGridTransform in RAS mm from a field in LPS mm, as it is."""
+    grid, vectors = _emptyGrid(field.lattice)
+    _flip(field.vectors, vectors)
+    return _gridOf(grid, _directionMatrix(field.lattice))
 
 
 def gridTransform(displacement: sitk.Image):

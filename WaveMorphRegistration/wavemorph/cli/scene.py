@@ -7,6 +7,7 @@ import contextlib
 from pathlib import Path
 
 from ..errors import InputError
+from ..io.fields import make_inverse_field
 from ..io.result import Registration
 from ..settings import Settings
 from .inputs import read_pair
@@ -56,5 +57,7 @@ def register_to_scene(
         fixed, moving = read_pair(options)
         command.add(fixed.image, moving.image, (options.fixed, options.moving))
         registration = register_volumes(fixed, moving, options, settings, progress)
+        if options.with_inverse:
+            make_inverse_field(registration)
         command.show(registration, options.with_inverse)
         return registration, files.write(registration)

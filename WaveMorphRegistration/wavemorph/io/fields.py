@@ -23,7 +23,8 @@ import SimpleITK as sitk
 from ..errors import InputError, OutputError
 from ..system.private_folders import private_folder
 from .files import quiet_itk
-from .result import Field, Registration, box_corners
+from .result import Registration, box_corners
+from .transforms.field_arrays import Field
 from .transforms.rounding import Steepness, quantum_mm, round_plane, round_vectors
 from .warping import affine_planes, in_parts
 
@@ -32,6 +33,7 @@ _HEADER_BYTES, _DATA_OFFSET = 348, 352
 _DIMENSIONS_AT, _INTENT_AT = 42, 68  # bytes in a NIfTI-1 header
 _DISPLACEMENT_VECTOR = 1006
 _MIN_JACOBIAN_BEYOND_FIELD = 0.3  # at less VTK's iteration for the inverse may not converge
+_MAX_INVERSE_ERROR_VOXELS = (0.02, 0.1)  # there and back, mean and 99 %, of the inverse as one field
 _COMPRESSION = 6  # of zlib; higher levels take longer for a percent
 
 
@@ -53,18 +55,20 @@ def field_lattice(registration: Registration) -> sitk.Image:
 def inverse_lattice(registration: Registration) -> sitk.Image:
     """The lattice of the inverse field: the axes of the moving image, the spacing of the working grid.
 
-    It covers the moving image and what the affine maps the fixed one to. Raises OutputError where the result does not
-    hold the moving image.
+    It covers the moving image and what the affine maps the fixed one and the working grid to. Raises OutputError where
+    the result does not hold the moving image.
     """
     moving = registration.moving
     if moving is None:
         raise OutputError("The inverse field needs the moving volume, which this result does not hold; write .h5.")
     start = sitk.Image([1, 1, 1], sitk.sitkUInt8)
     start.SetOrigin(moving.TransformContinuousIndexToPhysicalPoint((np.array(moving.GetSize()) / 2 - 0.5).tolist()))
-    start.SetSpacing(on_working_grid(registration).GetSpacing())
+    grid = on_working_grid(registration)
+    start.SetSpacing(grid.GetSpacing())
     start.SetDirection(moving.GetDirection())
     fixed = registration.fixed if registration.fixed is not None else registration.jacobian
-    reached = [registration.affine.TransformPoint(corner) for corner in box_corners(fixed)]
+    starts = [*box_corners(fixed), *box_corners(grid)]
+    reached = [registration.affine.TransformPoint(corner) for corner in starts]
     return extended_lattice(start, box_corners(moving), reached)
 
 
@@ -192,14 +196,57 @@ def _nodes_of_displacement(registration: Registration, lattice: sitk.Image) -> t
     return sitk.GetArrayViewFromImage(registration.displacement), start[::-1]
 
 
+def make_inverse_field(registration: Registration) -> None:
+    """Set `Registration.inverse_field`, where one field can stand for both parts and VTK could invert it.
+
+    Needs torch.
+    """
+    if registration.is_linear or registration.moving is None:
+        return
+    if _is_one_to_one_beyond(registration.moving, registration.affine.GetInverse()):
+        registration.inverse_field = rounded_inverse_field(registration)
+
+
+def rounded_inverse_field(registration: Registration) -> Field | None:
+    """The whole inverse of a map that is not linear as one field on `inverse_lattice`, fitted and rounded.
+
+    None where it would be less exact than the two-part inverse, and than is usual. Needs torch. Raises OutputError
+    where the result does not hold the moving image.
+    """
+    if registration.inverse_field is not None:
+        return registration.inverse_field
+    lattice = inverse_lattice(registration)
+    parts = registration.inverse_parts()
+    from ..spatial.inverse_field import fit_inverse_field  # imports torch
+
+    assert registration.displacement is not None
+    fitted = fit_inverse_field(registration.displacement, parts, registration.affine, lattice)
+    usual = np.multiply(_MAX_INVERSE_ERROR_VOXELS, min(lattice.GetSpacing()))
+    if np.any(np.array(fitted.error) > np.maximum(usual, fitted.two_part_error)):
+        return None
+    affine = sitk.AffineTransform(registration.affine.GetInverse())
+    write_affine = affine_planes(affine, lattice)
+    of_affine = np.empty(fitted.vectors.shape[1:], np.float32)
+    for k, plane in enumerate(fitted.vectors):
+        write_affine(k, of_affine)
+        plane += of_affine
+    round_vectors(fitted.vectors, lattice, np.reshape(affine.GetMatrix(), (3, 3)))
+    return Field(fitted.vectors, lattice)
+
+
 def is_invertible_beyond_field(registration: Registration) -> bool:
-    """Whether the whole map as one field is one-to-one where VTK continues the edge of its lattice.
+    """Whether the whole map as one field is one-to-one where VTK continues the edge of its lattice."""
+    return _is_one_to_one_beyond(on_working_grid(registration), registration.affine)
+
+
+def _is_one_to_one_beyond(lattice: sitk.Image, affine: sitk.AffineTransform) -> bool:
+    """Whether a map that is affine at the edge of a lattice is one-to-one where VTK continues the edge.
 
     Beyond some faces of the lattice, displacements change along the other axes only: the Jacobian is then the minor of
     the affine for these axes. A map is one-to-one where all of these are positive (Gale and Nikaido, 1965).
     """
-    axes = np.reshape(on_working_grid(registration).GetDirection(), (3, 3))
-    matrix = axes.T @ np.reshape(registration.affine.GetMatrix(), (3, 3)) @ axes
+    axes = np.reshape(lattice.GetDirection(), (3, 3))
+    matrix = axes.T @ np.reshape(affine.GetMatrix(), (3, 3)) @ axes
     axes_kept = [kept for count in (1, 2, 3) for kept in itertools.combinations(range(3), count)]
     return min(np.linalg.det(matrix[np.ix_(kept, kept)]) for kept in axes_kept) > _MIN_JACOBIAN_BEYOND_FIELD
 

@@ -19,11 +19,13 @@ from ..errors import OutOfMemoryError, OutputError, is_out_of_memory
 from ..system.private_folders import lock_folder, private_folder, remove_abandoned_folders, unlock
 from ..system.process import uninterrupted
 from .fields import (
+    field_image,
     field_lattice,
     flattened_field,
     inverse_lattice,
     registration_field,
     rounded_field,
+    rounded_inverse_field,
     write_nifti_field,
 )
 from .files import quiet_itk, quiet_libraries, short_reason, stored_length
@@ -235,6 +237,10 @@ def write_inverse(registration: Registration, path: str | os.PathLike) -> None:
     """
     extension = _extension(path, TRANSFORM_EXTENSIONS, "inverse transform")
     is_field = extension in IMAGE_EXTENSIONS
+    field = rounded_inverse_field(registration) if is_field and not registration.is_linear else None
+    if field is not None:
+        write_field(field_image(*field), path)
+        return
     _write_transform(registration.inverse, path, extension, inverse_lattice(registration) if is_field else None)
 
 

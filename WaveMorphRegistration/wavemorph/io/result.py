@@ -10,12 +10,11 @@ import dataclasses
 import json
 import math
 import os
-import tokenize
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -25,19 +24,13 @@ from .checks import check_axes, check_finite
 from .files import load_image, open_image, short_reason
 from .labels import warp_label_map
 from .transforms import read_transform
+from .transforms.field_arrays import Field, read_field_array, write_field_array
 from .volumes import VolumeLike, as_image, as_label_map
 from .warping import values_at_nodes, warp_at_nodes, warp_image
 
 VOLUMES = ("warped", "jacobian", "expected_error")  # on the fixed lattice
 # keys in reports of earlier versions
 _LEGACY_REPORT_KEYS = {"anatomy": "segmentation", "turned_degrees": "rotation_deg"}
-
-
-class Field(NamedTuple):
-    """A displacement field: vectors (D, H, W, 3), float32, LPS mm, on the voxels of the image `lattice`."""
-
-    vectors: np.ndarray
-    lattice: sitk.Image
 
 
 @dataclass
@@ -60,6 +53,7 @@ class Registration:
         fixed: the fixed image; `warped` and `jacobian` are computed on its lattice when they are first read.
         moving: the moving image.
         field: the whole map as one field (`fields.rounded_whole_field`), where it was made with the result.
+        inverse_field: the whole inverse as one field (`fields.make_inverse_field`), likewise.
         expected_error: distance in mm that the error of the map stays below with 90 % probability, float32 on the
             lattice of the fixed image, 0 outside the subject. None without `Settings.error_map`.
         moving_corners: the eight corners of the box of the moving image and one voxel around it, LPS mm; also known
@@ -81,6 +75,7 @@ class Registration:
     fixed: sitk.Image | None = None
     moving: sitk.Image | None = None
     field: Field | None = None
+    inverse_field: Field | None = None
     expected_error: sitk.Image | None = None
     _loaded_corners: list[tuple[float, ...]] | None = None
 
@@ -115,17 +110,22 @@ class Registration:
         """
         if self.is_linear:
             return sitk.AffineTransform(self.affine.GetInverse())
+        first, second = self.inverse_parts()
+        return sitk.CompositeTransform(
+            [
+                displacement_transform(second),
+                displacement_transform(first),
+                sitk.Transform(self.affine.GetInverse()),
+            ]
+        )
+
+    def inverse_parts(self) -> tuple[sitk.Image, sitk.Image]:
+        """(inverse_displacement, inverse_correction) of a map that is not linear; see `inverse`."""
         if self.inverse_displacement is None or self.inverse_correction is None:
             from ..spatial.inversion import invert_displacement_image  # imports torch
 
             self.inverse_displacement, self.inverse_correction = invert_displacement_image(self._deformation())
-        return sitk.CompositeTransform(
-            [
-                displacement_transform(self.inverse_correction),
-                displacement_transform(self.inverse_displacement),
-                sitk.Transform(self.affine.GetInverse()),
-            ]
-        )
+        return self.inverse_displacement, self.inverse_correction
 
     @cached_property
     def warped(self) -> sitk.Image:
@@ -217,6 +217,7 @@ class Registration:
             inverse_correction=inverse[1],
             velocity=None,
             field=None,
+            inverse_field=None,
             report={**self.report, "stored": stored},
         )
 
@@ -257,8 +258,9 @@ class Registration:
             image = getattr(self, name)
             if image is not None:
                 sitk.WriteImage(image, str(folder / f"{name}.nrrd"), False)
-        if self.field is not None:
-            write_field_array(self.field, folder)
+        for name in _FIELD_ARRAYS:
+            if (field := getattr(self, name)) is not None:
+                write_field_array(field, folder, name)
         (folder / "report.json").write_text(json.dumps(self.report, indent=1), encoding="utf-8")
         if self.moving_corners is not None:
             (folder / _CORNERS_FILE).write_text(json.dumps(self.moving_corners), encoding="utf-8")
@@ -287,8 +289,8 @@ class Registration:
         }
         affine = sitk.AffineTransform(read_transform(folder / "affine.tfm"))
         report = _with_current_keys(json.loads((folder / "report.json").read_text(encoding="utf-8")))
-        field = read_field_array(folder) if (folder / _FIELD_FILE).exists() else None
-        registration = cls(affine=affine, report=report, field=field, **{name: images[name] for name in _FIELDS})
+        fields: dict[str, Any] = {name: read_field_array(folder, name) for name in _FIELD_ARRAYS}
+        registration = cls(affine=affine, report=report, **fields, **{name: images[name] for name in _FIELDS})
         if (folder / _CORNERS_FILE).exists():
             corners = np.array(json.loads((folder / _CORNERS_FILE).read_text(encoding="utf-8")), float)
             if corners.shape != (8, 3) or not np.all(np.isfinite(corners)):
@@ -302,31 +304,8 @@ class Registration:
 
 _INCOMPLETE = "This result was saved in part, and what is needed is missing; save the whole result."
 _FIELDS = ("displacement", "inverse_displacement", "inverse_correction", "working_jacobian", "velocity")
-_FIELD_FILE, _FIELD_LATTICE_FILE = "field.npy", "field_lattice.json"
+_FIELD_ARRAYS = ("field", "inverse_field")
 _CORNERS_FILE = "moving_corners.json"
-
-
-def write_field_array(field: Field, folder: Path) -> None:
-    """Write a field into a folder: its vectors as .npy, its lattice as .json. Raises OSError."""
-    lattice = field.lattice
-    geometry = {name: list(getattr(lattice, f"Get{name}")()) for name in ("Size", "Origin", "Spacing", "Direction")}
-    (folder / _FIELD_LATTICE_FILE).write_text(json.dumps(geometry), encoding="utf-8")
-    np.save(folder / _FIELD_FILE, field.vectors)
-
-
-def read_field_array(folder: Path) -> Field:
-    """The field that `write_field_array` wrote. Raises OSError, ValueError or RuntimeError where it is damaged."""
-    try:
-        stored = np.load(folder / _FIELD_FILE, mmap_mode="r")  # no memory for what the file does not have
-    except (tokenize.TokenError, SyntaxError, EOFError) as error:  # of numpy, where the header is damaged
-        raise ValueError(f"{_FIELD_FILE} has no usable header") from error
-    geometry = json.loads((folder / _FIELD_LATTICE_FILE).read_text(encoding="utf-8"))
-    if stored.dtype != np.float32 or list(stored.shape) != [*geometry["Size"][::-1], 3]:
-        raise ValueError(f"{_FIELD_FILE} has the shape {stored.shape}, and its lattice {geometry['Size']}")
-    lattice = sitk.Image(geometry["Size"], sitk.sitkUInt8)
-    for name in ("Origin", "Spacing", "Direction"):
-        getattr(lattice, f"Set{name}")(geometry[name])
-    return Field(np.array(stored), lattice)
 
 
 def _read_volume(path: Path, name: str) -> sitk.Image:
