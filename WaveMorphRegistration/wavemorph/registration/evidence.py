@@ -70,10 +70,13 @@ def evidence(
         "rigid_part": 0.0,
     }
     for name, misaligned in (("shifted", _shifted), ("mirrored", _mirrored)):
-        wrong = list(misaligned(warped, weight, moving_inside))
+        # one copy at a time: they are as large as the pair where that is coarse itself
+        wrong = [
+            (_local(fixed, *each), _information(fixed, *each)) for each in misaligned(warped, weight, moving_inside)
+        ]
         # where no copy can be compared, nothing tells the result from a misaligned one
-        for measure, of in (("similarity", _local), ("information", _information)):
-            found[f"{measure}_{name}"] = max((of(fixed, *each) for each in wrong), default=found[measure])
+        largest = map(max, zip(*wrong)) if wrong else (found["similarity"], found["information"])
+        found[f"similarity_{name}"], found[f"information_{name}"] = largest
     if displacement is not None:
         mask = working.inside > 0
         lengths = displacement.square().sum(1, keepdim=True).sqrt()[mask] * (spacing_mm / length_scale)
