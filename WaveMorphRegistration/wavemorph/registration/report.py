@@ -48,7 +48,7 @@ def quality(
     jacobian: (D, H, W), the Jacobian determinant of the whole map, affine included.
     """
     assert registration.displacement is not None
-    mask = working.inside[0, 0] > 0
+    mask = working.inside[0, 0]
     nodes = max(int(mask.sum()), 1)
     determinants = jacobian[mask]
     folded = int((determinants <= 0).sum())
@@ -76,7 +76,7 @@ def describe_subject(
     """The entry "subject" of the report: what was taken for it in the fixed volume, and how much of it is in both.
 
     affine: fixed points -> moving points, LPS mm. displacement: (1, 3, D, H, W) in voxels of `grid`, or None.
-    inside: (1, 1, D, H, W), 1 in the fixed subject. In the entry, "extent_mm" are the sides of its bounding box along
+    inside: (1, 1, D, H, W) bool, the fixed subject. In the entry, "extent_mm" are the sides of its bounding box along
     the axes of the grid (nearest to R, A, S), "unseen_percent" is the part of it for which the moving volume was not
     scanned under the map, and "rotation_deg" is the rotation of the moving volume against the fixed one.
     """
@@ -86,8 +86,8 @@ def describe_subject(
     scanned = Subject.outlined_by(pair.moving_foreground).scanned(grid, affine, inside.device)
     unseen = 0.0
     if scanned is not None:
-        warped = scanned if displacement is None else warp_image(scanned, displacement)
-        unseen = float((warped[inside > 0] <= 0.5).float().mean())
+        warped = scanned if displacement is None else warp_image(scanned.float(), displacement)
+        unseen = float((warped[inside] <= 0.5).float().mean())
     return {
         "kind": "body" if pair.is_body else "brain",
         "extent_mm": sides[order].tolist(),
@@ -102,7 +102,7 @@ def linear_quality(affine: sitk.AffineTransform, working: WorkingPair, moving_be
 
     moving_before: (1, 1, D, H, W), the moving image as it lies; `working` holds it under the linear map.
     """
-    nodes, determinant = max(int((working.inside > 0).sum()), 1), determinant_of(affine)
+    nodes, determinant = max(int(working.inside.sum()), 1), determinant_of(affine)
     folded = nodes if determinant <= 0 else 0
     log = float(np.log(np.clip(determinant, 1e-3, None)))
     before, after = (_local_correlation(working, moving).value() for moving in (moving_before, working.moving))

@@ -82,7 +82,7 @@ class OptimizationProblem:
     """What is aligned in one direction.
 
     fixed, moving, weight: (1, 1, D, H, W). segmentations: maps (1, C, d, h, w) of both volumes over the same box, or
-    None. fixed_scanned, moving_scanned: like the images, 1 where the volume was scanned, or None where it was
+    None. fixed_scanned, moving_scanned: like the images, but bool, where the volume was scanned, or None where it was
     everywhere.
     """
 
@@ -110,7 +110,7 @@ class OptimizationProblem:
             return self
         fixed, moving, weight = (F.avg_pool3d(image, factor) for image in (self.fixed, self.moving, self.weight))
         fixed_scanned, moving_scanned = (
-            None if scanned is None else (F.avg_pool3d(scanned, factor) > 1 - 1e-4).float()
+            None if scanned is None else F.avg_pool3d(scanned.float(), factor) > 1 - 1e-4
             for scanned in (self.fixed_scanned, self.moving_scanned)
         )
         return OptimizationProblem(fixed, moving, weight, self.segmentations, fixed_scanned, moving_scanned)
@@ -118,8 +118,8 @@ class OptimizationProblem:
     def scanned_under(self, displacement: torch.Tensor) -> torch.Tensor | None:
         """1 where both volumes were scanned when the moving one is warped; None where they were everywhere."""
         if self.moving_scanned is None:
-            return self.fixed_scanned
-        warped = (warp_image(self.moving_scanned, displacement) > 0.5).float()
+            return None if self.fixed_scanned is None else self.fixed_scanned.float()
+        warped = (warp_image(self.moving_scanned.float(), displacement) > 0.5).float()
         return warped if self.fixed_scanned is None else warped.mul_(self.fixed_scanned)
 
 
@@ -188,7 +188,8 @@ class _MultiresolutionOptimizer:
         if displacement is None:
             displacement = torch.zeros(1, 3, *_size_of(problem.fixed, levels[0].factor), device=problem.fixed.device)
         for level in levels:
-            displacement = resize(displacement, _size_of(problem.fixed, level.factor))
+            resized = resize(displacement, _size_of(problem.fixed, level.factor))
+            displacement = resized.clone() if resized is displacement else resized  # the level overwrites it
             displacement, same_subject = self._level_with_retry(problem, level, displacement, same_subject)
             self._done += _work_of(level)
         return displacement, same_subject
@@ -196,11 +197,15 @@ class _MultiresolutionOptimizer:
     def _level_with_retry(
         self, problem: OptimizationProblem, level: PyramidLevel, displacement: torch.Tensor, same_subject: bool
     ) -> tuple[torch.Tensor, bool]:
-        """One level, and once more with the settings for one subject where its first result asks for them."""
+        """One level, and once more with the settings for one subject where its first result asks for them.
+
+        displacement: is overwritten; that to begin with is kept only where the result may be refused.
+        """
         schedule = self._schedule
         for attempt in range(2):
-            found, before, after = self._run_level(problem, level, displacement, same_subject, attempt)
             with_segmentation = level.segmentation and problem.segmentations is not None and not same_subject
+            moved = displacement.clone() if with_segmentation else displacement
+            found, before, after = self._run_level(problem, level, moved, same_subject, attempt)
             contradicted = with_segmentation and after < before - schedule.max_similarity_drop
             displacement = displacement if contradicted else found
             found_same = after > schedule.same_subject_threshold and level is not schedule.levels[-1]
@@ -217,7 +222,7 @@ class _MultiresolutionOptimizer:
         same_subject: bool,
         attempt: int,
     ) -> tuple[torch.Tensor, float, float]:
-        """(displacement, similarity at the first iteration, similarity at the last one; 0 where there is none)."""
+        """(displacement, which is overwritten, similarity at the first iteration and at the last one; 0 without any)."""
         schedule, here = self._schedule, problem.downsampled(level.factor)
         smoothing = schedule.same_subject_sigmas if same_subject else (schedule.fluid_sigma, schedule.elastic_sigma)
         scanned = here.scanned_under(displacement)

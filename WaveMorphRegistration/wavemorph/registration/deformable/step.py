@@ -54,7 +54,7 @@ class SegmentationTerm:
 class LevelStep:
     """One iteration of gradient ascent with momentum; each call moves `displacement`.
 
-    displacement: (1, 3, D, H, W) in voxels, a copy of the one to begin with. similarity, total: tensors without axes,
+    displacement: (1, 3, D, H, W) in voxels, the one to begin with, which is overwritten. similarity, total: tensors without axes,
     the similarity before the last step, without and with the segmentation term.
 
     What one call leaves for the next is in tensors that stay where they are, and the host decides nothing after the
@@ -70,7 +70,7 @@ class LevelStep:
         rule: StepRule,
         min_rms_force: torch.Tensor,
     ):
-        self.displacement = displacement.clone()
+        self.displacement = displacement
         self.similarity, self.total = weight.new_zeros(()), weight.new_zeros(())
         self._measure, self._segmentation, self._weight, self._rule = measure, segmentation, weight, rule
         self._min_rms_force = min_rms_force
