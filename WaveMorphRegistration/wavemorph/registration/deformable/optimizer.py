@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from ...spatial.displacement import invert, resize, warp_image
 from ...spatial.filters import smooth
+from ...system.machine import return_freed_memory
 from ...system.recording import repeated
 from ...system.strategy import strategy_for
 from ..similarity.base import ImageSimilarity
@@ -188,6 +189,7 @@ class _MultiresolutionOptimizer:
         if displacement is None:
             displacement = torch.zeros(1, 3, *_size_of(problem.fixed, levels[0].factor), device=problem.fixed.device)
         for level in levels:
+            return_freed_memory()  # blocks of other sizes, which the level cannot use
             resized = resize(displacement, _size_of(problem.fixed, level.factor))
             displacement = resized.clone() if resized is displacement else resized  # the level overwrites it
             displacement, same_subject = self._level_with_retry(problem, level, displacement, same_subject)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...spatial.displacement import border_taper, compose_small_step, lattice_size, length
+from ...spatial.displacement import border_ramps, compose_small_step, lattice_size, length
 from ...spatial.filters import apply_in_slabs, smooth
 from ..similarity.base import Similarity
 from ..similarity.segmentation import SegmentationDifference
@@ -74,7 +74,7 @@ class LevelStep:
         self.similarity, self.total = weight.new_zeros(()), weight.new_zeros(())
         self._measure, self._segmentation, self._weight, self._rule = measure, segmentation, weight, rule
         self._min_rms_force = min_rms_force
-        self._taper = border_taper(lattice_size(weight), weight.device)
+        self._ramps = border_ramps(lattice_size(weight), weight.device)  # a field of their product would be larger
         self._direction = weight.new_zeros(1, 3, *lattice_size(weight))
         self._missing = weight.new_ones(())  # part of the direction that is still zero, momentum^calls
         self._scale: torch.Tensor | None = None  # from force to step, of the first call
@@ -102,8 +102,8 @@ class LevelStep:
         self._missing.mul_(rule.momentum)
         self._direction.mul_(rule.momentum).add_(force, alpha=1 - rule.momentum)
         gain = self._scale / (1 - self._missing)
-        moved = _compose_update(self.displacement, self._direction, self._taper, gain, rule.max_step, out=force)
-        torch.mul(smooth(moved, rule.elastic_sigma, out=moved), self._taper, out=self.displacement)
+        moved = _compose_update(self.displacement, self._direction, self._ramps, gain, rule.max_step, out=force)
+        _tapered(smooth(moved, rule.elastic_sigma, out=moved), self._ramps, out=self.displacement)
 
 
 def weighted_rms(force: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -114,16 +114,25 @@ def weighted_rms(force: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _compose_update(
     displacement: torch.Tensor,
     direction: torch.Tensor,
-    taper: torch.Tensor,
+    ramps: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     gain: torch.Tensor,
     max_step: float,
     out: torch.Tensor,
 ) -> torch.Tensor:
     """The displacement after a step of `gain` times the direction, nowhere longer than `max_step` voxels, in `out`."""
+    k, j, i = ramps
 
-    def update(here: torch.Tensor, along: torch.Tensor, tapered: torch.Tensor) -> torch.Tensor:
+    def update(here: torch.Tensor, along: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         step = along * gain
-        step.mul_(max_step / length(step).clamp_(min=max_step)).mul_(tapered)
+        step.mul_(max_step / length(step).clamp_(min=max_step)).mul_(k * j * i)
         return compose_small_step(here, step)
 
-    return apply_in_slabs(update, displacement, direction, taper, out=out)
+    return apply_in_slabs(update, displacement, direction, k, out=out)
+
+
+def _tapered(
+    displacement: torch.Tensor, ramps: tuple[torch.Tensor, torch.Tensor, torch.Tensor], out: torch.Tensor
+) -> torch.Tensor:
+    """The displacement (1, 3, D, H, W) times `border_taper`, in `out`."""
+    k, j, i = ramps
+    return apply_in_slabs(lambda here, k: here * (k * j * i), displacement, k, out=out)
