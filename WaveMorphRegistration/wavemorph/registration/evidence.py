@@ -79,8 +79,8 @@ def evidence(
         largest = map(max, zip(*wrong)) if wrong else (found["similarity"], found["information"])
         found[f"similarity_{name}"], found[f"information_{name}"] = largest
     if displacement is not None:
-        lengths = length(displacement)[working.inside] * (spacing_mm / length_scale)
-        found["displacement"] = float(lengths.mean())
+        mean_length = length(displacement).mul_(working.inside).sum() / working.inside.sum()
+        found["displacement"] = float(mean_length) * spacing_mm / length_scale
         found["rigid_part"] = _rigid_part(displacement, working.inside) * spacing_mm / length_scale
     return {name: value if math.isfinite(value) else 0.0 for name, value in found.items()}
 

@@ -63,7 +63,7 @@ def box_mean_of_slabs(slabs: Iterable[torch.Tensor], radius: int) -> Iterator[to
             inside.copy_(_window_sums(_window_sums(part, radius, 4), radius, 3))
         if known + planes > 2 * radius:
             yield _means_across_planes(sums, radius)
-        held = sums[:, :, max(known + planes - 2 * radius, 0) :]
+        held = sums[:, :, max(known + planes - 2 * radius, 0) :].clone()  # not a view, which would keep all planes
     if held is not None and held.shape[2] > radius:
         yield _means_across_planes(F.pad(held, (0, 0, 0, 0, 0, radius)), radius)
 

@@ -76,6 +76,7 @@ class LevelStep:
         self._min_rms_force = min_rms_force
         self._ramps = border_ramps(lattice_size(weight), weight.device)  # a field of their product would be larger
         self._direction = weight.new_zeros(1, 3, *lattice_size(weight))
+        self._force = torch.empty_like(self._direction)  # kept: its like would be allocated beside holes of its size
         self._missing = weight.new_ones(())  # part of the direction that is still zero, momentum^calls
         self._scale: torch.Tensor | None = None  # from force to step, of the first call
 
@@ -85,7 +86,7 @@ class LevelStep:
             self._segmentation.refresh(self.displacement)
 
     def __call__(self) -> None:
-        value, force = self._measure.value_and_gradient(self.displacement)
+        value, force = self._measure.value_and_gradient(self.displacement, out=self._force)
         self.similarity.copy_(value)
         if self._segmentation is not None:
             force.add_(self._segmentation.force)

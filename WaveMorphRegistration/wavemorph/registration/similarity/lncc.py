@@ -12,7 +12,8 @@ from ...system.strategy import strategy_for
 from .base import ImageSimilarity
 
 _MIN_COVERAGE = 1e-3  # of a window, against division by zero where nothing was scanned
-_MIN_PLANES = 4  # of a slab, for each plane that is needed on either side of it
+_FIELDS_OF_A_SLAB = 2  # that are worked on at a time
+_MIN_PLANES = 2  # of a slab, for each plane that is needed on either side of it
 
 
 class LocalCorrelation(ImageSimilarity):
@@ -83,7 +84,7 @@ class LocalCorrelation(ImageSimilarity):
         block, (depth, _, _) = strategy_for(self._fixed.device).block_voxels, self._size
         if block is None or self._fixed.numel() <= block:
             return depth
-        planes = block * depth // self._fixed.numel()
+        planes = block * depth // (_FIELDS_OF_A_SLAB * self._fixed.numel())
         return min(max(planes, _MIN_PLANES * (self._radius + 1)), depth)
 
     def _terms(self, warped: torch.Tensor, values: list[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -143,10 +144,15 @@ class LocalCorrelation(ImageSimilarity):
             scanned = None if self._scanned is None else self._scanned[:, :, voxels].float()
             slab = self._fixed.new_empty(1, len(factors), last - first, height, width)
             for target, (one, other) in zip(slab.split(1, 1), factors):
-                product = one[:, :, voxels] if other is None else one[:, :, voxels] * other[:, :, voxels]
+                product = target if self._stride == 1 else torch.empty_like(one[:, :, voxels])
+                if other is None:
+                    product.copy_(one[:, :, voxels])
+                else:
+                    torch.mul(one[:, :, voxels], other[:, :, voxels], out=product)
                 if scanned is not None:
-                    product = product * scanned
-                target.copy_(product if self._stride == 1 else F.avg_pool3d(product, self._stride))
+                    product.mul_(scanned)
+                if self._stride > 1:
+                    target.copy_(F.avg_pool3d(product, self._stride))
             yield slab
 
     def _covered(self, planes: slice) -> torch.Tensor:
