@@ -14,7 +14,8 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
-from ..spatial.displacement import length, warp_image
+from ..spatial.displacement import lattice_size, length, warp_image
+from ..spatial.nodes import flat_indices, unravel
 from ..spatial.preprocessing import WorkingPair
 from .segmentation.brain import matrix_of
 from .similarity.contrast import global_correlation
@@ -90,10 +91,11 @@ def _rigid_part(displacement: torch.Tensor, mask: torch.Tensor) -> float:
 
     displacement: (1, 3, D, H, W) in voxels. mask: (1, 1, D, H, W) bool, where it counts.
     """
-    kji = mask[0, 0].nonzero()
-    if len(kji) > _FITTED_POINTS:  # at random: a stride may have a common factor with the sides of the lattice
-        chosen = np.random.default_rng(0).integers(len(kji), size=_FITTED_POINTS).tolist()
-        kji = kji[torch.tensor(chosen, device=kji.device)]
+    nodes = flat_indices(mask)
+    if len(nodes) > _FITTED_POINTS:  # at random: a stride may have a common factor with the sides of the lattice
+        chosen = np.random.default_rng(0).integers(len(nodes), size=_FITTED_POINTS).tolist()
+        nodes = nodes[torch.tensor(chosen, device=nodes.device)]
+    kji = unravel(nodes, lattice_size(mask)).T
     points = np.array(kji.tolist(), float)
     moved = points + np.array(displacement[0][(slice(None), *kji.T)].T.tolist())
     centered, center = points - points.mean(0), moved.mean(0)

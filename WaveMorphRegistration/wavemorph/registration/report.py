@@ -234,8 +234,8 @@ def _inverse_consistency(registration: Registration, mask: torch.Tensor, displac
     """
     generator = np.random.default_rng(0)
     nodes = np.flatnonzero(array_from_tensor(mask))
-    chosen = nodes[generator.integers(len(nodes), size=_CONSISTENCY_POINTS)]
-    chosen = np.stack(np.unravel_index(chosen, mask.shape), -1).astype(float)
+    indices = nodes[generator.integers(len(nodes), size=_CONSISTENCY_POINTS)]
+    chosen = np.stack(np.unravel_index(indices, mask.shape), -1).astype(float)
     chosen = chosen + generator.uniform(-0.5, 0.5, chosen.shape)
     by_fields = registration.inverse_displacement is not None
     distances = _by_fields(registration, chosen) if by_fields else _by_iteration(registration, chosen, displacement)

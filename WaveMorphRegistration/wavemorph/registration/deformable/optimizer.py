@@ -117,11 +117,11 @@ class OptimizationProblem:
         return OptimizationProblem(fixed, moving, weight, self.segmentations, fixed_scanned, moving_scanned)
 
     def scanned_under(self, displacement: torch.Tensor) -> torch.Tensor | None:
-        """1 where both volumes were scanned when the moving one is warped; None where they were everywhere."""
+        """Where both volumes were scanned when the moving one is warped, bool; None where they were everywhere."""
         if self.moving_scanned is None:
-            return None if self.fixed_scanned is None else self.fixed_scanned.float()
-        warped = (warp_image(self.moving_scanned.float(), displacement) > 0.5).float()
-        return warped if self.fixed_scanned is None else warped.mul_(self.fixed_scanned)
+            return self.fixed_scanned
+        warped = warp_image(self.moving_scanned.float(), displacement) > 0.5
+        return warped if self.fixed_scanned is None else warped & self.fixed_scanned
 
 
 class SimilarityFactory(Protocol):
@@ -136,7 +136,7 @@ class SimilarityFactory(Protocol):
         same_subject: bool,
         scanned: torch.Tensor | None = None,
     ) -> ImageSimilarity:
-        """fixed, moving, weight: (1, 1, D, H, W). scanned: the voxels that both volumes show, or None for all."""
+        """fixed, moving, weight: (1, 1, D, H, W). scanned: the voxels that both volumes show, bool, or None for all."""
 
 
 def optimize(
@@ -224,7 +224,7 @@ class _MultiresolutionOptimizer:
         same_subject: bool,
         attempt: int,
     ) -> tuple[torch.Tensor, float, float]:
-        """(displacement, which is overwritten, similarity at the first iteration and at the last one; 0 without any)."""
+        """(displacement, overwritten; similarity at the first iteration and at the last one; 0 where there is none)."""
         schedule, here = self._schedule, problem.downsampled(level.factor)
         smoothing = schedule.same_subject_sigmas if same_subject else (schedule.fluid_sigma, schedule.elastic_sigma)
         scanned = here.scanned_under(displacement)

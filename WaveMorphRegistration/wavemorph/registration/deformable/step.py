@@ -54,8 +54,8 @@ class SegmentationTerm:
 class LevelStep:
     """One iteration of gradient ascent with momentum; each call moves `displacement`.
 
-    displacement: (1, 3, D, H, W) in voxels, the one to begin with, which is overwritten. similarity, total: tensors without axes,
-    the similarity before the last step, without and with the segmentation term.
+    displacement: (1, 3, D, H, W) in voxels, the one to begin with, which is overwritten. similarity, total: tensors
+    without axes, the similarity before the last step, without and with the segmentation term.
 
     What one call leaves for the next is in tensors that stay where they are, and the host decides nothing after the
     first call, so that the device can replay a call (`system.recording`).

@@ -19,8 +19,8 @@ class Similarity(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The value under `displacement`, and its derivative with respect to the displacement.
 
-        displacement: (1, 3, D, H, W) in voxels, channels (k, j, i). The derivative has the same shape. out: receives the
-        derivative. The value is a tensor without axes, which the host need not wait for.
+        displacement: (1, 3, D, H, W) in voxels, channels (k, j, i). The derivative has the same shape; `out`, if
+        given, receives it. The value is a tensor without axes, which the host need not wait for.
         """
 
 

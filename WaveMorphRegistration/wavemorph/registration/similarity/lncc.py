@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
+from ...spatial.displacement import gradient
 from ...spatial.filters import box_mean, box_mean_of_slabs
 from ...system.strategy import strategy_for
 from .base import ImageSimilarity
@@ -26,8 +27,10 @@ class LocalCorrelation(ImageSimilarity):
     noise: variance added in each window, so that flat tissue is not matched by its noise.
     stride: windows are centered at every `stride` voxels and are 2 (radius // stride) + 1 strides wide. The derivative
         is exact. A stride of 2 takes a third of the time and aligns two subjects equally well.
-    scanned: (1, 1, D, H, W) of 0 and 1 or bool, the voxels that both volumes show, or None for all. Windows at the edge of a
-        scan are then computed from the voxels in it, and count by their fraction.
+    scanned: (1, 1, D, H, W) of 0 and 1, or bool: the voxels that both volumes show; None for all. Windows at the edge
+        of a scan are then computed from the voxels in it, and count by their fraction.
+
+    On a CPU all is computed in slabs that fit its cache, so that few fields of the size of the images are held.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class LocalCorrelation(ImageSimilarity):
             self._mean[:, :, planes] = mean
             self._variance[:, :, planes] = (square - mean**2).clamp_(min=0).add_(noise)
         self._weight = weight if stride == 1 else F.avg_pool3d(weight, stride)
-        self._total = (self._weight if scanned is None else self._weight * self._coverage).sum().clamp(min=1e-6)
+        self._total = (self._weight if self._coverage is None else self._weight * self._coverage).sum().clamp(min=1e-6)
 
     def value(self, displacement: torch.Tensor | None = None) -> float:
         """The value alone, without the cost of its derivative."""
@@ -66,18 +69,38 @@ class LocalCorrelation(ImageSimilarity):
     def compare(self, warped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `ImageSimilarity.compare`; warped: (1, 1, D, H, W)."""
         values: list[torch.Tensor] = []
-        derivative, first = torch.empty_like(warped), 0
-        # d value / d warped(x) is a sum over the windows that contain x, of their covariances and variances
+        derivative = torch.zeros_like(warped)
+        for planes, part in self._derivatives(warped, values):
+            derivative[:, :, planes] = part
+        return torch.stack(values).sum(), derivative
+
+    def value_and_gradient(
+        self, displacement: torch.Tensor, out: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Similarity.value_and_gradient`; slab by slab, without a field of the derivative by the warped image."""
+        warped, values = self._warped(displacement), list[torch.Tensor]()
+        depth, last = warped.shape[2], 0
+        out = torch.empty_like(displacement) if out is None else out
+        for planes, part in self._derivatives(warped, values):
+            start, last = max(planes.start - 1, 0), planes.stop
+            slope = gradient(warped[:, :, start : min(last + 1, depth)])
+            torch.mul(slope[:, :, planes.start - start : last - start], part, out=out[:, :, planes])
+        out[:, :, last:] = 0  # beyond the last whole stride
+        return torch.stack(values).sum(), out
+
+    def _derivatives(self, warped: torch.Tensor, values: list[torch.Tensor]) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Slab by slab: (planes, the derivative by each value of `warped`, (1, 1, d, H, W)); values: see `_terms`.
+
+        It is a sum over the windows that contain the voxel, of the derivatives by their covariances and variances.
+        """
+        first = 0
         for sums in self._over_windows(self._terms(warped, values)):
             constant, by_covariance, by_variance = self._at_voxels(sums).split(1, 1)
-            voxels = slice(first, first + constant.shape[2])
-            part = torch.mul(by_covariance, self._fixed[:, :, voxels], out=derivative[:, :, voxels])
-            part.addcmul_(by_variance, warped[:, :, voxels], value=-1).add_(constant)
-            if self._scanned is not None:
-                part.mul_(self._scanned[:, :, voxels])
-            first = voxels.stop
-        derivative[:, :, first:] = 0  # beyond the last whole stride
-        return torch.stack(values).sum(), derivative
+            planes = slice(first, first + constant.shape[2])
+            part = by_covariance.mul_(self._fixed[:, :, planes])
+            part.addcmul_(by_variance, warped[:, :, planes], value=-1).add_(constant)
+            yield planes, part if self._scanned is None else part.mul_(self._scanned[:, :, planes])
+            first = planes.stop
 
     def _planes_of_a_slab(self) -> int:
         """Planes of windows that are computed at once: as many as fit the cache of a CPU, all on other devices."""
