@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -105,7 +106,7 @@ class LocalCorrelation(ImageSimilarity):
     def _planes_of_a_slab(self) -> int:
         """Planes of windows that are computed at once: as many as fit the cache of a CPU, all on other devices."""
         block, (depth, _, _) = strategy_for(self._fixed.device).block_voxels, self._size
-        if block is None or self._fixed.numel() <= block:
+        if block is None or math.prod(self._size) <= block:
             return depth
         planes = block * depth // (_FIELDS_OF_A_SLAB * self._fixed.numel())
         return min(max(planes, _MIN_PLANES * (self._radius + 1)), depth)
