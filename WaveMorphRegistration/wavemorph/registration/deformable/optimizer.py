@@ -24,6 +24,7 @@ from .step import LevelStep, SegmentationTerm, StepRule, weighted_rms
 _MANY_PLANES = 64  # from here on the reference gradient is measured in a quarter of the planes
 _MIN_ITERATIONS = 20  # before convergence is tested
 _CONVERGENCE_WINDOW = 10  # iterations
+_RETURN_INTERVAL = 3  # iterations at full resolution between two returns of freed memory
 
 
 @dataclass(frozen=True)
@@ -256,6 +257,8 @@ class _MultiresolutionOptimizer:
             if segmentation is not None and iteration % schedule.segmentation_interval == 0:
                 refresh()
             advance()
+            if level.factor == 1 and iteration % _RETURN_INTERVAL == 0:
+                return_freed_memory()  # what lies between the large fields adds up over the iterations
             similarities.append(step.similarity.clone())
             totals.append(step.total.clone())
             fraction = (attempt + (iteration + 1) / level.iterations) / 2
