@@ -55,8 +55,8 @@ def problem(scanned_to: int | None, with_segmentation: bool) -> OptimizationProb
     fixed = warp(moving, bump(2.0, SIZE))
     weight, scanned = (fixed > 0.2).float(), None
     if scanned_to is not None:
-        scanned = torch.ones_like(fixed)
-        scanned[..., scanned_to:] = 0
+        scanned = torch.ones_like(fixed, dtype=torch.bool)
+        scanned[..., scanned_to:] = False
     return OptimizationProblem(fixed, moving, weight, (fixed, moving) if with_segmentation else None, scanned, scanned)
 
 

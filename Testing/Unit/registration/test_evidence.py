@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import phantoms
 import pytest
 import SimpleITK as sitk
 import torch
+from wavemorph.registration import evidence as module
 from wavemorph.registration.evidence import _rigid_part, evidence
 from wavemorph.spatial.grid import make_working_grid
 from wavemorph.spatial.preprocessing import Pair, bounding_box, prepare
@@ -54,6 +56,23 @@ def test_a_misaligned_pair_agrees_no_more_than_its_misaligned_copies(pair, align
     assert found["similarity"] < found["similarity_shifted"] + 0.1
     assert found["outlines"] < 0.9
     assert found["similarity_shifted"] > aligned["similarity_shifted"]  # shifted back, the copies agree better
+
+
+def test_misaligned_copies_are_held_one_at_a_time(pair, monkeypatch):
+    held, most = weakref.WeakSet(), []
+    original = module._shifted
+
+    def watched(*arguments):
+        for warped, weight in original(*arguments):
+            held.add(warped)
+            most.append(len(held))
+            yield warped, weight
+            del warped, weight
+
+    monkeypatch.setattr(module, "_shifted", watched)
+    evidence_of(*pair, shift(0.0))
+    assert len(most) > 3
+    assert max(most) <= 2  # the one before is let go when the next is there
 
 
 def test_the_contrast_may_be_reversed(pair, aligned):

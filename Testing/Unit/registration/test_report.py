@@ -89,7 +89,7 @@ def body(moving: sitk.Image) -> tuple[Pair, WorkingGrid, torch.Tensor]:
     grid = WorkingGrid(size, (spacing,) * 3, tuple(origin), np.diag([-1.0, -1.0, 1.0]))
     k, j, i = np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij")
     points = np.stack([i, j, k], -1) @ grid.matrix[:3, :3].T + grid.origin
-    inside = torch.tensor(phantoms.in_torso(points)).float()[None, None]
+    inside = torch.tensor(phantoms.in_torso(points))[None, None]
     return Pair(fixed, moving).as_body(), grid, inside
 
 

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 from wavemorph.spatial.displacement import jacobian_determinant, least_corner_jacobian
-from wavemorph.spatial.filters import apply_in_slabs, box_mean, smooth
+from wavemorph.spatial.filters import apply_in_slabs, box_mean, box_mean_of_slabs, smooth
 from wavemorph.system import strategy
 
 SIZE = (18, 20, 22)  # (D, H, W)
@@ -51,6 +51,14 @@ def test_a_filter_in_blocks_equals_the_filter_of_the_whole_lattice(monkeypatch, 
         whole = measure()
         monkeypatch.setattr(strategy, "CPU", dataclasses.replace(strategy.CPU, block_voxels=5000))
         assert torch.allclose(measure(), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2, 4])
+@pytest.mark.parametrize("planes", [1, 2, 5, 13, 20])
+def test_window_means_of_an_image_that_comes_in_slabs_equal_those_of_the_whole(radius, planes):
+    image = torch.randn(1, 2, 13, 10, 11, generator=torch.Generator().manual_seed(0))
+    slabs = list(box_mean_of_slabs(image.split(planes, 2), radius))
+    assert torch.equal(torch.cat(slabs, 2), box_mean(image, radius))
 
 
 def test_the_gradient_of_smoothing_agrees_with_finite_differences():

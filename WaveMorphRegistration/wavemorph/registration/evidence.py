@@ -14,7 +14,8 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
-from ..spatial.displacement import warp_image
+from ..spatial.displacement import lattice_size, length, warp_image
+from ..spatial.nodes import flat_indices, unravel
 from ..spatial.preprocessing import WorkingPair
 from .segmentation.brain import matrix_of
 from .similarity.contrast import global_correlation
@@ -47,7 +48,8 @@ def evidence(
     rigid motion nearest to the displacement: large where the affine is not the right one.
     """
     warped = working.moving if displacement is None else warp_image(working.moving, displacement)
-    moving_inside = working.moving_inside if displacement is None else warp_image(working.moving_inside, displacement)
+    inside, moving_inside = working.inside.float(), working.moving_inside.float()
+    moving_inside = moving_inside if displacement is None else warp_image(moving_inside, displacement)
     weight = working.weight * working.inside
     scanned = working.scanned_by_both
     if scanned is not None:
@@ -55,7 +57,7 @@ def evidence(
     factor = max(1, round(_SPACING_MM * length_scale / spacing_mm))
     factor = min(factor, *(n // 12 for n in warped.shape[2:])) or 1
     fixed, warped, weight, inside, moving_inside = (
-        F.avg_pool3d(each, factor) for each in (working.fixed, warped, weight, working.inside, moving_inside)
+        F.avg_pool3d(each, factor) for each in (working.fixed, warped, weight, inside, moving_inside)
     )
     compared = weight if scanned is None else F.avg_pool3d(working.weight * scanned, factor)
     shared = float((torch.minimum(inside, moving_inside) * compared).sum())
@@ -70,27 +72,30 @@ def evidence(
         "rigid_part": 0.0,
     }
     for name, misaligned in (("shifted", _shifted), ("mirrored", _mirrored)):
-        wrong = list(misaligned(warped, weight, moving_inside))
+        # one copy at a time: they are as large as the pair where that is coarse itself
+        wrong = [
+            (_local(fixed, *each), _information(fixed, *each)) for each in misaligned(warped, weight, moving_inside)
+        ]
         # where no copy can be compared, nothing tells the result from a misaligned one
-        for measure, of in (("similarity", _local), ("information", _information)):
-            found[f"{measure}_{name}"] = max((of(fixed, *each) for each in wrong), default=found[measure])
+        largest = map(max, zip(*wrong)) if wrong else (found["similarity"], found["information"])
+        found[f"similarity_{name}"], found[f"information_{name}"] = largest
     if displacement is not None:
-        mask = working.inside > 0
-        lengths = displacement.square().sum(1, keepdim=True).sqrt()[mask] * (spacing_mm / length_scale)
-        found["displacement"] = float(lengths.mean())
-        found["rigid_part"] = _rigid_part(displacement, mask) * spacing_mm / length_scale
+        mean_length = length(displacement).mul_(working.inside).sum() / working.inside.sum()
+        found["displacement"] = float(mean_length) * spacing_mm / length_scale
+        found["rigid_part"] = _rigid_part(displacement, working.inside) * spacing_mm / length_scale
     return {name: value if math.isfinite(value) else 0.0 for name, value in found.items()}
 
 
 def _rigid_part(displacement: torch.Tensor, mask: torch.Tensor) -> float:
     """Root mean square length, in voxels, of the rigid motion that fits a displacement best (Arun et al., PAMI 1987).
 
-    displacement: (1, 3, D, H, W) in voxels. mask: (1, 1, D, H, W), where it counts.
+    displacement: (1, 3, D, H, W) in voxels. mask: (1, 1, D, H, W) bool, where it counts.
     """
-    kji = mask[0, 0].nonzero()
-    if len(kji) > _FITTED_POINTS:  # at random: a stride may have a common factor with the sides of the lattice
-        chosen = np.random.default_rng(0).integers(len(kji), size=_FITTED_POINTS).tolist()
-        kji = kji[torch.tensor(chosen, device=kji.device)]
+    nodes = flat_indices(mask)
+    if len(nodes) > _FITTED_POINTS:  # at random: a stride may have a common factor with the sides of the lattice
+        chosen = np.random.default_rng(0).integers(len(nodes), size=_FITTED_POINTS).tolist()
+        nodes = nodes[torch.tensor(chosen, device=nodes.device)]
+    kji = unravel(nodes, lattice_size(mask)).T
     points = np.array(kji.tolist(), float)
     moved = points + np.array(displacement[0][(slice(None), *kji.T)].T.tolist())
     centered, center = points - points.mean(0), moved.mean(0)

@@ -87,7 +87,9 @@ def warp_image(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     if not strategy.tall_picture or image.shape[:2] != (1, 1) or image.shape[2] < 2:
         return warp(image, displacement)
     planes, rows, columns = image.shape[2:]
-    picture = torch.stack([image[0, 0], F.pad(image[0, 0, 1:], (0, 0, 0, 0, 0, 1))]).view(1, 2, planes * rows, columns)
+    plane = rows * columns  # by which the second channel is ahead of the first in the same memory
+    longer = F.pad(image, (0, 0, 0, 0, 0, 1))
+    picture = longer.view(-1).as_strided((1, 2, planes * rows, columns), (planes * plane, plane, columns, 1))
     size = lattice_size(displacement)
     nodes = _nodes_along(size, torch.float32, image.device)
     result = torch.empty(1, 1, *size, device=image.device)
@@ -213,13 +215,19 @@ def resize(displacement: torch.Tensor, size: tuple[int, int, int]) -> torch.Tens
 
 def border_taper(size: tuple[int, int, int], device: torch.device) -> torch.Tensor:
     """(1, 1, D, H, W): 0 on the outermost voxels, rising to 1 three voxels inside. Fields then end with the lattice."""
-    taper = torch.ones(1, 1, *size, device=device)
-    for axis, n in enumerate(size):
+    k, j, i = border_ramps(size, device)
+    return k * j * i
+
+
+def border_ramps(size: tuple[int, int, int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The factors of `border_taper` along (k, j, i): (1, 1, D, 1, 1), (1, 1, 1, H, 1) and (1, 1, 1, 1, W)."""
+
+    def along(axis: int) -> torch.Tensor:
+        n = size[axis]
         ramp = torch.minimum(torch.arange(n, device=device), torch.arange(n - 1, -1, -1, device=device)) / 3
-        shape = [1] * 5
-        shape[axis + 2] = n
-        taper = taper * ramp.clamp(max=1).view(shape)
-    return taper
+        return ramp.clamp(max=1).view([n if other == axis + 2 else 1 for other in range(5)])
+
+    return along(0), along(1), along(2)
 
 
 def gradient(image: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -42,30 +42,66 @@ def smooth(image: torch.Tensor, sigma_voxels: float | Sequence[float], out: torc
 def box_mean(image: torch.Tensor, radius: int, out: torch.Tensor | None = None) -> torch.Tensor:
     """Mean of (B, C, D, H, W) over windows of (2 radius + 1)^3 voxels, with zeros outside the lattice.
 
-    out: receives the result; may be `image` itself. Window sums are built by doubling: the time grows with the
-    logarithm of the width.
+    out: receives the result; may be `image` itself.
     """
+    return separable(image, lambda part, axis: _window_sums(part, radius, axis), out).div_((2 * radius + 1) ** 3)
+
+
+def box_mean_of_slabs(slabs: Iterable[torch.Tensor], radius: int) -> Iterator[torch.Tensor]:
+    """`box_mean` of an image that comes in slabs (B, C, d, H, W) of consecutive planes, in such slabs.
+
+    Neither the image nor the result need be in memory as a whole: a plane is given as soon as its windows are known.
+    """
+    held: torch.Tensor | None = None  # sums within the planes that windows further on need too
+    for slab in slabs:
+        batch, channels, planes, height, width = slab.shape
+        held = slab.new_zeros(batch, channels, radius, height, width) if held is None else held
+        known = held.shape[2]
+        sums = slab.new_empty(batch, channels, known + planes, height, width)
+        sums[:, :, :known] = held
+        for part, inside in zip(slab.split(1, 1), sums[:, :, known:].split(1, 1)):
+            inside.copy_(_window_sums(_window_sums(part, radius, 4), radius, 3))
+        if known + planes > 2 * radius:
+            yield _means_across_planes(sums, radius)
+        held = sums[:, :, max(known + planes - 2 * radius, 0) :].clone()  # not a view, which would keep all planes
+    if held is not None and held.shape[2] > radius:
+        yield _means_across_planes(F.pad(held, (0, 0, 0, 0, 0, radius)), radius)
+
+
+def _means_across_planes(sums: torch.Tensor, radius: int) -> torch.Tensor:
+    """Means of whole windows from the sums within planes: (B, C, d + 2 radius, H, W) -> (B, C, d, H, W)."""
     width = 2 * radius + 1
+    means = sums.new_empty(*sums.shape[:2], sums.shape[2] - 2 * radius, *sums.shape[3:])
+    for part, mean in zip(sums.split(1, 1), means.split(1, 1)):
+        torch.div(_run_sums(part, width, 2), width**3, out=mean)
+    return means
 
-    def along(part: torch.Tensor, axis: int) -> torch.Tensor:
-        n = part.shape[axis]
-        padding = [0] * 6
-        padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = radius
-        power, length, at = F.pad(part, padding), 1, 0
-        total: torch.Tensor | None = None
-        while at < width:  # add the sums of 1, 2, 4, ... values that make up the binary digits of the width
-            if width & length:
-                term = power.narrow(axis, at, n)
-                total = term.clone() if total is None else total.add_(term)
-                at += length
-            if at < width:
-                m = power.shape[axis] - length
-                power = power.narrow(axis, 0, m) + power.narrow(axis, length, m)
-            length *= 2
-        assert total is not None  # the width is at least 1
-        return total
 
-    return separable(image, along, out).div_(width**3)
+def _window_sums(part: torch.Tensor, radius: int, axis: int) -> torch.Tensor:
+    """Sums of 2 radius + 1 values along an axis, with zeros outside: the same shape."""
+    padding = [0] * 6
+    padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = radius
+    return _run_sums(F.pad(part, padding), 2 * radius + 1, axis)
+
+
+def _run_sums(part: torch.Tensor, width: int, axis: int) -> torch.Tensor:
+    """Sums of each run of `width` values along an axis, width - 1 fewer than there are values.
+
+    Built by doubling: the time grows with the logarithm of the width.
+    """
+    n, power, length, at = part.shape[axis] - width + 1, part, 1, 0
+    total: torch.Tensor | None = None
+    while at < width:  # add the sums of 1, 2, 4, ... values that make up the binary digits of the width
+        if width & length:
+            term = power.narrow(axis, at, n)
+            total = term.clone() if total is None else total.add_(term)
+            at += length
+        if at < width:
+            m = power.shape[axis] - length
+            power = power.narrow(axis, 0, m) + power.narrow(axis, length, m)
+        length *= 2
+    assert total is not None  # the width is at least 1
+    return total
 
 
 def separable(

@@ -76,9 +76,9 @@ class Pair:
 class WorkingPair:
     """The pair on the working grid, each (1, 1, D, H, W); the moving volume is resampled through the affine.
 
-    fixed, moving: normalized intensities, about 0 to 1. weight: 0 to 1, where voxels are compared. inside,
-    moving_inside: 1 in the fixed and in the moving foreground. fixed_scanned, moving_scanned: 1 where the volume was
-    scanned, see `Subject.scanned`; None where it was everywhere.
+    fixed, moving: normalized intensities, about 0 to 1. weight: 0 to 1, where voxels are compared. The others are bool,
+    a quarter of the memory. inside, moving_inside: the fixed and the moving foreground. fixed_scanned, moving_scanned:
+    where the volume was scanned, see `Subject.scanned`; None where it was everywhere.
     """
 
     fixed: torch.Tensor
@@ -91,10 +91,10 @@ class WorkingPair:
 
     @property
     def scanned_by_both(self) -> torch.Tensor | None:
-        """(1, 1, D, H, W): 1 where both volumes were scanned; None where that is everywhere."""
+        """(1, 1, D, H, W) bool: where both volumes were scanned; None where that is everywhere."""
         if self.fixed_scanned is None or self.moving_scanned is None:
             return self.moving_scanned if self.fixed_scanned is None else self.fixed_scanned
-        return self.fixed_scanned * self.moving_scanned
+        return self.fixed_scanned & self.moving_scanned
 
 
 def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch.device) -> WorkingPair:
@@ -109,7 +109,7 @@ def prepare(pair: Pair, grid: WorkingGrid, affine: sitk.Transform, device: torch
     inside_fixed, inside_moving = binary(pair.fixed_foreground, None), binary(pair.moving_foreground, affine)
     # where only one volume has tissue nearby (a stripped skull, a neck outside the field of view) nothing can match
     radius = max(1, round(_WEIGHT_MARGIN_MM * pair.length_scale / max(grid.spacing)))
-    weight = dilate(inside_fixed, radius) * dilate(inside_moving, radius)
+    weight = dilate(inside_fixed.float(), radius).mul_(dilate(inside_moving.float(), radius))
     if pair.fixed_mask is not None:
         weight = weight * binary(pair.fixed_mask, None)
     if pair.moving_mask is not None:
@@ -225,4 +225,4 @@ def _binary(
     mask: sitk.Image, grid: WorkingGrid, transform: sitk.Transform | None, device: torch.device
 ) -> torch.Tensor:
     resampled = grid.resample(mask, transform, sitk.sitkNearestNeighbor)
-    return (tensor_from_image(resampled, device) > 0).float()
+    return tensor_from_image(resampled, device) > 0

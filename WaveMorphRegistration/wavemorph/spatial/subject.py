@@ -40,7 +40,7 @@ class Subject:
         return cls(outline, tuple((bool(first), bool(last)) for first, last in covered))
 
     def scanned(self, grid: WorkingGrid, transform: sitk.Transform | None, device: torch.device) -> torch.Tensor | None:
-        """(1, 1, D, H, W): 0 at the nodes of `grid` beyond a plane at which the scan cuts the subject off, else 1.
+        """(1, 1, D, H, W) bool: False at the nodes of `grid` beyond a plane at which the scan cuts the subject off.
 
         None where the subject is cut off nowhere: beyond the volume there is air then. transform: linear, grid points
         -> points of the volume in LPS mm, or None for the identity.
@@ -57,7 +57,7 @@ class Subject:
                 inside &= index >= -_SCANNED_MARGIN_VOXELS
             if last:
                 inside &= index <= size - 1 + _SCANNED_MARGIN_VOXELS
-        return inside.float()[None, None]
+        return inside[None, None]
 
 
 def find_subject(image: sitk.Image, foreground: sitk.Image) -> Subject:

@@ -178,8 +178,8 @@ def test_the_contrast_of_bodies_is_different_where_brighter_meets_darker_at_larg
     texture = smooth(torch.randn(1, 1, 48, 48, 48, generator=torch.Generator().manual_seed(0)), 1.5)
     texture = texture / texture.std()
     ramp = torch.linspace(-1, 1, 48).view(1, 1, 48, 1, 1)
-    everywhere = torch.ones_like(texture)
-    working = WorkingPair(texture + 2 * ramp, texture + slope * ramp, everywhere, everywhere, everywhere)
+    everywhere = torch.ones_like(texture, dtype=torch.bool)
+    working = WorkingPair(texture + 2 * ramp, texture + slope * ramp, torch.ones_like(texture), everywhere, everywhere)
     pair = SimpleNamespace(length_scale=0.5, is_body=body)
     for setting, expected in (("auto", same), ("same", True), ("different", False)):
         job = SimpleNamespace(pair=pair, settings=SimpleNamespace(contrast=setting))

@@ -279,9 +279,19 @@ def test_a_pair_of_one_subject_in_the_forward_direction_is_one_in_the_backward_d
     assert all(decisions[first:])
 
 
+@pytest.mark.parametrize("factors", [(1,), (1, 1), (2, 1)])
+def test_the_displacement_to_begin_with_is_left_as_it_is(pair, factors):
+    fixed, moving, truth = pair
+    start = truth.clone()
+    schedule = dataclasses.replace(SCHEDULE, levels=tuple(PyramidLevel(factor, 2) for factor in factors))
+    found = optimize(problem(fixed, moving), schedule, make_similarity, start)
+    assert torch.equal(start, truth)
+    assert not torch.equal(found, start)
+
+
 def half_scanned(axis: int, first: int) -> torch.Tensor:
-    """Of 0 and 1: scanned from the index `first` along an axis on."""
-    scanned = torch.ones(1, 1, *SIZE)
+    """Bool: scanned from the index `first` along an axis on."""
+    scanned = torch.ones(1, 1, *SIZE, dtype=torch.bool)
     scanned.narrow(axis, 0, first).zero_()
     return scanned
 
@@ -298,7 +308,7 @@ def test_what_both_volumes_show_is_found_where_the_moving_one_is_warped(pair):
     in_fixed = dataclasses.replace(everywhere, fixed_scanned=fixed_scanned)
     assert torch.equal(in_fixed.scanned_under(shift), fixed_scanned)
     in_both = dataclasses.replace(in_moving, fixed_scanned=fixed_scanned)
-    assert torch.equal(in_both.scanned_under(shift), half_scanned(4, 16) * fixed_scanned)
+    assert torch.equal(in_both.scanned_under(shift), half_scanned(4, 16) & fixed_scanned)
 
 
 def test_the_reversed_problem_has_the_volumes_with_what_was_scanned_of_each_exchanged(pair):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from displacements import smooth_noise
 from wavemorph.registration.similarity.lncc import LocalCorrelation
 from wavemorph.registration.similarity.mind import MindSsc
+from wavemorph.spatial.displacement import gradient_wrt_displacement, warp_image
+from wavemorph.system import strategy
 
 SIZE = (13, 14, 15)
 MODES = [(signed, stride) for signed in (True, False) for stride in (1, 2)]
@@ -94,6 +98,38 @@ def test_a_scan_of_everything_is_as_none_away_from_the_border(signed, stride):
     )
     assert float(scanned[0]) == pytest.approx(float(plain[0]), rel=1e-5)
     assert torch.allclose(scanned[1], plain[1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("signed", "stride"), MODES)
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_local_correlation_slab_by_slab_equals_that_of_whole_fields(monkeypatch, signed, stride, is_cut):
+    torch.manual_seed(0)
+    size = (29, 14, 15)
+    fixed, moving, weight = (torch.rand(1, 1, *size) for _ in range(3))
+    scanned = torch.rand(1, 1, *size) > 0.3 if is_cut else None
+    shift = smooth_noise(3, 2.0, 3, size)
+    found = []
+    for block in (None, 100):
+        monkeypatch.setattr(strategy, "CPU", dataclasses.replace(strategy.CPU, block_voxels=block))
+        measure = LocalCorrelation(fixed, moving, weight, radius=2, signed=signed, stride=stride, scanned=scanned)
+        _, derivative = measure.compare(moving)
+        found.append([measure.value(shift), derivative, measure.value_and_gradient(shift)[1]])
+    (value, derivative, force), in_slabs = found
+    assert in_slabs[0] == pytest.approx(value, rel=1e-5)
+    assert torch.equal(in_slabs[1], derivative)
+    assert torch.equal(in_slabs[2], force)
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_the_force_is_the_gradient_of_the_warped_image_times_the_derivative_by_it(is_given):
+    measure = LocalCorrelation(image(0), image(1), torch.ones(1, 1, *SIZE), radius=2, scanned=oblique_cut())
+    shift, out = smooth_noise(3, 2.0, 3, SIZE), torch.full((1, 3, *SIZE), torch.nan)
+    warped = warp_image(image(1), shift)
+    value, force = measure.value_and_gradient(shift, **({"out": out} if is_given else {}))
+    expected_value, derivative = measure.compare(warped)
+    assert torch.equal(force, gradient_wrt_displacement(warped, derivative))
+    assert float(value) == float(expected_value)
+    assert (force is out) == is_given
 
 
 def test_self_similarity_does_not_read_what_was_not_scanned():

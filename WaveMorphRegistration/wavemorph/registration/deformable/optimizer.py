@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from ...spatial.displacement import invert, resize, warp_image
 from ...spatial.filters import smooth
+from ...system.machine import return_freed_memory
 from ...system.recording import repeated
 from ...system.strategy import strategy_for
 from ..similarity.base import ImageSimilarity
@@ -23,6 +24,7 @@ from .step import LevelStep, SegmentationTerm, StepRule, weighted_rms
 _MANY_PLANES = 64  # from here on the reference gradient is measured in a quarter of the planes
 _MIN_ITERATIONS = 20  # before convergence is tested
 _CONVERGENCE_WINDOW = 10  # iterations
+_RETURN_INTERVAL = 3  # iterations at full resolution between two returns of freed memory
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class OptimizationProblem:
     """What is aligned in one direction.
 
     fixed, moving, weight: (1, 1, D, H, W). segmentations: maps (1, C, d, h, w) of both volumes over the same box, or
-    None. fixed_scanned, moving_scanned: like the images, 1 where the volume was scanned, or None where it was
+    None. fixed_scanned, moving_scanned: like the images, but bool, where the volume was scanned, or None where it was
     everywhere.
     """
 
@@ -121,17 +123,17 @@ class OptimizationProblem:
             return self
         fixed, moving, weight = (F.avg_pool3d(image, factor) for image in (self.fixed, self.moving, self.weight))
         fixed_scanned, moving_scanned = (
-            None if scanned is None else (F.avg_pool3d(scanned, factor) > 1 - 1e-4).float()
+            None if scanned is None else F.avg_pool3d(scanned.float(), factor) > 1 - 1e-4
             for scanned in (self.fixed_scanned, self.moving_scanned)
         )
         return OptimizationProblem(fixed, moving, weight, self.segmentations, fixed_scanned, moving_scanned)
 
     def scanned_under(self, displacement: torch.Tensor) -> torch.Tensor | None:
-        """1 where both volumes were scanned when the moving one is warped; None where they were everywhere."""
+        """Where both volumes were scanned when the moving one is warped, bool; None where they were everywhere."""
         if self.moving_scanned is None:
             return self.fixed_scanned
-        warped = (warp_image(self.moving_scanned, displacement) > 0.5).float()
-        return warped if self.fixed_scanned is None else warped.mul_(self.fixed_scanned)
+        warped = warp_image(self.moving_scanned.float(), displacement) > 0.5
+        return warped if self.fixed_scanned is None else warped & self.fixed_scanned
 
 
 class SimilarityFactory(Protocol):
@@ -146,7 +148,7 @@ class SimilarityFactory(Protocol):
         same_subject: bool,
         scanned: torch.Tensor | None = None,
     ) -> ImageSimilarity:
-        """fixed, moving, weight: (1, 1, D, H, W). scanned: the voxels that both volumes show, or None for all."""
+        """fixed, moving, weight: (1, 1, D, H, W). scanned: the voxels that both volumes show, bool, or None for all."""
 
 
 def optimize(
@@ -199,7 +201,9 @@ class _MultiresolutionOptimizer:
         if displacement is None:
             displacement = torch.zeros(1, 3, *_size_of(problem.fixed, levels[0].factor), device=problem.fixed.device)
         for level in levels:
-            displacement = resize(displacement, _size_of(problem.fixed, level.factor))
+            return_freed_memory()  # blocks of other sizes, which the level cannot use
+            resized = resize(displacement, _size_of(problem.fixed, level.factor))
+            displacement = resized.clone() if resized is displacement else resized  # the level overwrites it
             displacement, same_subject = self._level_with_retry(problem, level, displacement, same_subject)
             self._done += _work_of(level)
         return displacement, same_subject
@@ -207,11 +211,15 @@ class _MultiresolutionOptimizer:
     def _level_with_retry(
         self, problem: OptimizationProblem, level: PyramidLevel, displacement: torch.Tensor, same_subject: bool
     ) -> tuple[torch.Tensor, bool]:
-        """One level, and once more with the settings for one subject where its first result asks for them."""
+        """One level, and once more with the settings for one subject where its first result asks for them.
+
+        displacement: is overwritten; that to begin with is kept only where the result may be refused.
+        """
         schedule = self._schedule
         for attempt in range(2):
-            found, before, after = self._run_level(problem, level, displacement, same_subject, attempt)
             with_segmentation = level.segmentation and problem.segmentations is not None and not same_subject
+            moved = displacement.clone() if with_segmentation else displacement
+            found, before, after = self._run_level(problem, level, moved, same_subject, attempt)
             contradicted = with_segmentation and after < before - schedule.max_similarity_drop
             displacement = displacement if contradicted else found
             found_same = after > schedule.same_subject_threshold and level is not schedule.levels[-1]
@@ -228,7 +236,7 @@ class _MultiresolutionOptimizer:
         same_subject: bool,
         attempt: int,
     ) -> tuple[torch.Tensor, float, float]:
-        """(displacement, similarity at the first iteration, similarity at the last one; 0 where there is none)."""
+        """(displacement, overwritten; similarity at the first iteration and at the last one; 0 where there is none)."""
         schedule, here = self._schedule, problem.downsampled(level.factor)
         initial_step, fluid_sigma, elastic_sigma = schedule.regularization(level, same_subject)
         scanned = here.scanned_under(displacement)
@@ -260,6 +268,8 @@ class _MultiresolutionOptimizer:
             if segmentation is not None and iteration % schedule.segmentation_interval == 0:
                 refresh()
             advance()
+            if level.factor == 1 and iteration % _RETURN_INTERVAL == 0:
+                return_freed_memory()  # what lies between the large fields adds up over the iterations
             similarities.append(step.similarity.clone())
             totals.append(step.total.clone())
             fraction = (attempt + (iteration + 1) / level.iterations) / 2

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...spatial.displacement import border_taper, compose_small_step, lattice_size, length
+from ...spatial.displacement import border_ramps, compose_small_step, lattice_size, length
 from ...spatial.filters import apply_in_slabs, smooth
 from ..similarity.base import Similarity
 from ..similarity.segmentation import SegmentationDifference
@@ -54,8 +54,8 @@ class SegmentationTerm:
 class LevelStep:
     """One iteration of gradient ascent with momentum; each call moves `displacement`.
 
-    displacement: (1, 3, D, H, W) in voxels, a copy of the one to begin with. similarity, total: tensors without axes,
-    the similarity before the last step, without and with the segmentation term.
+    displacement: (1, 3, D, H, W) in voxels, the one to begin with, which is overwritten. similarity, total: tensors
+    without axes, the similarity before the last step, without and with the segmentation term.
 
     What one call leaves for the next is in tensors that stay where they are, and the host decides nothing after the
     first call, so that the device can replay a call (`system.recording`).
@@ -70,12 +70,13 @@ class LevelStep:
         rule: StepRule,
         min_rms_force: torch.Tensor,
     ):
-        self.displacement = displacement.clone()
+        self.displacement = displacement
         self.similarity, self.total = weight.new_zeros(()), weight.new_zeros(())
         self._measure, self._segmentation, self._weight, self._rule = measure, segmentation, weight, rule
         self._min_rms_force = min_rms_force
-        self._taper = border_taper(lattice_size(weight), weight.device)
+        self._ramps = border_ramps(lattice_size(weight), weight.device)  # a field of their product would be larger
         self._direction = weight.new_zeros(1, 3, *lattice_size(weight))
+        self._force = torch.empty_like(self._direction)  # kept: its like would be allocated beside holes of its size
         self._missing = weight.new_ones(())  # part of the direction that is still zero, momentum^calls
         self._scale: torch.Tensor | None = None  # from force to step, of the first call
 
@@ -85,7 +86,7 @@ class LevelStep:
             self._segmentation.refresh(self.displacement)
 
     def __call__(self) -> None:
-        value, force = self._measure.value_and_gradient(self.displacement)
+        value, force = self._measure.value_and_gradient(self.displacement, out=self._force)
         self.similarity.copy_(value)
         if self._segmentation is not None:
             force.add_(self._segmentation.force)
@@ -102,8 +103,8 @@ class LevelStep:
         self._missing.mul_(rule.momentum)
         self._direction.mul_(rule.momentum).add_(force, alpha=1 - rule.momentum)
         gain = self._scale / (1 - self._missing)
-        moved = _compose_update(self.displacement, self._direction, self._taper, gain, rule.max_step, out=force)
-        torch.mul(smooth(moved, rule.elastic_sigma, out=moved), self._taper, out=self.displacement)
+        moved = _compose_update(self.displacement, self._direction, self._ramps, gain, rule.max_step, out=force)
+        _tapered(smooth(moved, rule.elastic_sigma, out=moved), self._ramps, out=self.displacement)
 
 
 def weighted_rms(force: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -114,16 +115,25 @@ def weighted_rms(force: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _compose_update(
     displacement: torch.Tensor,
     direction: torch.Tensor,
-    taper: torch.Tensor,
+    ramps: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     gain: torch.Tensor,
     max_step: float,
     out: torch.Tensor,
 ) -> torch.Tensor:
     """The displacement after a step of `gain` times the direction, nowhere longer than `max_step` voxels, in `out`."""
+    k, j, i = ramps
 
-    def update(here: torch.Tensor, along: torch.Tensor, tapered: torch.Tensor) -> torch.Tensor:
+    def update(here: torch.Tensor, along: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         step = along * gain
-        step.mul_(max_step / length(step).clamp_(min=max_step)).mul_(tapered)
+        step.mul_(max_step / length(step).clamp_(min=max_step)).mul_(k * j * i)
         return compose_small_step(here, step)
 
-    return apply_in_slabs(update, displacement, direction, taper, out=out)
+    return apply_in_slabs(update, displacement, direction, k, out=out)
+
+
+def _tapered(
+    displacement: torch.Tensor, ramps: tuple[torch.Tensor, torch.Tensor, torch.Tensor], out: torch.Tensor
+) -> torch.Tensor:
+    """The displacement (1, 3, D, H, W) times `border_taper`, in `out`."""
+    k, j, i = ramps
+    return apply_in_slabs(lambda here, k: here * (k * j * i), displacement, k, out=out)

@@ -149,7 +149,7 @@ def _compared(working: WorkingPair, displacement: torch.Tensor) -> torch.Tensor:
     """The weight of the pair where both volumes were scanned under the map."""
     weight = working.weight
     if working.moving_scanned is not None:
-        weight = weight * warp_image(working.moving_scanned, displacement)
+        weight = weight * warp_image(working.moving_scanned.float(), displacement)
     return weight if working.fixed_scanned is None else weight * working.fixed_scanned
 
 

@@ -65,7 +65,7 @@ class PairSegmentation:
     ) -> dict:
         """The entry "segmentation" of the report: overlap before and after the displacement (in voxels of `grid`).
 
-        Without a displacement: as the volumes lie, and under the affine. scanned: (1, 1, D, H, W) on `grid`, 1 where
+        Without a displacement: as the volumes lie, and under the affine. scanned: (1, 1, D, H, W) bool on `grid`, where
         both volumes were scanned; elsewhere nothing is compared.
         """
         fixed, moving = self._probabilities(grid, affine)
@@ -76,7 +76,7 @@ class PairSegmentation:
             depth, height, width = moving.shape[2:]
             warped = warp(moving, resize(displacement, (depth, height, width)))
         if scanned is not None:
-            seen = F.interpolate(scanned, size=fixed.shape[2:], mode="area")
+            seen = F.interpolate(scanned.float(), size=fixed.shape[2:], mode="area")
             fixed, moving, warped = fixed * seen, moving * seen, warped * seen
         return {
             "measure": "mean soft Dice of 11 structures as segmented by the network, voxels of 4 mm",

@@ -33,8 +33,8 @@ class MindSsc(SquaredDifference):
     """Squared difference of the self-similarity descriptors MIND-SSC (Heinrich et al., MICCAI 2013), for any contrast.
 
     The descriptor compares twelve pairs of neighbors of a voxel within one image, never the two images. fixed, moving,
-    weight: (1, 1, D, H, W). scanned: of 0 and 1, the voxels that both volumes show, or None for all; descriptors that
-    read others do not count.
+    weight: (1, 1, D, H, W). scanned: of 0 and 1, or bool: the voxels that both volumes show; None for all. Descriptors
+    that read others do not count.
     """
 
     _NEIGHBORS = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
@@ -51,7 +51,7 @@ class MindSsc(SquaredDifference):
     ):
         within = None
         if scanned is not None:
-            within = (box_mean(scanned, _REACH_VOXELS) > 1 - 1e-4).float()
+            within = (box_mean(scanned.float(), _REACH_VOXELS) > 1 - 1e-4).float()
             weight = weight * within
         super().__init__(self.descriptor(fixed, within=within), self.descriptor(moving, within=within), weight)
 
