@@ -26,7 +26,6 @@ from ..system.machine import (
     free_memory,
     freed_memory_kept,
     release_device_memory,
-    return_freed_memory,
 )
 from .deformable.stage import (
     Contrast,
@@ -257,7 +256,6 @@ def _with_report(
         moving=job.pair.inputs[1],
     )
     job.on_map(registration)
-    return_freed_memory()  # each of these measures needs blocks of other sizes
     measured = quality(registration, aligned.working, final.displacement, jacobian)
     registration.report = report = _report(aligned, contrast, measured, final.displacement, estimate.notes)
     if job.settings.error_map:
@@ -275,7 +273,6 @@ def _report(
 ) -> dict:
     """All entries but "seconds" and "verdict". measured: of `quality` or `linear_quality`."""
     job, segmentation = aligned.job, aligned.segmentation
-    return_freed_memory()
     described = None
     if segmentation is not None:
         described = segmentation.describe(

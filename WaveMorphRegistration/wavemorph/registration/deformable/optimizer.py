@@ -15,7 +15,6 @@ import torch.nn.functional as F
 
 from ...spatial.displacement import invert, resize, warp_image
 from ...spatial.filters import smooth
-from ...system.machine import return_freed_memory
 from ...system.recording import repeated
 from ...system.strategy import strategy_for
 from ..similarity.base import ImageSimilarity
@@ -24,7 +23,6 @@ from .step import LevelStep, SegmentationTerm, StepRule, weighted_rms
 _MANY_PLANES = 64  # from here on the reference gradient is measured in a quarter of the planes
 _MIN_ITERATIONS = 20  # before convergence is tested
 _CONVERGENCE_WINDOW = 10  # iterations
-_RETURN_INTERVAL = 3  # iterations at full resolution between two returns of freed memory
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,6 @@ class _MultiresolutionOptimizer:
         if displacement is None:
             displacement = torch.zeros(1, 3, *_size_of(problem.fixed, levels[0].factor), device=problem.fixed.device)
         for level in levels:
-            return_freed_memory()  # blocks of other sizes, which the level cannot use
             resized = resize(displacement, _size_of(problem.fixed, level.factor))
             displacement = resized.clone() if resized is displacement else resized  # the level overwrites it
             displacement, same_subject = self._level_with_retry(problem, level, displacement, same_subject)
@@ -268,8 +265,6 @@ class _MultiresolutionOptimizer:
             if segmentation is not None and iteration % schedule.segmentation_interval == 0:
                 refresh()
             advance()
-            if level.factor == 1 and iteration % _RETURN_INTERVAL == 0:
-                return_freed_memory()  # what lies between the large fields adds up over the iterations
             similarities.append(step.similarity.clone())
             totals.append(step.total.clone())
             fraction = (attempt + (iteration + 1) / level.iterations) / 2

@@ -150,9 +150,9 @@ def finish(aligned: AlignedPair, displacement: torch.Tensor | None) -> FinalMap:
     timer.start("Finishing", 0.6)
     if displacement is None:
         displacement = torch.zeros(1, 3, *aligned.grid.shape, device=aligned.job.device)
-    return_freed_memory()  # the inversion and the measures need blocks of other sizes
     if not aligned.job.settings.inverse:
         return FinalMap(remove_folds(displacement))
+    return_freed_memory()  # the inversion needs blocks of other sizes
     return FinalMap(
         *regularize_and_invert(
             displacement, progress=lambda fraction: timer.report(0.6 + 0.35 * fraction, "inverting the deformation")
