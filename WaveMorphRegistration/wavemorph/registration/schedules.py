@@ -143,34 +143,28 @@ _BODY = {
         tolerance=1e-3,
     ),
 }
-# For bodies in one contrast, on a working grid finer than their voxels: few large steps under wide Gaussians of the
-# force. The true error of most known deformations is less, and the time. On a grid as coarse as the voxels two subjects
-# lose by it, and phantoms of few voxels.
+def _large_steps(at_half: int, at_full: int, tolerance: float) -> OptimizationSchedule:
+    """Few large steps under wide Gaussians of the force. at_half, at_full: iterations at half and full resolution."""
+    return OptimizationSchedule(
+        levels=(
+            PyramidLevel(8, 50),
+            PyramidLevel(4, 80),
+            PyramidLevel(2, at_half, lncc_radius=2, initial_step=0.8, fluid_sigma=4.0),
+            PyramidLevel(1, at_full, lncc_radius=2, initial_step=0.9),
+        ),
+        initial_step=0.6,
+        fluid_sigma=5.0,
+        same_subject_threshold=math.inf,
+        tolerance=tolerance,
+    )
+
+
+# For bodies in one contrast, on a working grid finer than their voxels: the true error of most known deformations is
+# less than with many small steps, and the time. On a grid as coarse as the voxels two subjects lose by it.
 _BODY_LARGE_STEPS = {
     "Instant": _BODY["Instant"],
-    "Balanced": OptimizationSchedule(
-        levels=(
-            PyramidLevel(8, 50),
-            PyramidLevel(4, 80),
-            PyramidLevel(2, 20, lncc_radius=2, initial_step=0.8, fluid_sigma=4.0),
-            PyramidLevel(1, 15, lncc_radius=2, initial_step=0.9),
-        ),
-        initial_step=0.6,
-        fluid_sigma=5.0,
-        same_subject_threshold=math.inf,
-    ),
-    "Precise": OptimizationSchedule(
-        levels=(
-            PyramidLevel(8, 50),
-            PyramidLevel(4, 80),
-            PyramidLevel(2, 30, lncc_radius=2, initial_step=0.8, fluid_sigma=4.0),
-            PyramidLevel(1, 30, lncc_radius=2, initial_step=0.9),
-        ),
-        initial_step=0.6,
-        fluid_sigma=5.0,
-        same_subject_threshold=math.inf,
-        tolerance=1e-3,
-    ),
+    "Balanced": _large_steps(20, 15, tolerance=_BODY["Balanced"].tolerance),
+    "Precise": _large_steps(30, 30, tolerance=_BODY["Precise"].tolerance),
 }
 
 
