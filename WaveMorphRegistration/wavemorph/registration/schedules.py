@@ -143,6 +143,8 @@ _BODY = {
         tolerance=1e-3,
     ),
 }
+
+
 def _large_steps(at_half: int, at_full: int, tolerance: float) -> OptimizationSchedule:
     """Few large steps under wide Gaussians of the force. at_half, at_full: iterations at half and full resolution."""
     return OptimizationSchedule(
