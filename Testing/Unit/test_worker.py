@@ -122,7 +122,7 @@ def test_the_inverse_is_in_two_parts_where_memory_runs_out_for_one_field(folder,
         raise error
 
     if error is not None:
-        monkeypatch.setattr("wavemorph.io.fields.make_inverse_field", fails)
+        monkeypatch.setattr("wavemorph.spatial.inverse_field.fit_inverse_field", fails)
     events = events_of(folder, settings={**SETTINGS, "inverse": True}, outputs=["inverse"])
     assert events[-1]["event"] == "result"
     loaded = Registration.load(folder / "result")
@@ -133,7 +133,7 @@ def test_an_inverse_field_that_fails_otherwise_ends_the_job(folder, monkeypatch)
     def fails(*_):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("wavemorph.io.fields.make_inverse_field", fails)
+    monkeypatch.setattr("wavemorph.spatial.inverse_field.fit_inverse_field", fails)
     event = events_of(folder, settings={**SETTINGS, "inverse": True}, outputs=["inverse"])[-1]
     assert (event["event"], event["message"]) == ("error", "RuntimeError: broken")
 

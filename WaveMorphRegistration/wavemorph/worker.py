@@ -253,14 +253,11 @@ def _make_field(registration: Registration, name: str) -> None:
 
 
 def _make_inverse_field(registration: Registration, _: str) -> None:
-    """`make_inverse_field`; where memory runs out the inverse stays in two parts."""
+    """`make_inverse_field`, of a registration that has made its inverse; it would not do so in another thread."""
     from .io.fields import make_inverse_field
 
-    try:
+    if registration.inverse_correction is not None:
         make_inverse_field(registration)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
 
 
 def _number_of_voxels(*images: sitk.Image) -> int:

@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError, OutputError
+from ..errors import InputError, OutputError, is_out_of_memory
 from ..system.private_folders import private_folder
 from .files import quiet_itk
 from .result import Registration, box_corners
@@ -199,28 +199,35 @@ def _nodes_of_displacement(registration: Registration, lattice: sitk.Image) -> t
 def make_inverse_field(registration: Registration) -> None:
     """Set `Registration.inverse_field`, where one field can stand for both parts and VTK could invert it.
 
-    Needs torch.
+    Where the lattice would be too large to hold the whole deformation both parts stay. Needs torch.
     """
     if registration.is_linear or registration.moving is None:
         return
-    if _is_one_to_one_beyond(registration.moving, registration.affine.GetInverse()):
+    to_moving = registration.affine
+    deformed = [to_moving.TransformPoint(corner) for corner in box_corners(on_working_grid(registration))]
+    lattice = inverse_lattice(registration)
+    if _holds(lattice, deformed) and _is_one_to_one_beyond(lattice, to_moving.GetInverse()):
         registration.inverse_field = rounded_inverse_field(registration)
 
 
 def rounded_inverse_field(registration: Registration) -> Field | None:
     """The whole inverse of a map that is not linear as one field on `inverse_lattice`, fitted and rounded.
 
-    None where it would be less exact than the two-part inverse, and than is usual. Needs torch. Raises OutputError
-    where the result does not hold the moving image.
+    None where it would be less exact than the two-part inverse, and than is usual; also where the displacement was not
+    saved, or memory runs out. Needs torch. Raises OutputError where the result does not hold the moving image.
     """
-    if registration.inverse_field is not None:
+    if registration.inverse_field is not None or registration.displacement is None:
         return registration.inverse_field
     lattice = inverse_lattice(registration)
     parts = registration.inverse_parts()
     from ..spatial.inverse_field import fit_inverse_field  # imports torch
 
-    assert registration.displacement is not None
-    fitted = fit_inverse_field(registration.displacement, parts, registration.affine, lattice)
+    try:
+        fitted = fit_inverse_field(registration.displacement, parts, registration.affine, lattice)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
     usual = np.multiply(_MAX_INVERSE_ERROR_VOXELS, min(lattice.GetSpacing()))
     if np.any(np.array(fitted.error) > np.maximum(usual, fitted.two_part_error)):
         return None
@@ -305,6 +312,12 @@ def _nifti_header(field: sitk.Image, folder: Path) -> bytes:
     struct.pack_into("<3h", header, _DIMENSIONS_AT, *field.GetSize())
     struct.pack_into("<h", header, _INTENT_AT, _DISPLACEMENT_VECTOR)
     return bytes(header)
+
+
+def _holds(lattice: sitk.Image, points: Iterable[Sequence[float]]) -> bool:
+    """Whether points (LPS mm) lie between the nodes of a lattice."""
+    first, last = _extent(lattice, points)
+    return bool(np.all(first == 0) and np.all(last == np.array(lattice.GetSize()) - 1))
 
 
 def _extent(lattice: sitk.Image, points: Iterable[Sequence[float]]) -> list[np.ndarray]:

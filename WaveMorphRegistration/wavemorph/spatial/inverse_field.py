@@ -232,7 +232,7 @@ def _weighted_misses(field: torch.Tensor, places: torch.Tensor, values: torch.Te
     """
     with torch.enable_grad():
         nodes = torch.cat([field, torch.zeros_like(field[:, :1])], 1).requires_grad_()
-        sampled = sample_at_points(nodes, places)
+        sampled = sample_at_points(nodes, places, at_once=True)
     missing = torch.cat([values - sampled.detach()[:3], torch.ones_like(values[:1])])
     return torch.autograd.grad(sampled, nodes, missing)[0][0]
 

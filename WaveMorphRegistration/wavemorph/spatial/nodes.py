@@ -14,13 +14,14 @@ from ..system.strategy import strategy_for
 from .displacement import constant, length, warp
 
 
-def sample_at_points(image: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+def sample_at_points(image: torch.Tensor, points: torch.Tensor, at_once: bool = False) -> torch.Tensor:
     """Trilinear samples (C, N) of `image` (1, C, D, H, W) at `points` (3, N) in voxels (k, j, i); edges are continued.
 
-    On a CPU grid_sample runs one thread per batch item, so the points are divided into as many batch items.
+    On a CPU grid_sample runs one thread per batch item, so the points are divided into as many batch items. at_once:
+    they are not, for gradients with respect to the image, of which each item would hold a copy.
     """
     count = points.shape[1]
-    batches = torch.get_num_threads() if strategy_for(image.device).splits_samples else 1
+    batches = torch.get_num_threads() if strategy_for(image.device).splits_samples and not at_once else 1
     size = max(1, math.ceil(count / batches))
     scale = constant(tuple(2 / max(n - 1, 1) for n in image.shape[2:]), image.device).view(3, 1)
     grid = F.pad((points * scale - 1).flip(0), (0, size * batches - count)).t().reshape(batches, 1, 1, size, 3)

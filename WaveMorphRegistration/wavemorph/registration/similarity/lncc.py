@@ -112,10 +112,9 @@ class LocalCorrelation(ImageSimilarity):
         return min(max(planes, _MIN_PLANES * (self._radius + 1)), depth)
 
     def _terms(self, warped: torch.Tensor, values: list[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """(1, 3, d, h, w) slab by slab: of each window a constant, and the derivatives by covariance and variance.
+        """(1, 3, d, h, w) slab by slab: of each window a constant, the derivative by covariance, and that by variance.
 
-        values: receives the part of the value of each slab. The derivatives are half of the true ones where the
-        coefficient is not squared.
+        values: receives the part of the value of each slab. The derivative by variance is times -2.
         """
         for planes, moments, by_covariance, value in self._correlations(warped):
             values.append(value)
