@@ -36,14 +36,15 @@ REMOVALS = (
     Removal("spatial.preprocessing", "[0.005, 0.995], device=sample.device", "[0.005, 0.995]"),
     Removal("spatial.displacement", "values, dtype=dtype, device=device", "values, dtype=dtype"),
     Removal("spatial.displacement", "torch.arange(n, dtype=dtype, device=device)", "torch.arange(n, dtype=dtype)"),
-    Removal("spatial.displacement", "torch.ones(1, 1, *size, device=device)", "torch.ones(1, 1, *size)"),
+    Removal("spatial.displacement", "torch.arange(n, device=device), torch.arange(n - 1, -1, -1, device=device)",
+            "torch.arange(n), torch.arange(n - 1, -1, -1)"),
     Removal("spatial.subject", "torch.ones(grid.shape, device=device, ", "torch.ones(grid.shape, "),
     Removal("spatial.inversion", "size[2], device=field.device)", "size[2])", (("inverse", True),)),
     Removal("network.dysample", "torch.arange(n, dtype=dtype, device=x.device)", "torch.arange(n, dtype=dtype)",
             (("preset", "Instant"),)),
     Removal("registration.similarity.mutual_information", "bins * bins, device=warped.device", "bins * bins"),
     Removal("registration.deformable.optimizer", "factor), device=problem.fixed.device", "factor)"),
-    Removal("registration.evidence", "torch.tensor(chosen, device=kji.device)", "torch.tensor(chosen)"),
+    Removal("registration.evidence", "torch.tensor(chosen, device=nodes.device)", "torch.tensor(chosen)"),
     Removal("registration.report", "tensor_from_array(kji.T).to(displacement.device)", "tensor_from_array(kji.T)"),
 )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -114,27 +113,12 @@ def test_there_is_no_field_where_its_lattice_would_be_too_large_to_hold_the_defo
     thin = sitk.Image([60, 60, 4], sitk.sitkUInt8)  # of a moving volume that shows a slab of the fixed one
     thin.CopyInformation(registration.moving[:, :, 28:32])
     slab = replace(registration, moving=thin)
-    assert not _covers_the_deformation(slab)
     make_inverse_field(slab)
     assert slab.inverse_field is None
-    assert _covers_the_deformation(registration)
     whole = replace(registration)
     make_inverse_field(whole)
     assert whole.inverse_field is not None
     assert registration.inverse_field is None
-
-
-def _covers_the_deformation(registration):
-    lattice = inverse_lattice(registration)
-    size, corners = registration.displacement.GetSize(), itertools.product((0, 1), repeat=3)
-    ends = [
-        registration.affine.TransformPoint(
-            registration.displacement.TransformIndexToPhysicalPoint([c * (n - 1) for c, n in zip(corner, size)])
-        )
-        for corner in corners
-    ]
-    indices = np.array([lattice.TransformPhysicalPointToContinuousIndex(end) for end in ends])
-    return bool(np.all(indices >= 0) and np.all(indices <= np.array(lattice.GetSize()) - 1))
 
 
 def test_the_inverse_of_an_affine_alone_is_exact(registration):

@@ -34,6 +34,7 @@ _DIMENSIONS_AT, _INTENT_AT = 42, 68  # bytes in a NIfTI-1 header
 _DISPLACEMENT_VECTOR = 1006
 _MIN_JACOBIAN_BEYOND_FIELD = 0.3  # at less VTK's iteration for the inverse may not converge
 _MAX_INVERSE_ERROR_VOXELS = (0.02, 0.1)  # there and back, mean and 99 %, of the inverse as one field
+_MAX_BEYOND = 1e-3  # part of the places where the map bends that it takes beyond the lattice of the inverse
 _COMPRESSION = 6  # of zlib; higher levels take longer for a percent
 
 
@@ -199,22 +200,20 @@ def _nodes_of_displacement(registration: Registration, lattice: sitk.Image) -> t
 def make_inverse_field(registration: Registration) -> None:
     """Set `Registration.inverse_field`, where one field can stand for both parts and VTK could invert it.
 
-    Where the lattice would be too large to hold the whole deformation both parts stay. Needs torch.
+    Needs torch.
     """
     if registration.is_linear or registration.moving is None:
         return
-    to_moving = registration.affine
-    deformed = [to_moving.TransformPoint(corner) for corner in box_corners(on_working_grid(registration))]
-    lattice = inverse_lattice(registration)
-    if _holds(lattice, deformed) and _is_one_to_one_beyond(lattice, to_moving.GetInverse()):
+    if _is_one_to_one_beyond(registration.moving, registration.affine.GetInverse()):
         registration.inverse_field = rounded_inverse_field(registration)
 
 
 def rounded_inverse_field(registration: Registration) -> Field | None:
     """The whole inverse of a map that is not linear as one field on `inverse_lattice`, fitted and rounded.
 
-    None where it would be less exact than the two-part inverse, and than is usual; also where the displacement was not
-    saved, or memory runs out. Needs torch. Raises OutputError where the result does not hold the moving image.
+    None where it would be less exact than the two-part inverse, and than is usual; also where a lattice that holds the
+    deformation would be too large, the displacement was not saved, or memory runs out. Needs torch. Raises OutputError
+    where the result does not hold the moving image.
     """
     if registration.inverse_field is not None or registration.displacement is None:
         return registration.inverse_field
@@ -229,7 +228,7 @@ def rounded_inverse_field(registration: Registration) -> Field | None:
             raise
         return None
     usual = np.multiply(_MAX_INVERSE_ERROR_VOXELS, min(lattice.GetSpacing()))
-    if np.any(np.array(fitted.error) > np.maximum(usual, fitted.two_part_error)):
+    if fitted.beyond > _MAX_BEYOND or np.any(np.array(fitted.error) > np.maximum(usual, fitted.two_part_error)):
         return None
     affine = sitk.AffineTransform(registration.affine.GetInverse())
     write_affine = affine_planes(affine, lattice)
@@ -312,12 +311,6 @@ def _nifti_header(field: sitk.Image, folder: Path) -> bytes:
     struct.pack_into("<3h", header, _DIMENSIONS_AT, *field.GetSize())
     struct.pack_into("<h", header, _INTENT_AT, _DISPLACEMENT_VECTOR)
     return bytes(header)
-
-
-def _holds(lattice: sitk.Image, points: Iterable[Sequence[float]]) -> bool:
-    """Whether points (LPS mm) lie between the nodes of a lattice."""
-    first, last = _extent(lattice, points)
-    return bool(np.all(first == 0) and np.all(last == np.array(lattice.GetSize()) - 1))
 
 
 def _extent(lattice: sitk.Image, points: Iterable[Sequence[float]]) -> list[np.ndarray]:

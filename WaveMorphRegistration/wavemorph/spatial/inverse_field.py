@@ -39,12 +39,14 @@ class RoundTrip(NamedTuple):
 class InverseField(NamedTuple):
     """The deformation in an inverse: vectors (D, H, W, 3), float32, LPS mm, to be added after the inverse affine.
 
-    error, two_part_error: of this field, and of the two-part inverse, at the same points where the map bends.
+    error, two_part_error: of this field, and of the two-part inverse, at the same points where the map bends. beyond:
+    the part of such points that the map takes beyond the lattice, of which the errors do not tell.
     """
 
     vectors: np.ndarray
     error: RoundTrip
     two_part_error: RoundTrip
+    beyond: float
 
 
 def fit_inverse_field(
@@ -76,7 +78,7 @@ def fit_inverse_field(
         _sharpen(field)
         field = remove_folds(_moved_towards(field, *_samples(grid, u, bent)))
         error = grid.round_trip(checked.ends + sample_at_points(field, checked.ends) - checked.starts)
-        return InverseField(grid.vectors_mm(field), error, two_part_error)
+        return InverseField(grid.vectors_mm(field), error, two_part_error, checked.beyond)
 
 
 class _Grid(NamedTuple):
@@ -238,10 +240,14 @@ def _weighted_misses(field: torch.Tensor, places: torch.Tensor, values: torch.Te
 
 
 class _Checked(NamedTuple):
-    """Points (3, N) on the lattice: where the affine takes them, and where the whole map does."""
+    """Points (3, N) on the lattice: where the affine takes them, and where the whole map does.
+
+    beyond: the part of the drawn points that were left out, because the map takes them beyond the lattice.
+    """
 
     starts: torch.Tensor
     ends: torch.Tensor
+    beyond: float
 
 
 def _checked_points(grid: _Grid, u: torch.Tensor, cells: torch.Tensor, lattice: sitk.Image) -> _Checked:
@@ -252,4 +258,5 @@ def _checked_points(grid: _Grid, u: torch.Tensor, cells: torch.Tensor, lattice: 
     starts = grid.on_lattice(points)
     ends = starts + sample_at_points(u, points)
     inside = _is_inside(ends, lattice.GetSize()[::-1])
-    return _Checked(starts[:, inside], ends[:, inside])
+    beyond = 1 - float(inside.float().mean()) if len(inside) else 0.0
+    return _Checked(starts[:, inside], ends[:, inside], beyond)
