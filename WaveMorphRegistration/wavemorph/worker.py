@@ -253,7 +253,7 @@ def _make_field(registration: Registration, name: str) -> None:
 
 
 def _make_inverse_field(registration: Registration, _: str) -> None:
-    """`make_inverse_field`, of a registration that has made its inverse; it would not do so in another thread."""
+    """`make_inverse_field`, where the registration has its inverse: made here, it would change under the report."""
     from .io.fields import make_inverse_field
 
     if registration.inverse_correction is not None:

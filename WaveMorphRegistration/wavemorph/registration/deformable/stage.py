@@ -163,13 +163,19 @@ def finish(aligned: AlignedPair, displacement: torch.Tensor | None) -> FinalMap:
 def _schedule(aligned: AlignedPair, contrast: Contrast, with_segmentation: bool) -> OptimizationSchedule | None:
     """The schedule of the preset: that of bodies also for the refinement of brains in coarse voxels."""
     job = aligned.job
-    is_body, is_coarse = _is_known_body(job), aligned.spacing_mm >= MIN_COARSE_MM and job.settings.preset != "Instant"
-    if is_body or is_coarse:
-        is_finer = aligned.spacing_mm < job.pair.finest_voxel_mm
-        large_steps = is_body and is_finer and contrast.same and job.settings.similarity != "mi"
-        return _on_lattice(body_schedule(job.settings.preset, large_steps), min(aligned.grid.size))
+    is_coarse = aligned.spacing_mm >= MIN_COARSE_MM and job.settings.preset != "Instant"
+    if _is_known_body(job) or is_coarse:
+        schedule = body_schedule(job.settings.preset, _takes_large_steps(aligned, contrast))
+        return _on_lattice(schedule, min(aligned.grid.size))
     after_passes = job.model is not None and bool(job.model.network.config.passes_mm)
     return choose_schedule(job.settings.preset, contrast.same, after_passes, with_segmentation)
+
+
+def _takes_large_steps(aligned: AlignedPair, contrast: Contrast) -> bool:
+    """Whether it is a body in one contrast, on a working grid finer than the voxels of both images."""
+    job = aligned.job
+    is_finer = aligned.spacing_mm < job.pair.finest_voxel_mm
+    return _is_known_body(job) and is_finer and contrast.same and job.settings.similarity != "mi"
 
 
 def _is_known_body(job: Job) -> bool:

@@ -2,8 +2,7 @@
 
 PROBABILITY = 0.9  # with which an error is below what is estimated
 LIMIT = 4.0  # of standardized features
-# by the kind of the subject
-BIASES = {"brain": -0.037, "body": -0.218}
+BIASES = {"brain": -0.037, "body": -0.218}  # by the kind of the subject
 # name: (weight, mean, standard deviation)
 COEFFICIENTS = {
     "independent": (0.116, -0.891, 0.756),
