@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 def add_commands(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser("train", help="train a network, in one run or several; continues from its checkpoint")
     train.add_argument(
-        "--recipe", required=True, choices=("wavemorph", "brain-segmentation", "ixi", "oasis"), help="what to train"
+        "--recipe",
+        required=True,
+        choices=("wavemorph", "wavemorph-bodies", "brain-segmentation", "ixi", "oasis"),
+        help="what to train",
     )
     train.add_argument("--data", metavar="FOLDER", help="the data set, for ixi and oasis")
     train.add_argument("--output", required=True, metavar="FOLDER", help="for the checkpoint, losses.csv, the model")
@@ -80,6 +83,10 @@ def _train(options: argparse.Namespace, progress: object) -> None:
         from ..training.synthetic_pairs import SyntheticPairs, load_template
 
         source = SyntheticPairs(load_template(), recipe.seed, device)
+    elif recipe.data == "synthetic-bodies":
+        from ..training.synthetic_bodies import SyntheticBodies
+
+        source = SyntheticBodies(recipe.seed, device)
     else:
         from ..training.datasets import DataPairs
 
@@ -106,10 +113,17 @@ def _train(options: argparse.Namespace, progress: object) -> None:
         options.name or recipe.name,
         f"Trained by the recipe {recipe.name} on {recipe.pairs} pairs",
         {},
-        training=f"wavemorph train --recipe {recipe.name}; seed {recipe.seed}{initial_model}",
+        training=f"wavemorph train --recipe {recipe.name}; seed {recipe.seed}{initial_model}; {_computed_by(device)}",
         extra={"recipe": recipe.to_dict(), **facts},
     )
     print(f"written: {save_model(trainer.network, card, options.output)}")
+
+
+def _computed_by(device: torch.device) -> str:
+    """On what the bits of the weights depend beside the recipe."""
+    import torch
+
+    return f"torch {torch.__version__} on {device.type}, threads: {torch.get_num_threads()}"
 
 
 def _own_device(name: str) -> torch.device:

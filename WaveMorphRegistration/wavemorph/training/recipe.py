@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ..errors import SettingsError
 from ..network import NetworkConfig
 
-DATA = ("synthetic", "ixi", "oasis", "synthetic-heads")
+DATA = ("synthetic", "ixi", "oasis", "synthetic-heads", "synthetic-bodies")
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,9 @@ class Recipe:
 
     Attributes:
         name: of the recipe and of its model.
-        data: "ixi" (atlas to patient) or "oasis" (inter-patient), as in the paper; "synthetic" pairs (ours); or
-            "synthetic-heads": labeled crops for the segmentation network (ours), where a pair is one crop.
+        data: "ixi" (atlas to patient) or "oasis" (inter-patient), as in the paper; "synthetic" pairs of brains or
+            "synthetic-bodies" (ours); or "synthetic-heads": labeled crops for the segmentation network (ours), where a
+            pair is one crop.
         network: its configuration.
         pairs: number of training pairs. The default is IXI's: 500 epochs of 403 patients.
         learning_rate: Adam's, at the start.
@@ -103,22 +104,30 @@ SEGMENTATION_NETWORK = NetworkConfig(
     stem=False,
     symmetric=False,
 )
+_WAVEMORPH = Recipe(
+    "wavemorph",
+    "synthetic",
+    DEFAULT_NETWORK,
+    pairs=850,
+    learning_rate=1.5e-3,
+    decay="cosine",
+    window=5,
+    noise=1e-3,
+    intensity=3.0,
+    smoothness=3.0,
+)
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("ixi", "ixi", NetworkConfig(symmetric=False)),
         Recipe("oasis", "oasis", NetworkConfig(symmetric=False), pairs=500 * 394),
-        Recipe(
-            "wavemorph",
-            "synthetic",
-            DEFAULT_NETWORK,
-            pairs=850,
-            learning_rate=1.5e-3,
-            decay="cosine",
-            window=5,
-            noise=1e-3,
-            intensity=3.0,
-            smoothness=3.0,
+        _WAVEMORPH,
+        dataclasses.replace(
+            _WAVEMORPH,
+            name="wavemorph-bodies",
+            data="synthetic-bodies",
+            network=dataclasses.replace(DEFAULT_NETWORK, passes_mm=(8.0, 8.0, 4.0, 4.0, 4.0, 3.0)),
+            pairs=1250,
         ),
         Recipe(
             "brain-segmentation",
