@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
@@ -41,6 +43,23 @@ def test_smoothing_agrees_with_simpleitk_and_keeps_constants():
     smoothed = smooth(image, 1.5)[0, 0].numpy()
     assert np.abs(smoothed - expected)[inside].max() < 0.02
     assert torch.allclose(smooth(torch.ones(1, 2, *SIZE), 1.5), torch.ones(1, 2, *SIZE), atol=1e-5)
+
+
+@pytest.mark.parametrize("way", [strategy.CPU, strategy.ACCELERATOR], ids=["products", "sums"])
+@pytest.mark.parametrize("sigma", [(0.0, 0.6, 1.2), (2.0, 5.0, 20.0)])
+@pytest.mark.parametrize("size", [SIZE, (70, 3, 150)])
+def test_smoothing_agrees_with_scipy_where_edge_values_are_continued(monkeypatch, way, sigma, size):
+    monkeypatch.setattr(strategy, "CPU", way)
+    image = torch.randn(1, 2, *size, generator=torch.Generator().manual_seed(4))
+    widths, reaches = (0, 0, *sigma), (0, 0, *(math.ceil(2.5 * each) for each in sigma))
+    expected = scipy.ndimage.gaussian_filter(image.double().numpy(), widths, mode="nearest", radius=reaches)
+    assert np.abs(smooth(image, sigma).numpy() - expected).max() < 2e-6
+
+
+def test_smoothing_along_lines_too_long_for_a_matrix_agrees_with_smoothing_each_part_of_them():
+    image = torch.randn(1, 1, 2, 2, 1000, generator=torch.Generator().manual_seed(5))
+    parts = [smooth(image[..., first : first + 120], 2.0)[..., 10:110] for first in range(0, 880, 100)]
+    assert torch.allclose(torch.cat(parts, -1), smooth(image, 2.0)[..., 10:910], atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(37, 41, 53), (16, 90, 47)])

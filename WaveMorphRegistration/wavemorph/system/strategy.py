@@ -17,6 +17,8 @@ class Strategy:
     """Choices for one kind of device.
 
     block_voxels: filters and local measures are evaluated in blocks of so many voxels; None for whole lattices at once.
+    matrix_side_per_weight: a Gaussian is a product with a matrix where a side has at most so many voxels for each of
+        its weights on one side.
     splits_samples: `grid_sample` gets as many batch items as there are threads, because it runs one thread for each.
     tall_picture: images are warped as one tall 2D picture, see `spatial.displacement.warp_image`.
     selects_nodes: folds and inverses are computed at lists of nodes, whose number the host must know; otherwise at all
@@ -28,6 +30,7 @@ class Strategy:
     """
 
     block_voxels: int | None
+    matrix_side_per_weight: int
     splits_samples: bool
     tall_picture: bool
     selects_nodes: bool
@@ -44,6 +47,7 @@ class Strategy:
 # several blocks fit into the cache of a CPU
 CPU = Strategy(
     block_voxels=400_000,
+    matrix_side_per_weight=40,
     splits_samples=True,
     tall_picture=True,
     selects_nodes=True,
@@ -52,6 +56,7 @@ CPU = Strategy(
 )
 ACCELERATOR = Strategy(
     block_voxels=None,
+    matrix_side_per_weight=0,
     splits_samples=False,
     tall_picture=False,
     selects_nodes=False,
